@@ -1,0 +1,32 @@
+"""WhyCAM: why did the network say that? Exact class activation maps, trained, explained, proved, shown, shipped."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from whycam.errors import UserError
+    from whycam.explain import Explanation, Model, explain, load
+
+__version__ = "0.1.0"
+__all__ = ["Explanation", "Model", "UserError", "__version__", "explain", "load"]
+
+# Public name -> the file that has it; loaded at first use, so that `import whycam` brings in no torch.
+_HOMES = {
+    "Explanation": "whycam.explain",
+    "Model": "whycam.explain",
+    "UserError": "whycam.errors",
+    "explain": "whycam.explain",
+    "load": "whycam.explain",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'whycam' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,5 @@
+"""`python -m whycam` is `whycam`."""
+
+from whycam.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Features to maps: one decorated function a method, grouped by what it needs."""

@@ -1,0 +1,59 @@
+"""Methods that read the forward pass alone: the class activation map itself. Exact, and free.
+
+A method is added here by one decorated function.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from whycam.cam.registry import Pass, method
+from whycam.errors import UserError
+
+
+def read_class_weights(p: Pass) -> Tensor:
+    """(N, C): each image's target's row of the classifier.
+
+    Raises:
+        UserError: the tail is not GAP + linear, or the target is no class.
+    """
+    if p.weight is None:
+        raise UserError(
+            "Found a model whose scores are not means of maps (its tail is not pooling followed by one linear layer); cam and contrast need "
+            "that. Take a method that reads gradients, such as --method grad-cam, or train a GAP head on this backbone."
+        )
+    if bool((p.target < 0).any()):
+        raise UserError("Found a callable target; cam explains a class. Give a class, or take --method grad-cam.")
+    return p.weight[p.target].float()
+
+
+@method(
+    "cam",
+    needs="linear head",
+    paper="arXiv:1512.04150, eq. 2",
+    differs="It is the class activation map: mean(map) + bias is the logit.",
+    cost="one 1x1 convolution",
+    is_signed=True,
+)
+def cam(p: Pass) -> Tensor:
+    """M = sum_k w_k^c F_k, signed, in the logit's unit: what each cell adds to the class's score."""
+    return torch.einsum("nc,nc...->n...", read_class_weights(p), p.features)
+
+
+@method(
+    "contrast",
+    needs="linear head",
+    paper="the difference of two maps of arXiv:1512.04150, eq. 2",
+    differs="It explains why this class and not that one: mean(map) + bias difference is the difference of the logits.",
+    cost="one 1x1 convolution",
+    is_signed=True,
+)
+def contrast(p: Pass) -> Tensor:
+    """M^a - M^b = sum_k (w_k^a - w_k^b) F_k, signed: evidence for the target a over the class b (option `versus`)."""
+    versus = p.options.get("versus")
+    if not isinstance(versus, int):
+        raise UserError("The contrast map needs a second class; found none. Give --versus CLASS (versus= in Python).")
+    weight = read_class_weights(p)
+    assert p.weight is not None  # noqa: S101 - read_class_weights has refused that
+    return torch.einsum("nc,nc...->n...", weight - p.weight[versus].float(), p.features)

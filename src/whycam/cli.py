@@ -1,0 +1,175 @@
+"""The command line: parse, call one function, print one closing line.
+
+A command is one function here; its options come from a model in `config.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from whycam import __version__
+from whycam.config import ExplainOptions, TrainOptions, make_train_options
+from whycam.errors import EXIT_CODE, UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Why did the network say that? Exact class activation maps: train, explain, prove, show, ship.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def with_options(model: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command an option for each field of `model`; those that the user gave reach it as the dict `given`."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "given"]
+
+        def run(**words: Any) -> None:
+            context = words.pop("context")
+            fields = {name: words.pop(name) for name in model.model_fields}
+            is_given = {
+                n
+                for n in fields
+                if context.get_parameter_source(n) is not None and context.get_parameter_source(n).name != "DEFAULT"
+            }
+            command(**words, given={name: fields[name] for name in is_given})
+
+        parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
+        parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        parameters += [_to_option(name, field) for name, field in model.model_fields.items()]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        return run
+
+    return decorate
+
+
+def _to_option(name: str, field: FieldInfo) -> inspect.Parameter:
+    """One field as a typer option, with the same default, range and help."""
+    bounds = {type(bound).__name__.lower(): bound for bound in field.metadata}
+    limits = {key: getattr(bounds[word], word) for word, key in (("ge", "min"), ("le", "max")) if word in bounds}
+    annotation = _plain(field.annotation)
+    words = [f"--{name.replace('_', '-')}"]
+    option = typer.Option(*words, help=field.description, show_default=field.default is not None, **limits)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=Annotated[annotation, option]
+    )
+
+
+def _plain(annotation: Any) -> Any:
+    """`X | None` for typer; a list of literals stays one, typer turns it into a choice."""
+    return annotation if type(None) not in get_args(annotation) else annotation
+
+
+@app.command()
+@with_options(TrainOptions)
+def train(
+    folder: Annotated[Path, typer.Argument(help="CLASS/photo.jpg, or train/CLASS/.. and val/CLASS/..")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The run folder to make.")],
+    given: dict[str, object],
+) -> None:
+    """Train a classifier on a folder of photos, one sub-folder a class, and see where it looks."""
+    options = make_train_options(**given)
+    from whycam.jobs.train import train as run
+
+    summary = run(folder, out, options)
+    typer.echo(
+        f"Accuracy {summary['val_accuracy']:.3f} on {summary['data']['val']} held-out photos; the run is in {out}"
+    )
+
+
+@app.command()
+@with_options(ExplainOptions)
+def explain(
+    model: Annotated[str, typer.Argument(help="A run folder, a model folder, 'imagenet', or a timm name.")],
+    inputs: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")],
+    given: dict[str, object],
+) -> None:
+    """Show where a network looks: overlay, heatmap, raw map and boxes of each photo, and one table."""
+    options = ExplainOptions.model_validate(given)
+    from whycam.jobs.explain import explain_files
+
+    done = explain_files(model, inputs, out, options)
+    left = f" ({done.unreadable} could not be read: see the table)" if done.unreadable else ""
+    typer.echo(f"Explained {done.photos - done.unreadable} photos{left}; overlays, maps and table are in {out}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")] = Path("demo"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder of that name.")] = False,
+) -> None:
+    """Everything, offline, in a minute: explain photos that are installed, train on generated flowers, measure the maps."""
+    from whycam.jobs.demo import run_demo
+
+    for line in run_demo(out, overwrite=overwrite):
+        typer.echo(line)
+
+
+@app.command()
+def data(
+    name: Annotated[str, typer.Argument(help="flowers, cifar10, stl10, flowers102 or oxford-pets.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")],
+    source: Annotated[Path | None, typer.Option(help="An archive or folder that you fetched elsewhere.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that this command made.")] = False,
+) -> None:
+    """Fetch a known set of photos and lay it out as class folders (needs the internet, or --source)."""
+    from whycam.jobs.data import fetch_with_progress
+
+    photos = fetch_with_progress(name, out, source=source, overwrite=overwrite)
+    typer.echo(f"The photos are in {photos}: whycam train {photos} -o runs/{name}")
+
+
+@app.command()
+def methods() -> None:
+    """List the map methods: what each needs, its paper, when it differs from the class activation map, its cost."""
+    from whycam.jobs.methods import print_methods
+
+    print_methods()
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Options of whycam itself."""
+    if version:
+        typer.echo(f"whycam {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Runs the command line; a UserError is told without a traceback, with exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        _tell(str(error))
+    except ValidationError as error:
+        _tell(
+            "\n".join(
+                f"--{str(e['loc'][0]).replace('_', '-')}: got {e['input']!r}; {e['msg'].lower()}."
+                for e in error.errors()
+            )
+        )
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted; what was finished is kept for --resume.\n")
+        os._exit(130)
+
+
+def _tell(message: str) -> None:
+    sys.stderr.write(f"whycam: {message}\n")
+    raise SystemExit(EXIT_CODE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Every option once: type, default, range and help. The command line and Python read the same models.
+
+Add an option as one field here; `cli.py` turns the fields into command line options by itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Head = Literal["linear", "conv"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+class Options(BaseModel):
+    """What all option models share: unknown names are refused, values are checked, nothing changes after."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class TrainOptions(Options):
+    """How `whycam train` makes a classifier from a folder of photos."""
+
+    recipe: Literal["default", "vgg16-gap"] = Field(
+        "default",
+        description="A named set of options; those given beside it win. vgg16-gap is the original experiment.",
+    )
+    backbone: str = Field("imagenet", description="'imagenet' (the installed network) or any timm name.")
+    weights: Path | None = Field(
+        None, description="Backbone weights from this file (.safetensors, .pth), in timm's or torchvision's names."
+    )
+    scratch: bool = Field(False, description="Start from random weights and train the whole network.")
+    head: Head = Field("linear", description="linear: GAP + linear. conv: 3x3 conv x 1024 + ReLU, then GAP + linear.")
+    image_size: int | None = Field(
+        None, ge=16, le=4096, description="Side of the network's input in pixels [the backbone's own]."
+    )
+    map_stride: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Pixels a map cell spans: 16 gives 14x14 maps at 224 px where 32 gives 7x7 [the backbone's own].",
+    )
+    val_fraction: float = Field(0.2, gt=0, lt=1, description="Share held out where FOLDER has no train/ and val/.")
+    epochs: int = Field(40, ge=1, description="Epochs of the head at the most.")
+    steps_per_epoch: int | None = Field(None, ge=1, description="Batches an epoch [all photos once].")
+    batch_size: int = Field(32, ge=1, description="Photos a step.")
+    lr: float = Field(3e-3, gt=0, description="Learning rate of the head (Adam).")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="How the learning rate goes.")
+    patience: int = Field(12, ge=0, description="Stop after this many epochs without a better validation; 0: never.")
+    augment: int = Field(
+        0, ge=0, le=64, description="Random views of each training photo beside the plain one; 0: none."
+    )
+    unfreeze: Literal["none", "last", "all"] = Field(
+        "none", description="After the head, fine-tune the backbone's last stages, or all of it."
+    )
+    finetune_epochs: int = Field(6, ge=1, description="Epochs of --unfreeze and --scratch at the most.")
+    finetune_lr: float = Field(2e-4, gt=0, description="Learning rate of --unfreeze (AdamW, cosine).")
+    class_weights: bool = Field(False, description="Weight the loss by the inverse of the class counts.")
+    seed: int = Field(0, ge=0, description="Split, order, views and initial weights follow from it.")
+    device: Device = Field("auto", description="auto takes a GPU where there is one.")
+    cache_dir: Path | None = Field(None, description="Where features are kept [the user's cache folder].")
+    overwrite: bool = Field(False, description="Replace a finished run of that name.")
+    resume: bool = Field(False, description="Go on with an interrupted run of that name.")
+
+
+# What a recipe changes; options that the caller gives win over it.
+RECIPES: dict[str, dict[str, object]] = {
+    "default": {},
+    # VGG-16 without its top and last pooling layer, frozen; conv 3x3 x 1024; 160 px and so 10 x 10 maps.
+    "vgg16-gap": {
+        "backbone": "vgg16",
+        "head": "conv",
+        "image_size": 160,
+        "map_stride": 16,
+        "batch_size": 32,
+        "epochs": 100,
+        "steps_per_epoch": 2,
+        "val_fraction": 0.2,
+        "lr": 1e-3,
+        "schedule": "constant",
+        "patience": 0,
+    },
+}
+
+
+def make_train_options(**given: object) -> TrainOptions:
+    """Options from the caller's words: defaults, under the recipe, under what is given.
+
+    Raises:
+        pydantic.ValidationError: a value out of its range, or an option that does not exist.
+    """
+    recipe = RECIPES.get(str(given.get("recipe", "default")), {})
+    return TrainOptions.model_validate({**recipe, **given})
+
+
+class ExplainOptions(Options):
+    """What `whycam explain` explains, and how it is drawn."""
+
+    target: str = Field("predicted", description="predicted, top:N, all, or a class name or index.")
+    versus: str | None = Field(
+        None, description="Explain the target against this class: the difference of the two maps, exact."
+    )
+    method: str = Field("cam", description="A map method; `whycam methods` lists them.")
+    layer: str | None = Field(None, description="The layer whose features are used [found by itself].")
+    smooth: str | None = Field(
+        None, description="Average over views of the photo: flips, scales, or both with a comma."
+    )
+    colormap: str | None = Field(None, description="A matplotlib colour map [inferno; for signed maps RdBu_r].")
+    alpha: float = Field(0.5, ge=0, le=1, description="Opacity of the heat where it is strongest.")
+    format: Literal["jpg", "png", "webp"] = Field("jpg", description="Picture format of overlays and heatmaps.")
+    batch_size: int = Field(16, ge=1, description="Photos a forward pass.")
+    device: Device = Field("auto", description="auto takes a GPU where there is one.")
+    overwrite: bool = Field(False, description="Replace an output folder of that name.")

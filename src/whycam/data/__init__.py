@@ -1,0 +1,1 @@
+"""Files to images: decoding, class folders, checks, batches, and the generated garden."""

@@ -1,0 +1,66 @@
+"""What is wrong with a folder of photos, before any time is spent on it: unreadable files, photos in both splits."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from whycam.data.folder import MIN_PHOTOS, PhotoFolder, Sample, count_labels
+from whycam.data.images import ImageError, content_hash
+from whycam.errors import UserError
+
+
+def hash_photos(paths: Sequence[Path]) -> tuple[dict[Path, str], dict[Path, str]]:
+    """Content hashes of the files that can be read, and the reasons for those that can't."""
+
+    def hash_one(path: Path) -> tuple[str, str]:
+        try:
+            if path.stat().st_size == 0:
+                return "", "the file is empty (0 bytes)"
+            return content_hash(path), ""
+        except (OSError, ImageError) as error:
+            return "", str(error)
+
+    with ThreadPoolExecutor(4) as pool:
+        results = dict(zip(paths, pool.map(hash_one, paths), strict=True))
+    return {p: h for p, (h, why) in results.items() if not why}, {p: why for p, (_, why) in results.items() if why}
+
+
+def drop_unreadable(folder: PhotoFolder, unreadable: Mapping[Path, str]) -> PhotoFolder:
+    """The folder without those photos.
+
+    Raises:
+        UserError: a class loses so many that it can't be trained or validated.
+    """
+    if not unreadable:
+        return folder
+    left = replace(
+        folder,
+        train=tuple(s for s in folder.train if s.path not in unreadable),
+        val=tuple(s for s in folder.val if s.path not in unreadable),
+    )
+    for split, samples, least in (("train", left.train, 1), ("val", left.val, 1), ("all", left.samples, MIN_PHOTOS)):
+        for name, count in zip(folder.class_names, count_labels(samples, len(folder.class_names)), strict=True):
+            if count < least:
+                example, why = next((p, w) for p, w in unreadable.items() if name in p.parts)
+                where = "" if split == "all" else f" in the {split} split"
+                raise UserError(
+                    f"Class {name!r} has {count} readable photos left{where} of {folder.root}: such as '{example}': {why}. "
+                    "Replace the unreadable files, or remove the class's folder."
+                )
+    return left
+
+
+def find_same_content(folder: PhotoFolder, hashes: Mapping[Path, str]) -> tuple[list[list[Path]], list[list[Path]]]:
+    """Groups of same-content photos that are in both splits, and those under different classes."""
+    split_of = {sample.path: "train" for sample in folder.train} | {sample.path: "val" for sample in folder.val}
+    groups: dict[str, list[Sample]] = defaultdict(list)
+    for sample in folder.samples:
+        groups[hashes[sample.path]].append(sample)
+    several = [group for group in groups.values() if len(group) > 1]
+    in_both = [[s.path for s in group] for group in several if len({split_of[s.path] for s in group}) > 1]
+    mislabelled = [[s.path for s in group] for group in several if len({s.label for s in group}) > 1]
+    return in_both, mislabelled

@@ -1,0 +1,46 @@
+"""The errors a person can fix, told without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+from collections.abc import Iterable
+from pathlib import Path
+
+EXIT_CODE = 2
+_DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class UserError(Exception):
+    """Something the caller can put right: what was found, what was expected, what to do.
+
+    The command line prints the message without a traceback and exits with code 2.
+    """
+
+
+def nearest_names(name: str, choices: Iterable[str], count: int = 3) -> list[str]:
+    """The choices spelled most like `name`, best first; names that contain it come next."""
+    folded = {choice.casefold(): choice for choice in choices}
+    close = difflib.get_close_matches(name.casefold(), folded, n=count, cutoff=0.5)
+    inside = [key for key in folded if name.casefold() in key and key not in close]
+    return [folded[key] for key in (*close, *inside)[:count]]
+
+
+def make_unknown_name(kind: str, name: str, choices: Iterable[str]) -> UserError:
+    """A UserError for a name that is none of `choices`, with the nearest ones."""
+    known = list(choices)
+    listed = ", ".join(known) if len(known) <= 12 else f"{', '.join(known[:8])}, ... ({len(known)} in all)"
+    near = nearest_names(name, known)
+    hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    return UserError(f"Unknown {kind} {name!r}. Available: {listed}.{hint}")
+
+
+def make_disk_error(error: OSError, folder: Path) -> UserError | None:
+    """A UserError for a full disk, a spent quota or a file size limit; None for any other OSError."""
+    if error.errno not in _DISK_ERRNOS:
+        return None
+    where = error.filename or folder
+    return UserError(
+        f"No room to write '{where}': {error.strerror}. Nothing was left under the final name. "
+        "Free some space (or choose a folder on another disk) and run the same command again."
+    )

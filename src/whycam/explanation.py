@@ -1,0 +1,170 @@
+"""Explanation: raw maps with the prediction they explain, and everything a person does with them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from whycam import localize, render
+from whycam.errors import UserError
+from whycam.runs import write_json
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Class maps for a batch, with the prediction they explain.
+
+    Attributes:
+        maps: (N, h, w) float32 raw maps as the method's paper defines them, signed if the method is; (N, T, h, w)
+            where several targets were asked for.
+        logits: (N, K) float32.
+        probabilities: (N, K): the softmax of the logits; of a single logit, its sigmoid.
+        target: (N,) or (N, T) class indices; -1 for a callable.
+        class_names: K names.
+        record: method, layer, target rule, scaling, resize, model and versions: what has to match for two maps of
+            the same name to be comparable.
+        is_signed: whether negative values count against the target.
+        photos: the N photos at full size, where there are any.
+        notes: N lists of sentences: why a map is blank, flat or not finite.
+        paths: the N files, where there are any.
+    """
+
+    maps: Tensor
+    logits: Tensor
+    probabilities: Tensor
+    target: Tensor
+    class_names: tuple[str, ...]
+    record: Mapping[str, Any]
+    is_signed: bool
+    photos: tuple[Image.Image, ...] = ()
+    notes: tuple[tuple[str, ...], ...] = ()
+    paths: tuple[Path, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __getitem__(self, index: int) -> Explanation:
+        """The explanation of one photo, still a batch (of one)."""
+        at = slice(index, index + 1) if index != -1 else slice(index, None)
+        if not len(self.maps[at]):
+            raise IndexError(f"photo {index} of {len(self)}")
+        return replace(
+            self,
+            maps=self.maps[at],
+            logits=self.logits[at],
+            probabilities=self.probabilities[at],
+            target=self.target[at],
+            photos=self.photos[at],
+            notes=self.notes[at],
+            paths=self.paths[at],
+        )
+
+    def __iter__(self) -> Iterator[Explanation]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def targets(self) -> Tensor:
+        """(N, T) class indices, T = 1 where one target was asked for."""
+        return self.target.reshape(len(self), -1)
+
+    @property
+    def predicted(self) -> Tensor:
+        """(N,) each photo's top class."""
+        return self.logits.argmax(dim=1)
+
+    def name(self, index: int) -> str:
+        """A class's name; a callable target has none."""
+        return self.class_names[index] if index >= 0 else "score"
+
+    def heatmap(self, photo: int = 0, target: int = 0) -> np.ndarray:
+        """(H, W) float32 in [0, 1]: one map, scaled, at its photo's size (at the map's own size without a photo)."""
+        values = self.map(photo, target)
+        size = (self.photos[photo].height, self.photos[photo].width) if self.photos else tuple(values.shape[-2:])
+        return render.make_heatmap(values, size, is_signed=self.draws_both_signs)
+
+    def overlay(
+        self, photo: int = 0, target: int = 0, *, colormap: str | None = None, alpha: float = render.ALPHA
+    ) -> Image.Image:
+        """The photo with the heat laid over it.
+
+        Raises:
+            UserError: the explanation was made of tensors and has no photos to draw on.
+        """
+        if not self.photos:
+            raise UserError(
+                "Found no photos in this explanation (it was made of tensors); expected some to draw on. Pass paths or images, or use heatmap()."
+            )
+        return render.lay_over(
+            self.photos[photo],
+            self.heatmap(photo, target),
+            colormap or self.colormap,
+            alpha=alpha,
+            is_signed=self.draws_both_signs,
+        )
+
+    def boxes(
+        self, photo: int = 0, target: int = 0, *, threshold: float = localize.BOX_THRESHOLD
+    ) -> list[localize.Box]:
+        """Boxes around the evidence for the target in photo pixels, the largest first."""
+        values = self.map(photo, target)
+        size = (self.photos[photo].height, self.photos[photo].width) if self.photos else tuple(values.shape[-2:])
+        return localize.find_boxes(render.make_heatmap(values, size, is_signed=False), threshold=threshold)
+
+    @property
+    def colormap(self) -> str:
+        """The colour map that fits: diverging where both signs are drawn."""
+        return render.COLORMAP_SIGNED if self.draws_both_signs else render.COLORMAP_POSITIVE
+
+    @property
+    def draws_both_signs(self) -> bool:
+        """Whether heatmaps show evidence against the target too (contrast maps); else its positive part alone."""
+        return bool(self.record["draws_both_signs"])
+
+    def map(self, photo: int = 0, target: int = 0) -> Tensor:
+        """(h, w) float32: one raw map."""
+        return self.maps.reshape(*self.targets.shape, *self.maps.shape[-2:])[photo, target]
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes overlay, heatmap and raw map of each photo and target, and `explanation.json`, into a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = []
+        for i in range(len(self)):
+            for t, index in enumerate(self.targets[i].tolist()):
+                stem = f"{i:04d}-{t}"
+                np.save(folder / f"{stem}.npy", self.map(i, t).cpu().numpy())
+                render.to_picture(self.heatmap(i, t), self.colormap).save(folder / f"{stem}.heatmap.png")
+                if self.photos:
+                    self.overlay(i, t).save(folder / f"{stem}.overlay.png")
+                boxes = [vars(box) for box in self.boxes(i, t)]
+                rows.append(
+                    {
+                        "photo": i,
+                        "target": self.name(index),
+                        "logit": self._logit(i, index),
+                        "boxes": boxes,
+                        "notes": list(self.notes[i]) if self.notes else [],
+                    }
+                )
+        write_json(folder / "explanation.json", {"record": dict(self.record), "explanations": rows})
+        return folder
+
+    def _logit(self, photo: int, index: int) -> float | None:
+        return float(self.logits[photo, index]) if index >= 0 else None
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows: the overlays side by side, eight photos at the most."""
+        shown = [
+            self.overlay(i) if self.photos else render.to_picture(self.heatmap(i), self.colormap)
+            for i in range(min(len(self), 8))
+        ]
+        buffer = io.BytesIO()
+        render.join_pictures(shown).save(buffer, "PNG")
+        return buffer.getvalue()

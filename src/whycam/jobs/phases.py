@@ -1,0 +1,294 @@
+"""The steps of a training: features of the frozen backbone, the head on them, then the network on the photos."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from whycam.config import TrainOptions
+from whycam.data.check import drop_unreadable
+from whycam.data.folder import PhotoFolder, Sample, count_labels
+from whycam.data.loader import Photo, stream_photos
+from whycam.data.views import ViewDataset
+from whycam.jobs.progress import show_progress
+from whycam.model.backbone import hash_tensors
+from whycam.model.classifier import GapClassifier
+from whycam.model.features import FeatureKey, FeatureStore, compute_features, default_cache_dir, normalise_on
+from whycam.model.finetune import freeze_batch_norm, make_groups
+from whycam.model.train import Batches, Epoch, Phase, fit
+from whycam.runs import write_lines
+
+log = logging.getLogger("whycam.train")
+_WORKERS = 2
+Reader = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass
+class Work:
+    """What the steps of one training hand on.
+
+    Attributes:
+        photos: the folder, without what can't be read.
+        hashes: path -> content hash.
+        unreadable: path -> reason.
+        model: the classifier in the making, on `device`.
+        run: the folder to write into.
+        times_s: step -> seconds.
+        epochs: the lines of all phases so far.
+        store: features of all photos, where the finished model's backbone is still the one that made them.
+    """
+
+    options: TrainOptions
+    photos: PhotoFolder
+    hashes: Mapping[Path, str]
+    unreadable: dict[Path, str]
+    model: GapClassifier
+    device: torch.device
+    run: Path
+    times_s: dict[str, float] = field(default_factory=dict)
+    epochs: list[Epoch] = field(default_factory=list)
+    store: FeatureStore | None = None
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Adds the block's seconds to the step's."""
+        start = time.perf_counter()
+        yield
+        self.times_s[step] = self.times_s.get(step, 0.0) + time.perf_counter() - start
+
+    def labels(self, samples: Sequence[Sample]) -> Tensor:
+        """(N,) class indices."""
+        return torch.tensor([sample.label for sample in samples], device=self.device)
+
+
+def train_phases(work: Work) -> None:
+    """The head on stored features, then the network on photos, as the options say."""
+    options = work.options
+    if options.scratch:
+        with work.timed("decode"):
+            _drop_undecodable(work)
+        with work.timed("scratch"):
+            _train_network(work, "scratch")
+        return
+    with work.timed("features"):
+        stores = _compute_stores(work)
+    with work.timed("head"):
+        _train_head(work, stores)
+    if options.unfreeze == "none":
+        work.store = stores[0]
+    else:
+        with work.timed("finetune"):
+            _train_network(work, "finetune")
+
+
+def _drop(work: Work, reasons: Mapping[Path, str]) -> None:
+    work.unreadable |= reasons
+    for path, why in reasons.items():
+        log.warning("Left out '%s': %s", path, why)
+    work.photos = drop_unreadable(work.photos, work.unreadable)
+
+
+def _drop_undecodable(work: Work) -> None:
+    paths = [sample.path for sample in work.photos.samples]
+    with show_progress("decoding", len(paths)) as advance:
+        reasons = {}
+        for photo in stream_photos(paths, work.model.preprocess):
+            advance(1)
+            if photo.error:
+                reasons[photo.path] = photo.error
+    _drop(work, reasons)
+
+
+def _compute_stores(work: Work) -> list[FeatureStore]:
+    """Plain features of all photos, then those of each random view of the training photos."""
+    model, options = work.model, work.options
+    weights = hash_tensors(model.backbone.state_dict())
+    cache = options.cache_dir or default_cache_dir()
+
+    def compute(samples: Sequence[Sample], view: str, words: str) -> FeatureStore:
+        photos = {work.hashes[sample.path]: sample.path for sample in samples}
+        content = sorted(photos)
+        key = FeatureKey(weights, model.preprocess, model.origin.map_stride, content, view)
+        read = None if view == "plain" else lambda paths: _read_views(paths, work, int(view.split("-")[-1]))
+        with show_progress(words, len(content)) as advance:
+            return compute_features(
+                model.backbone_features, photos, key, device=work.device, cache_dir=cache, progress=advance, read=read
+            )
+
+    plain = compute(work.photos.samples, "plain", "features")
+    path_of = {work.hashes[sample.path]: sample.path for sample in work.photos.samples}
+    _drop(work, {path_of[content]: why for content, why in plain.unreadable.items()})
+    log.info(
+        "Features of %d photos %s", len(work.photos.samples), "were in the cache" if plain.was_cached else "computed"
+    )
+    views = [
+        compute(work.photos.train, f"random-{options.seed}-{view}", f"features of view {view + 1} of {options.augment}")
+        for view in range(options.augment)
+    ]
+    return [plain, *views]
+
+
+def _read_views(paths: Iterable[Path], work: Work, view: int) -> Iterator[Photo]:
+    samples = [Sample(path, 0) for path in paths]
+    dataset = ViewDataset(samples, work.model.preprocess, is_random=True, seed=work.options.seed)
+    dataset.epoch = view
+    pixels = DataLoader(dataset, batch_size=None, num_workers=_WORKERS)
+    return (Photo(sample.path, values.numpy()) for sample, (values, _) in zip(samples, pixels, strict=True))
+
+
+def _train_head(work: Work, stores: Sequence[FeatureStore]) -> None:
+    """The neck and the linear layer on stored features, the backbone not even asked."""
+    options, model = work.options, work.model
+    head = nn.ModuleDict({"neck": model.neck, "classifier": model.classifier})
+    read_train, read_val = _make_readers(work, stores)
+    train_labels, val_labels = work.labels(work.photos.train), work.labels(work.photos.val)
+
+    def train_batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        draw = torch.Generator().manual_seed(options.seed * 100_003 + epoch)
+        for rows in _draw_steps(len(train_labels), draw, options):
+            views = torch.randint(len(stores), (len(rows),), generator=draw)
+            yield read_train(rows, views), train_labels[rows]
+
+    def val_batches(_epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in torch.arange(len(val_labels)).split(256):
+            yield read_val(rows, torch.zeros_like(rows)), val_labels[rows]
+
+    phase = Phase(
+        name="head",
+        trained=head,
+        forward=lambda features: model.classify(model.neck(features)),
+        groups=[{"params": list(head.parameters()), "lr": options.lr}],
+        epochs=options.epochs,
+        steps_per_epoch=_count_steps(len(train_labels), options),
+        patience=options.patience,
+        schedule=options.schedule,
+        weight_decay=0.0,
+        seed=options.seed,
+        class_weight=_weigh_classes(work),
+    )
+    _fit(work, phase, train_batches, val_batches)
+
+
+def _make_readers(work: Work, stores: Sequence[FeatureStore]) -> tuple[Reader, Reader]:
+    """Functions (rows, views) -> features (B, C, h, w) of training and of validation photos.
+
+    A linear head needs no more than the means, which fit into memory; a convolution reads the maps from the disk.
+    """
+    is_pooled = work.options.head == "linear"
+
+    def make(samples: Sequence[Sample], kept: Sequence[FeatureStore]) -> Reader:
+        rows_of = [np.array([store.row_of[work.hashes[sample.path]] for sample in samples]) for store in kept]
+        pooled = [_pool(store.values, rows) for store, rows in zip(kept, rows_of, strict=True)] if is_pooled else []
+
+        def read(rows: Tensor, views: Tensor) -> Tensor:
+            picked = zip(rows.tolist(), views.tolist(), strict=True)
+            if is_pooled:
+                return torch.stack([pooled[view][row] for row, view in picked]).to(work.device)
+            values = np.stack([kept[view].values[rows_of[view][row]] for row, view in picked])
+            return torch.from_numpy(values).to(work.device).float()
+
+        return read
+
+    return make(work.photos.train, stores), make(work.photos.val, stores[:1])
+
+
+def _pool(values: np.ndarray, rows: np.ndarray) -> Tensor:
+    """(N, C, 1, 1) float32 means of stored features, a block at a time."""
+    blocks = np.array_split(rows, max(1, len(rows) // 256))
+    means = [values[block].astype(np.float32).mean(axis=(2, 3), keepdims=True) for block in blocks if len(block)]
+    return torch.from_numpy(np.concatenate(means))
+
+
+def _draw_steps(count: int, draw: torch.Generator, options: TrainOptions) -> Iterator[Tensor]:
+    """The rows of each step of an epoch: a new order each time, started again where the steps outlast the photos."""
+    steps = _count_steps(count, options)
+    orders = [torch.randperm(count, generator=draw) for _ in range(1 + steps * options.batch_size // count)]
+    yield from torch.cat(orders)[: steps * options.batch_size if options.steps_per_epoch else count].split(
+        options.batch_size
+    )
+
+
+def _count_steps(count: int, options: TrainOptions) -> int:
+    return options.steps_per_epoch or -(-count // options.batch_size)
+
+
+def _weigh_classes(work: Work) -> Tensor | None:
+    if not work.options.class_weights:
+        return None
+    counts = torch.tensor(count_labels(work.photos.train, len(work.photos.class_names)), dtype=torch.float32)
+    return (counts.sum() / (len(counts) * counts)).to(work.device)
+
+
+def _train_network(work: Work, name: Literal["finetune", "scratch"]) -> None:
+    """Backbone and head together, on the photos themselves, as random views."""
+    options, model = work.options, work.model
+    is_scratch = name == "scratch"
+    head = nn.ModuleDict({"neck": model.neck, "classifier": model.classifier})
+    depth: Literal["last", "all"] = "last" if options.unfreeze == "last" and not is_scratch else "all"
+    lr = options.lr if is_scratch else options.finetune_lr
+    datasets = {
+        is_random: ViewDataset(samples, model.preprocess, is_random=is_random, seed=options.seed)
+        for is_random, samples in ((True, work.photos.train), (False, work.photos.val))
+    }
+    epochs = options.epochs if is_scratch else options.finetune_epochs
+    steps = _count_steps(len(work.photos.train), options)
+    with show_progress(name, epochs * steps) as advance:
+
+        def train_batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+            datasets[True].epoch = epoch
+            draw = torch.Generator().manual_seed(options.seed * 100_003 + epoch)
+            order = torch.cat(list(_draw_steps(len(datasets[True]), draw, options))).tolist()
+            yield from _load_batches(datasets[True], work, order)
+
+        phase = Phase(
+            name=name,
+            trained=model,
+            forward=model,
+            groups=make_groups(model.backbone, head, depth, lr),
+            epochs=epochs,
+            steps_per_epoch=steps,
+            patience=options.patience,
+            schedule="cosine",
+            weight_decay=0.01,
+            seed=options.seed,
+            class_weight=_weigh_classes(work),
+            set_mode=None if is_scratch else lambda: freeze_batch_norm(model.backbone),
+        )
+        val_order = list(range(len(datasets[False])))
+        _fit(work, phase, train_batches, lambda _: _load_batches(datasets[False], work, val_order), lambda: advance(1))
+
+
+def _load_batches(dataset: ViewDataset, work: Work, order: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    # A last batch of one photo would break batch normalisation; it goes with the one before.
+    batches = [list(order[i : i + work.options.batch_size]) for i in range(0, len(order), work.options.batch_size)]
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2] += batches.pop()
+    for pixels, labels in DataLoader(dataset, batch_sampler=batches, num_workers=_WORKERS):
+        yield normalise_on(pixels.to(work.device), work.model.preprocess), labels.to(work.device)
+
+
+def _fit(
+    work: Work, phase: Phase, train_batches: Batches, val_batches: Batches, on_step: Callable[[], None] = lambda: None
+) -> None:
+    """`fit`, with its lines written to `metrics.jsonl` and to the log, and a bar of epochs."""
+    checkpoints = work.run / "checkpoints"
+    checkpoints.mkdir(exist_ok=True)
+
+    def tell(line: Epoch) -> None:
+        log.info(
+            "%s epoch %d: train loss %.4f accuracy %.4f, val loss %.4f accuracy %.4f",
+            *(line.phase, line.epoch + 1, line.train_loss, line.train_accuracy, line.val_loss, line.val_accuracy),
+        )
+
+    work.epochs += fit(phase, train_batches, val_batches, checkpoints / f"{phase.name}.pt", tell, on_step)
+    write_lines(work.run / "metrics.jsonl", [asdict(line) for line in work.epochs])

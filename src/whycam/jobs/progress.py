@@ -1,0 +1,57 @@
+"""Progress bars and log lines of a long command, on the error stream and in the run's own log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True)
+
+
+@contextmanager
+def show_progress(words: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar with rate and remaining time; the block gets a function that is told how many more are done."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=not console.is_terminal, disable=not console.is_terminal) as bar:
+        task = bar.add_task(words, total=total, rate="")
+
+        def advance(count: int) -> None:
+            bar.advance(task, count)
+            speed = bar.tasks[0].speed
+            bar.update(task, rate=f"{speed:.1f}/s" if speed else "")
+
+        yield advance
+
+
+@contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """Log lines of whycam go to the screen and, with their time, to a file that an interrupted run goes on with."""
+    logger = logging.getLogger("whycam")
+    level = logger.level
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    screen = RichHandler(console=console, show_path=False, show_time=False, show_level=False, markup=False)
+    handlers: list[logging.Handler] = [file, screen]
+    for handler in handlers:
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+        file.close()
+        logger.setLevel(level)

@@ -1,0 +1,318 @@
+"""GapClassifier: backbone, Global Average Pooling, linear layer; its exact maps, its folder, and the check of its identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load_file, save_file
+from timm.data import ImageNetInfo
+from torch import Tensor, nn
+
+from whycam.config import Head
+from whycam.data.preprocess import Preprocess
+from whycam.errors import UserError
+from whycam.model.backbone import (
+    Backbone,
+    create_backbone,
+    find_weights,
+    load_backbone_weights,
+    make_preprocess,
+    resolve_architecture,
+    to_nchw,
+)
+from whycam.runs import open_atomic, read_versions, write_json
+
+FORMAT = 1
+# Float error of two float32 summation orders is near 1e-6; a layer between pooling and classifier breaks it by far more.
+IDENTITY_LIMIT = 1e-4
+CONV_CHANNELS = 1024
+
+
+class GapClassifier(nn.Module):
+    """A classifier whose maps are exact: `mean_hw(maps) + bias = logits` (Zhou et al., arXiv:1512.04150, eq. 1-2).
+
+    Attributes:
+        backbone: images -> last features.
+        neck: Identity, or the paper's 3x3 convolution with 1,024 channels and ReLU.
+        classifier: the linear layer, (K, C).
+    """
+
+    def __init__(self, backbone: Backbone, class_names: Sequence[str], head: Head = "linear") -> None:
+        super().__init__()
+        self.origin = backbone
+        self.class_names = tuple(class_names)
+        self.head = head
+        self.backbone = backbone.module
+        channels = int(backbone.module.num_features)
+        self.neck, channels = make_neck(head, channels)
+        self.classifier = nn.Linear(channels, len(self.class_names))
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """From a photo to this network's input."""
+        return self.origin.preprocess
+
+    def backbone_features(self, images: Tensor) -> Tensor:
+        """(N, C, h, w): the backbone's last features, before the neck."""
+        return to_nchw(self.backbone.forward_features(images), self.backbone)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(N, C, h, w): what the classifier averages."""
+        return self.neck(self.backbone_features(images))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """(N, K) logits of features: average, then the linear layer."""
+        return self.classifier(features.mean(dim=(2, 3)))
+
+    def compute_maps(self, features: Tensor) -> Tensor:
+        """(N, K, h, w): every class's signed map by one 1x1 convolution; unit: the logit's."""
+        return F.conv2d(features, self.classifier.weight[:, :, None, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, K) logits."""
+        return self.classify(self.features(images))
+
+
+def make_neck(head: Head, channels: int) -> tuple[nn.Module, int]:
+    """The layers between backbone and pooling, and how many channels leave them."""
+    if head == "linear":
+        return nn.Identity(), channels
+    return nn.Sequential(nn.Conv2d(channels, CONV_CHANNELS, 3, padding=1), nn.ReLU()), CONV_CHANNELS
+
+
+def measure_identity(logits: Tensor, maps: Tensor, bias: Tensor) -> Tensor:
+    """(N,): the largest |mean(map) + bias - logit| of each image, as a share of the range of its logits.
+
+    Args:
+        logits: (N, K) as the classifier gave them.
+        maps: (N, K, h, w).
+        bias: (K,).
+    """
+    gap = (maps.mean(dim=(2, 3)) + bias - logits).abs().amax(dim=1)
+    spread = logits.amax(dim=1) - logits.amin(dim=1)
+    return gap / torch.where(spread > 0, spread, logits.abs().amax(dim=1).clamp(min=torch.finfo(logits.dtype).tiny))
+
+
+def check_identity(error: float, name: str) -> None:
+    """Refuses a model whose maps are not its scores.
+
+    Raises:
+        UserError: the error is over float error, or not finite.
+    """
+    if not error < IDENTITY_LIMIT:
+        raise UserError(
+            f"{name} breaks mean(map) + bias = logit by {error:.2g} of the logits' range; expected under {IDENTITY_LIMIT:g}. "
+            "Its classifier is not pooling followed by one linear layer, so it has no exact class map. Use a gradient method "
+            "(--method grad-cam), or train a GAP head on this backbone: whycam train FOLDER --backbone NAME."
+        )
+
+
+def probe_images(preprocess: Preprocess, count: int = 2) -> Tensor:
+    """(count, 3, H, W) seeded noise in the range of normalised photos."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(count, 3, preprocess.height_px, preprocess.width_px, generator=generator)
+
+
+@torch.no_grad()
+def load_network(
+    name: str, *, weights: Path | None = None, image_size: int | None = None
+) -> tuple[nn.Module, Backbone]:
+    """A pretrained timm network as it is, in eval mode, and its backbone's description.
+
+    Args:
+        name: `imagenet` or a timm name.
+        weights: a local file instead of the name's own weights.
+        image_size: side of the input in pixels.
+
+    Raises:
+        UserError: unknown, or weights that are out of reach or do not fit.
+    """
+    tensors, source = find_weights(name, weights)
+    architecture = resolve_architecture(name)
+    whole = timm.create_model(architecture).eval()
+    load_backbone_weights(whole, tensors, source, needs_classifier=True)
+    preprocess = make_preprocess(whole, image_size)
+    return whole, Backbone(whole, architecture, 0, False, preprocess, source, str(whole.default_cfg["classifier"]))
+
+
+@torch.no_grad()
+def make_exact(whole: nn.Module, origin: Backbone) -> GapClassifier:
+    """The same network as a GapClassifier, if its scores are the means of maps: measured, not looked up.
+
+    Raises:
+        HeadError: they are not (ConvNeXt, MobileNetV3, ViT, VGG).
+    """
+    architecture, layer = origin.architecture, whole.get_classifier()
+    try:
+        cut = create_backbone(architecture, image_size=origin.preprocess.height_px)
+    except UserError as error:
+        raise _make_head_error(architecture, str(error)) from None
+    channels = cut.module.num_features
+    if not isinstance(layer, nn.Linear | nn.Conv2d) or layer.weight.shape[1] != channels:
+        raise _make_head_error(architecture, f"its classifier does not read the {channels} feature channels")
+    load_backbone_weights(cut.module, whole.state_dict(), origin.source)
+    model = GapClassifier(replace(cut, source=origin.source), name_classes(len(layer.weight))).eval()
+    model.classifier.load_state_dict({"weight": layer.weight.flatten(1), "bias": layer.bias})
+    images = probe_images(origin.preprocess)
+    own, logits = whole(images), model(images)
+    gap = float((own - logits).abs().max() / (own.max() - own.min()))
+    if not gap < IDENTITY_LIMIT:
+        raise _make_head_error(architecture, f"mean(map) + bias misses its own logits by {gap:.2g} of their range")
+    return model
+
+
+class HeadError(UserError):
+    """A network whose scores are not the means of maps."""
+
+
+def _make_head_error(architecture: str, found: str) -> HeadError:
+    return HeadError(
+        f"{architecture!r} has no exact class maps: {found}; expected pooling followed by one linear layer. Use a gradient method "
+        f"(--method grad-cam), or train a GAP head on it: whycam train FOLDER --backbone {architecture}."
+    )
+
+
+def name_classes(count: int) -> list[str]:
+    """Names of a pretrained network's classes: ImageNet's where there are 1,000, else numbers."""
+    if count != 1000:
+        return [f"class {index}" for index in range(count)]
+    info = ImageNetInfo()
+    whole = [info.index_to_description(index) for index in range(count)]
+    short = [name.split(",")[0] for name in whole]
+    times = Counter(short)
+    # Two cranes and two maillots: those are told apart by all their words and the number.
+    return [s if times[s] == 1 else f"{w} ({index})" for index, (s, w) in enumerate(zip(short, whole, strict=True))]
+
+
+class FolderConfig(BaseModel):
+    """What `config.json` says beside timm's own fields: all that the model needs to be used elsewhere."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int
+    head: Head
+    class_names: list[str]
+    map_stride: int
+    preprocess: Preprocess
+    source: str
+    identity_error: float
+    sha256: str
+    versions: dict[str, str]
+
+
+def save_classifier(model: GapClassifier, folder: Path, identity_error: float) -> None:
+    """Writes `config.json` and `model.safetensors`; with a linear head timm itself loads the folder (`local-dir:`)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    origin, name = model.origin, model.origin.classifier_name
+    tensors = {k: v for k, v in origin.module.state_dict().items() if not k.startswith(f"{name}.")}
+    tensors |= {f"{name}.{k}": v for k, v in model.classifier.state_dict().items()}
+    tensors |= {f"neck.{k}": v for k, v in model.neck.state_dict().items()}
+    with open_atomic(folder / "model.safetensors") as part:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part)
+        sha256 = hashlib.sha256(part.read_bytes()).hexdigest()
+    own = FolderConfig(
+        format=FORMAT,
+        head=model.head,
+        class_names=list(model.class_names),
+        map_stride=origin.map_stride,
+        preprocess=origin.preprocess,
+        source=origin.source,
+        identity_error=identity_error,
+        sha256=sha256,
+        versions=read_versions(),
+    )
+    write_json(folder / "config.json", _describe_for_timm(model) | {"whycam": own.model_dump()})
+
+
+def _describe_for_timm(model: GapClassifier) -> dict[str, Any]:
+    """The fields that timm reads from a model folder."""
+    preprocess = model.preprocess
+    native = model.origin.module.default_cfg
+    return {
+        "architecture": model.origin.architecture,
+        "num_classes": len(model.class_names),
+        "num_features": model.classifier.in_features,
+        "global_pool": "avg",
+        "model_args": {"output_stride": model.origin.map_stride} if model.origin.is_dilated else {},
+        "label_names": list(model.class_names),
+        "pretrained_cfg": {
+            "input_size": [3, preprocess.height_px, preprocess.width_px],
+            "mean": preprocess.mean,
+            "std": preprocess.std,
+            "interpolation": preprocess.interpolation,
+            "crop_pct": 1.0,
+            "crop_mode": "squash",
+            "num_classes": len(model.class_names),
+            "first_conv": native.get("first_conv"),
+            "classifier": native.get("classifier"),
+        },
+    }
+
+
+def load_classifier(folder: Path) -> GapClassifier:
+    """The classifier of a model folder, in eval mode, its file's hash and its identity checked.
+
+    Raises:
+        UserError: a missing, tampered or foreign file, or a broken identity.
+    """
+    config, architecture = _read_config(folder)
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise UserError(
+            f"Found no 'model.safetensors' in '{folder.absolute()}'; expected it beside config.json. Copy the whole model folder, or train again."
+        )
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != config.sha256:
+        raise UserError(
+            f"'{path.absolute()}' is not the file that config.json describes (SHA-256 {found[:12]}..., expected {config.sha256[:12]}...): it was "
+            "changed or cut after the training. Copy the model folder again, or train again."
+        )
+    tensors = load_file(path)
+    origin = create_backbone(architecture, image_size=config.preprocess.height_px, map_stride=config.map_stride)
+    load_backbone_weights(origin.module, tensors, str(path))
+    origin = replace(origin, preprocess=config.preprocess, source=config.source)
+    model = GapClassifier(origin, config.class_names, config.head).eval()
+    prefix = f"{origin.classifier_name}."
+    try:
+        model.classifier.load_state_dict({k: tensors[prefix + k] for k in ("weight", "bias")})
+        model.neck.load_state_dict({k.removeprefix("neck."): v for k, v in tensors.items() if k.startswith("neck.")})
+    except (KeyError, RuntimeError) as error:
+        raise UserError(
+            f"'{path.absolute()}' does not fit its config.json ({error}). Copy the model folder again, or train again."
+        ) from None
+    check_identity(probe_identity(model), f"The model in '{folder.absolute()}'")
+    return model
+
+
+def _read_config(folder: Path) -> tuple[FolderConfig, str]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(
+            f"Found no 'config.json' in '{folder.absolute()}'; expected a model folder (config.json + model.safetensors). Check the path."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        config = FolderConfig.model_validate(content["whycam"])
+        return config, resolve_architecture(content["architecture"])
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise UserError(
+            f"'{path.absolute()}' is not a model description that this version reads ({str(error).splitlines()[0]}); expected format {FORMAT}. "
+            "Copy the model folder again, or train again."
+        ) from None
+
+
+@torch.no_grad()
+def probe_identity(model: GapClassifier) -> float:
+    """The identity's error on two noise images: quick, and enough to find a head that works after the pooling."""
+    features = model.features(probe_images(model.preprocess).to(model.classifier.weight.device))
+    return float(measure_identity(model.classify(features), model.compute_maps(features), model.classifier.bias).max())

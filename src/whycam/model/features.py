@@ -1,0 +1,198 @@
+"""A frozen backbone's features, computed once and kept on disk: 100 epochs then cost about one pass.
+
+float16, memory-mapped, keyed by weights, preprocessing and the content of the photos.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+import torch
+from numpy.lib.format import open_memmap
+from torch import nn
+
+from whycam.data.loader import Photo, in_batches, stream_photos
+from whycam.data.preprocess import Preprocess
+from whycam.errors import UserError, make_disk_error
+from whycam.runs import write_json
+
+Progress = Callable[[int], None]
+# The cache keeps what was used last, up to this.
+_CACHE_LIMIT_BYTES = 20 * 2**30
+_BATCH = 32
+# A row of zeros stands where a photo could not be read.
+
+
+@dataclass(frozen=True)
+class FeatureStore:
+    """Features of a set of photos.
+
+    Attributes:
+        values: (rows, C, h, w) float16, memory-mapped.
+        row_of: content hash -> row.
+        unreadable: content hash -> why it has no features.
+        was_cached: nothing had to be computed.
+    """
+
+    values: np.ndarray
+    row_of: Mapping[str, int]
+    unreadable: Mapping[str, str]
+    was_cached: bool
+
+
+@dataclass(frozen=True)
+class FeatureKey:
+    """All that decides a set of features."""
+
+    weights: str
+    preprocess: Preprocess
+    map_stride: int
+    content: Sequence[str]
+    view: str = "plain"
+
+    @property
+    def digest(self) -> str:
+        """One word for it, a file name."""
+        text = json.dumps([self.weights, self.preprocess.model_dump(), self.map_stride, list(self.content), self.view])
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def default_cache_dir() -> Path:
+    """The user's cache folder for features; WHYCAM_CACHE names another."""
+    return Path(os.environ.get("WHYCAM_CACHE") or platformdirs.user_cache_dir("whycam")) / "features"
+
+
+def normalise_on(pixels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
+    """(N, 3, H, W) float32 network input from uint8 pixels, on the pixels' device."""
+    mean = torch.tensor(preprocess.mean, device=pixels.device).view(3, 1, 1) * 255
+    std = torch.tensor(preprocess.std, device=pixels.device).view(3, 1, 1) * 255
+    return (pixels.float() - mean) / std
+
+
+def compute_features(
+    run: Callable[[torch.Tensor], torch.Tensor],
+    photos: Mapping[str, Path],
+    key: FeatureKey,
+    *,
+    device: torch.device,
+    cache_dir: Path,
+    progress: Progress,
+    read: Callable[[Iterable[Path]], Iterator[Photo]] | None = None,
+) -> FeatureStore:
+    """The store of that key: opened where it is on the disk, else computed, going on where an earlier run stopped.
+
+    Args:
+        run: images (N, 3, H, W) -> features (N, C, h, w).
+        photos: content hash -> a file with that content, in the order of `key.content`.
+        key: what decides the numbers.
+        device: where `run` computes.
+        cache_dir: where stores are kept.
+        progress: told how many photos are done since the last call.
+        read: paths -> photos; None reads the plain photo.
+
+    Raises:
+        UserError: the disk has no room for the store.
+    """
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    done = cache_dir / f"{key.digest}.json"
+    path = cache_dir / f"{key.digest}.npy"
+    if done.is_file() and path.is_file():
+        about = json.loads(done.read_text(encoding="utf-8"))
+        os.utime(path)
+        progress(len(photos))
+        return _open_store(path, key, about["unreadable"], was_cached=True)
+    read = read or (lambda paths: stream_photos(paths, key.preprocess))
+    unreadable = _fill(run, photos, key, path, device, progress, read)
+    write_json(done, {"unreadable": unreadable, "photos": len(photos)})
+    _prune(cache_dir, keep=key.digest)
+    return _open_store(path, key, unreadable, was_cached=False)
+
+
+def _open_store(path: Path, key: FeatureKey, unreadable: Mapping[str, str], *, was_cached: bool) -> FeatureStore:
+    rows = {content: row for row, content in enumerate(key.content)}
+    return FeatureStore(np.load(path, mmap_mode="r"), rows, unreadable, was_cached)
+
+
+@torch.no_grad()
+def _fill(
+    run: Callable[[torch.Tensor], torch.Tensor],
+    photos: Mapping[str, Path],
+    key: FeatureKey,
+    path: Path,
+    device: torch.device,
+    progress: Progress,
+    read: Callable[[Iterable[Path]], Iterator[Photo]],
+) -> dict[str, str]:
+    """Writes `path`; a `.part` file and a note of the rows done are left by an interrupted run and taken up here."""
+    part, note = path.with_suffix(".part"), path.with_suffix(".note")
+    unreadable: dict[str, str] = {}
+    start = 0
+    if part.is_file() and note.is_file():
+        with suppress(ValueError, KeyError):
+            left = json.loads(note.read_text(encoding="utf-8"))
+            start, unreadable = left["rows"], left["unreadable"]
+    progress(start)
+    hashes = list(key.content)
+    store = open_memmap(part, mode="r+") if start else None
+    for batch in in_batches(zip(hashes[start:], read(photos[h] for h in hashes[start:]), strict=True), _BATCH):
+        good = [(row, photo) for row, (_, photo) in enumerate(batch) if photo.pixels is not None]
+        unreadable |= {content: photo.error for content, photo in batch if photo.error}
+        if good:
+            pixels = torch.from_numpy(np.stack([photo.pixels for _, photo in good])).to(device)
+            values = run(normalise_on(pixels, key.preprocess)).half().cpu().numpy()
+            if store is None:
+                store = _allocate(part, (len(hashes), *values.shape[1:]))
+            store[[start + row for row, _ in good]] = values
+        start += len(batch)
+        progress(len(batch))
+        write_json(note, {"rows": start, "unreadable": unreadable}) if store is not None else None
+    if store is None:
+        store = _allocate(part, (len(hashes), 1, 1, 1))
+    store.flush()
+    del store
+    part.replace(path)
+    note.unlink(missing_ok=True)
+    return unreadable
+
+
+def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A memory-mapped file whose room is taken on the disk at once: running out later would kill the process."""
+    size = int(np.prod(shape)) * 2
+    free = shutil.disk_usage(path.parent).free
+    message = (
+        f"The features of {shape[0]:,} photos need {size / 1e9:.1f} GB in '{path.parent}', which has {free / 1e9:.1f} GB free. "
+        "Give --cache-dir on a larger disk, or a smaller --image-size, a larger --map-stride, or fewer --augment views."
+    )
+    if size > free:
+        raise UserError(message)
+    store = open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            if make_disk_error(error, path.parent):
+                raise UserError(message) from error
+            raise
+    return store
+
+
+def _prune(cache_dir: Path, keep: str) -> None:
+    """Removes the stores that were used longest ago, beyond the cache's limit."""
+    stores = sorted(cache_dir.glob("*.npy"), key=lambda path: path.stat().st_mtime, reverse=True)
+    total = 0
+    for path in stores:
+        total += path.stat().st_size
+        if total > _CACHE_LIMIT_BYTES and path.stem != keep:
+            path.unlink(missing_ok=True)
+            path.with_suffix(".json").unlink(missing_ok=True)

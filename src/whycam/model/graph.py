@@ -1,0 +1,68 @@
+"""A model's torch.fx graph, split at a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from torch import Tensor, fx, nn
+from torch.fx.node import Argument
+
+Halves = tuple[Callable[[Tensor], tuple[Tensor, ...]], Callable[..., object]]
+
+
+class _Outline(fx.Tracer):
+    """Traces through the modules that contain the layer, and takes all others as they are."""
+
+    def __init__(self, layer: str) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return not self.layer.startswith(module_qualified_name + ".")
+
+
+def split_graph(module: nn.Module, layer: str, call: int) -> Halves | None:
+    """`before(images)`: what `after(raw, *values)` needs beside the layer's output. None if not traceable."""
+    try:
+        nodes = list(_Outline(layer).trace(module).nodes)
+    except Exception:  # noqa: BLE001 - the model's own code runs here on stand-ins and may fail in any way
+        return None
+    cuts = [node for node in nodes if node.op == "call_module" and node.target == layer]
+    images, *options = [node for node in nodes if node.op == "placeholder"]
+    if call >= len(cuts) or any(not node.args for node in options):
+        return None
+    cut = cuts[call]
+    position = {node: index for index, node in enumerate(nodes)}
+    behind = [node for node in _needed([nodes[-1]], stop=cut) if position[node] > position[cut]]
+    shared = {source for node in behind for source in node.all_input_nodes if position[source] < position[cut]}
+    parameters = [node for node in shared if node.op == "get_attr"]
+    values = sorted(shared.difference(parameters, options), key=position.__getitem__)
+    ahead = _needed(values, stop=None).difference([images, *options])
+
+    fixed = {node: node.args[0] for node in options}  # arguments of forward that the model is never given
+    before, copies = _copy([images], ahead, fixed, position)
+    before.output(tuple(copies[value] for value in values))
+    after, _ = _copy([cut, *values], [*parameters, *behind], fixed, position)
+    return fx.GraphModule(module, before), fx.GraphModule(module, after)
+
+
+def _needed(ends: Iterable[fx.Node], stop: fx.Node | None) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    queue = list(ends)
+    while queue:
+        node = queue.pop()
+        if node not in found and node is not stop:
+            found.add(node)
+            queue.extend(node.all_input_nodes)
+    return found
+
+
+def _copy(
+    given: list[fx.Node], nodes: Iterable[fx.Node], fixed: dict[fx.Node, Argument], position: dict[fx.Node, int]
+) -> tuple[fx.Graph, dict[fx.Node, Argument]]:
+    graph = fx.Graph()
+    copies: dict[fx.Node, Argument] = dict(fixed)
+    copies.update((node, graph.placeholder(f"given_{index}")) for index, node in enumerate(given))
+    for node in sorted(nodes, key=position.__getitem__):
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    return graph, copies

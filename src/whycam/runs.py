@@ -1,0 +1,169 @@
+"""A result's folder: appears whole under its final name or not at all; files, manifest, versions, tables.
+
+Nothing is written under the final name: work goes on in `NAME.partial`, which is renamed at the end, and which an
+interrupted run leaves behind for `--resume`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from filelock import FileLock, Timeout
+
+from whycam.errors import UserError, make_disk_error
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# The libraries whose versions can change a number.
+_VERSIONED = ("whycam", "torch", "torchvision", "timm", "numpy", "pillow", "torchmetrics")
+
+
+@contextmanager
+def open_run(folder: Path, *, overwrite: bool = False, resume: bool = False) -> Iterator[Path]:
+    """The folder to work in; it becomes `folder` when the block ends without an error.
+
+    With `resume` an interrupted run's files are still there; otherwise the block starts with an empty folder.
+
+    Raises:
+        UserError: `folder` exists and `overwrite` is False; another process works on it; the disk is full.
+    """
+    folder = folder.absolute()
+    if folder.exists() and not overwrite:
+        kind = "finished result" if folder.is_dir() else "file"
+        raise UserError(
+            f"'{folder}' is there already (a {kind}); it is never replaced by itself. Choose another name, or give --overwrite."
+        )
+    partial = folder.with_name(folder.name + ".partial")
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with lock.acquire(timeout=0):
+            if not resume:
+                shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(exist_ok=True)
+            yield partial
+            _replace_folder(partial, folder)
+    except Timeout:
+        raise UserError(f"Another process is working on '{folder}'. Wait for it, or choose another name.") from None
+    except OSError as error:
+        if told := make_disk_error(error, folder):
+            raise told from error
+        raise
+    finally:
+        with suppress(OSError):
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _replace_folder(partial: Path, folder: Path) -> None:
+    """Renames, with the old folder kept until the new one has its name."""
+    if folder.exists():
+        old = folder.with_name(folder.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.replace(old)
+        partial.replace(folder)
+        shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink()
+    else:
+        partial.replace(folder)
+
+
+@contextmanager
+def open_atomic(path: Path) -> Iterator[Path]:
+    """A path to write to; the file gets its name when the block ends without an error, and is removed otherwise."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON that people can read, whole or not at all."""
+    with open_atomic(path) as part:
+        part.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a .jsonl file, one object a line, whole or not at all."""
+    with open_atomic(path) as part:
+        part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def read_versions() -> dict[str, str]:
+    """Versions of Python, the system and every library that can change a number."""
+    found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+    for name in _VERSIONED:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+class TableWriter:
+    """Rows to `NAME.parquet` in row groups and, the same rows, to `NAME.csv`; memory stays flat.
+
+    Used as a context manager; both files get their names at the end of the block, or are removed on an error.
+    """
+
+    def __init__(self, folder: Path, name: str, schema: pa.Schema, group_rows: int = 2048) -> None:
+        self.folder, self.name, self.schema, self.group_rows = folder, name, schema, group_rows
+        self._rows: list[Mapping[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        import pyarrow.parquet as pq  # noqa: PLC0415 - slow to import, and only tables need it
+
+        self._part = {suffix: self.folder / f".{self.name}.{suffix}.part" for suffix in ("parquet", "csv")}
+        self._parquet = pq.ParquetWriter(self._part["parquet"], self.schema)
+        self._file = self._part["csv"].open("w", encoding="utf-8", newline="")
+        self._csv = csv.writer(self._file)
+        self._csv.writerow(self.schema.names)
+        return self
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Adds one row; values that the row lacks are empty."""
+        self._rows.append(row)
+        self._csv.writerow([_to_cell(row.get(name)) for name in self.schema.names])
+        if len(self._rows) >= self.group_rows:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa  # noqa: PLC0415 - as above
+
+        if self._rows:
+            self._parquet.write_table(pa.Table.from_pylist(list(self._rows), schema=self.schema))
+            self._rows.clear()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._flush()
+        finally:
+            self._file.close()
+            self._parquet.close()
+            for suffix, part in self._part.items():
+                if error is None and kind is None:
+                    part.replace(self.folder / f"{self.name}.{suffix}")
+                else:
+                    part.unlink(missing_ok=True)
+
+
+def _to_cell(value: object) -> object:
+    return json.dumps(value) if isinstance(value, (Sequence, Mapping)) and not isinstance(value, str) else value
+
+
+def command_line() -> str:
+    """The command that made a result, as typed (without the interpreter's path)."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])

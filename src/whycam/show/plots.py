@@ -1,0 +1,120 @@
+"""Curves, confusion matrix and contact sheets as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from whycam.model.train import Epoch
+from whycam.runs import open_atomic
+
+# Colour-blind-safe (Okabe and Ito).
+_TRAIN, _VAL, _RIGHT, _WRONG = "#0072B2", "#D55E00", "#0b6e4f", "#b3261e"
+_MAX_NUMBERED = 25
+_CAPTION_PX, _GAP_PX = 22, 6
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure, whole or not at all."""
+    with open_atomic(path) as part:
+        figure.savefig(part, dpi=120, bbox_inches="tight", format=path.suffix[1:])
+
+
+def plot_curves(epochs: Sequence[Epoch], folder: Path) -> None:
+    """`accuracy.png` and `loss.png`: training and validation by epoch, the best epoch marked."""
+    for name, unit in (("accuracy", "share of photos"), ("loss", "cross entropy, nats")):
+        figure = Figure(figsize=(6, 4))
+        axes = figure.subplots()
+        steps = np.arange(1, len(epochs) + 1)
+        for split, color in (("train", _TRAIN), ("val", _VAL)):
+            axes.plot(
+                steps,
+                [getattr(e, f"{split}_{name}") for e in epochs],
+                color=color,
+                label=split,
+                marker="o" if len(epochs) < 2 else None,
+            )
+        best = max(range(len(epochs)), key=lambda i: (epochs[i].val_accuracy, -epochs[i].val_loss))
+        axes.axvline(best + 1, color="0.6", linestyle=":", label=f"best epoch ({best + 1})")
+        _mark_phases(axes, epochs)
+        axes.set(xlabel="epoch", ylabel=f"{name} ({unit})", title=f"{name.capitalize()}")
+        axes.legend()
+        axes.grid(alpha=0.3)
+        save_figure(figure, folder / f"{name}.png")
+
+
+def _mark_phases(axes: Axes, epochs: Sequence[Epoch]) -> None:
+    for i in range(1, len(epochs)):
+        if epochs[i].phase != epochs[i - 1].phase:
+            axes.axvline(i + 0.5, color="0.3")
+            axes.text(i + 0.6, axes.get_ylim()[0], f" {epochs[i].phase}", va="bottom", color="0.3")
+
+
+def plot_confusion(counts: np.ndarray, class_names: Sequence[str], path: Path) -> None:
+    """The confusion matrix (K, K), truth in rows, as shares of each row with the counts written in."""
+    side = min(14.0, max(4.0, 0.55 * len(class_names) + 2))
+    figure = Figure(figsize=(side, side))
+    axes = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(picture, ax=axes, fraction=0.046, label="share of the true class")
+    ticks = range(len(class_names))
+    if len(class_names) <= 60:
+        axes.set_xticks(ticks, class_names, rotation=90)
+        axes.set_yticks(ticks, class_names)
+    axes.set(xlabel="predicted", ylabel="truth", title="Confusion matrix")
+    if len(class_names) <= _MAX_NUMBERED:
+        for row, column in np.argwhere(counts > 0):
+            axes.text(
+                column,
+                row,
+                int(counts[row, column]),
+                ha="center",
+                va="center",
+                color="white" if shares[row, column] > 0.5 else "black",
+            )
+    save_figure(figure, path)
+
+
+def make_sheet(
+    rows: Sequence[Sequence[Image.Image]],
+    captions: Sequence[Sequence[tuple[str, bool]]],
+    path: Path,
+    *,
+    width_px: int = 200,
+) -> None:
+    """A contact sheet: rows of pictures, each under a caption that is green where right and red where wrong.
+
+    Args:
+        rows: the pictures.
+        captions: a text and whether it is right, for each picture.
+        path: where to write.
+        width_px: of a column; a row is as high as its highest picture.
+    """
+    columns = max(len(row) for row in rows)
+    small = [[p.resize((width_px, max(1, round(p.height * width_px / p.width)))) for p in row] for row in rows]
+    heights = [max(p.height for p in row) + _CAPTION_PX for row in small]
+    sheet = Image.new("RGB", (columns * (width_px + _GAP_PX) + _GAP_PX, sum(heights) + _GAP_PX), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 11)
+    for row, pictures in enumerate(small):
+        top = sum(heights[:row])
+        for column, picture in enumerate(pictures):
+            left = _GAP_PX + column * (width_px + _GAP_PX)
+            text, is_right = captions[row][column]
+            draw.text((left, top + 5), _shorten(text, font, width_px), font=font, fill=_RIGHT if is_right else _WRONG)
+            sheet.paste(picture, (left, top + _CAPTION_PX))
+    with open_atomic(path) as part:
+        sheet.save(part, Image.registered_extensions()[path.suffix], quality=92)
+
+
+def _shorten(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> str:
+    while text and font.getlength(text) > width_px:
+        text = text[:-2] + "…" if text.endswith("…") else text[:-1] + "…"
+    return text
