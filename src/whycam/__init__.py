@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from whycam.errors import UserError
-    from whycam.explain import Explanation, Model, explain, load
+    from whycam.explainer import Model, explain, load
+    from whycam.explanation import Explanation
+    from whycam.model.tap import cut_model
 
 __version__ = "0.1.0"
-__all__ = ["Explanation", "Model", "UserError", "__version__", "explain", "load"]
+__all__ = ["Explanation", "Model", "UserError", "__version__", "cut_model", "explain", "load"]
 
 # Public name -> the file that has it; loaded at first use, so that `import whycam` brings in no torch.
 _HOMES = {
-    "Explanation": "whycam.explain",
-    "Model": "whycam.explain",
+    "Explanation": "whycam.explanation",
+    "Model": "whycam.explainer",
     "UserError": "whycam.errors",
-    "explain": "whycam.explain",
-    "load": "whycam.explain",
+    "cut_model": "whycam.model.tap",
+    "explain": "whycam.explainer",
+    "load": "whycam.explainer",
 }
 
 

@@ -1,20 +1,21 @@
 """The command line: parse, call one function, print one closing line.
 
-A command is one function here; its options come from a model in `config.py`.
+A command is one function here; its options come from a model in `config.py`. What it needs is imported inside it:
+help comes without torch.
 """
 
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from whycam import __version__
 from whycam.config import ExplainOptions, TrainOptions, make_train_options
@@ -59,17 +60,11 @@ def _to_option(name: str, field: FieldInfo) -> inspect.Parameter:
     """One field as a typer option, with the same default, range and help."""
     bounds = {type(bound).__name__.lower(): bound for bound in field.metadata}
     limits = {key: getattr(bounds[word], word) for word, key in (("ge", "min"), ("le", "max")) if word in bounds}
-    annotation = _plain(field.annotation)
     words = [f"--{name.replace('_', '-')}"]
     option = typer.Option(*words, help=field.description, show_default=field.default is not None, **limits)
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=Annotated[annotation, option]
+        name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=Annotated[field.annotation, option]
     )
-
-
-def _plain(annotation: Any) -> Any:
-    """`X | None` for typer; a list of literals stays one, typer turns it into a choice."""
-    return annotation if type(None) not in get_args(annotation) else annotation
 
 
 @app.command()
@@ -111,7 +106,7 @@ def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")] = Path("demo"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder of that name.")] = False,
 ) -> None:
-    """Everything, offline, in a minute: explain photos that are installed, train on generated flowers, measure the maps."""
+    """Everything, offline: explain installed photos, train on generated flowers, measure the maps."""
     from whycam.jobs.demo import run_demo
 
     for line in run_demo(out, overwrite=overwrite):
@@ -149,26 +144,23 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 def main() -> None:
-    """Runs the command line; a UserError is told without a traceback, with exit code 2."""
+    """Runs the command line; what a person can put right is told without a traceback, with exit code 2."""
     try:
         app()
     except UserError as error:
         _tell(str(error))
     except ValidationError as error:
-        _tell(
-            "\n".join(
-                f"--{str(e['loc'][0]).replace('_', '-')}: got {e['input']!r}; {e['msg'].lower()}."
-                for e in error.errors()
-            )
-        )
-    except KeyboardInterrupt:
-        sys.stderr.write("Interrupted; what was finished is kept for --resume.\n")
-        os._exit(130)
+        _tell("\n".join(map(_describe, error.errors())))
 
 
-def _tell(message: str) -> None:
+def _describe(error: ErrorDetails) -> str:
+    """One wrong option: what was given, and what it may be."""
+    return f"--{str(error['loc'][0]).replace('_', '-')} is {error['input']!r}; {error['msg'].lower()}."
+
+
+def _tell(message: str) -> NoReturn:
     sys.stderr.write(f"whycam: {message}\n")
-    raise SystemExit(EXIT_CODE)
+    raise SystemExit(EXIT_CODE) from None
 
 
 if __name__ == "__main__":

@@ -103,7 +103,9 @@ class ExplainOptions(Options):
         None, description="Explain the target against this class: the difference of the two maps, exact."
     )
     method: str = Field("cam", description="A map method; `whycam methods` lists them.")
-    layer: str | None = Field(None, description="The layer whose features are used [found by itself].")
+    layer: str | None = Field(None, description="Layer whose features are used; several with commas [found by itself].")
+    fuse: Literal["mean", "max", "product", "tanh-max"] = Field("mean", description="How several layers' maps join.")
+    option: list[str] = Field([], description="An option of the method, as name=value; may be given again.")
     smooth: str | None = Field(
         None, description="Average over views of the photo: flips, scales, or both with a comma."
     )

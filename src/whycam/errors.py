@@ -9,6 +9,7 @@ from pathlib import Path
 
 EXIT_CODE = 2
 _DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_ACCESS_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 
 
 class UserError(Exception):
@@ -36,10 +37,12 @@ def make_unknown_name(kind: str, name: str, choices: Iterable[str]) -> UserError
 
 
 def make_disk_error(error: OSError, folder: Path) -> UserError | None:
-    """A UserError for a full disk, a spent quota or a file size limit; None for any other OSError."""
+    """A UserError for a full disk, a spent quota, a file size limit or a place that can't be written to; else None."""
+    where = error.filename or folder
+    if error.errno in _ACCESS_ERRNOS:
+        return UserError(f"'{where}' can't be written to: {error.strerror}. Choose a folder that is yours.")
     if error.errno not in _DISK_ERRNOS:
         return None
-    where = error.filename or folder
     return UserError(
         f"No room to write '{where}': {error.strerror}. Nothing was left under the final name. "
         "Free some space (or choose a folder on another disk) and run the same command again."

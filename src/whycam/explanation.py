@@ -23,7 +23,7 @@ class Explanation:
 
     Attributes:
         maps: (N, h, w) float32 raw maps as the method's paper defines them, signed if the method is; (N, T, h, w)
-            where several targets were asked for.
+            where several targets were asked for; of signals (.., w), of volumes (.., d, h, w).
         logits: (N, K) float32.
         probabilities: (N, K): the softmax of the logits; of a single logit, its sigmoid.
         target: (N,) or (N, T) class indices; -1 for a callable.
@@ -84,10 +84,12 @@ class Explanation:
         return self.class_names[index] if index >= 0 else "score"
 
     def heatmap(self, photo: int = 0, target: int = 0) -> np.ndarray:
-        """(H, W) float32 in [0, 1]: one map, scaled, at its photo's size (at the map's own size without a photo)."""
-        values = self.map(photo, target)
-        size = (self.photos[photo].height, self.photos[photo].width) if self.photos else tuple(values.shape[-2:])
-        return render.make_heatmap(values, size, is_signed=self.draws_both_signs)
+        """(H, W) float32 in [0, 1]: one map, scaled, at its photo's size (at the map's own size without a photo).
+
+        Raises:
+            UserError: the map is of a signal or a volume.
+        """
+        return self._render(photo, target, is_signed=self.draws_both_signs)
 
     def overlay(
         self, photo: int = 0, target: int = 0, *, colormap: str | None = None, alpha: float = render.ALPHA
@@ -99,7 +101,8 @@ class Explanation:
         """
         if not self.photos:
             raise UserError(
-                "Found no photos in this explanation (it was made of tensors); expected some to draw on. Pass paths or images, or use heatmap()."
+                "Found no photos in this explanation (it was made of tensors); expected some to draw on. "
+                "Pass paths or images, or use heatmap()."
             )
         return render.lay_over(
             self.photos[photo],
@@ -112,10 +115,22 @@ class Explanation:
     def boxes(
         self, photo: int = 0, target: int = 0, *, threshold: float = localize.BOX_THRESHOLD
     ) -> list[localize.Box]:
-        """Boxes around the evidence for the target in photo pixels, the largest first."""
+        """Boxes around the evidence for the target in photo pixels, the largest first.
+
+        Raises:
+            UserError: the map is of a signal or a volume.
+        """
+        return localize.find_boxes(self._render(photo, target, is_signed=False), threshold=threshold)
+
+    def _render(self, photo: int, target: int, *, is_signed: bool) -> np.ndarray:
         values = self.map(photo, target)
-        size = (self.photos[photo].height, self.photos[photo].width) if self.photos else tuple(values.shape[-2:])
-        return localize.find_boxes(render.make_heatmap(values, size, is_signed=False), threshold=threshold)
+        if values.ndim != 2:
+            raise UserError(
+                f"The map is {tuple(values.shape)}, that of a signal or a volume; a heatmap is drawn of maps (h, w). "
+                "Take the raw values, why.map(), or explain a slice."
+            )
+        size = (self.photos[photo].height, self.photos[photo].width) if self.photos else tuple(values.shape)
+        return render.make_heatmap(values, (size[0], size[1]), is_signed=is_signed)
 
     @property
     def colormap(self) -> str:
@@ -128,8 +143,14 @@ class Explanation:
         return bool(self.record["draws_both_signs"])
 
     def map(self, photo: int = 0, target: int = 0) -> Tensor:
-        """(h, w) float32: one raw map."""
-        return self.maps.reshape(*self.targets.shape, *self.maps.shape[-2:])[photo, target]
+        """(h, w) float32: one raw map; (w,) of a signal, (d, h, w) of a volume."""
+        cells = self.maps.shape[self.target.ndim :]
+        return self.maps.reshape(*self.targets.shape, *cells)[photo, target]
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether its maps can be drawn: those of signals and volumes can't."""
+        return self.maps.ndim - self.target.ndim == 2
 
     def save(self, folder: str | Path) -> Path:
         """Writes overlay, heatmap and raw map of each photo and target, and `explanation.json`, into a folder."""
@@ -140,10 +161,12 @@ class Explanation:
             for t, index in enumerate(self.targets[i].tolist()):
                 stem = f"{i:04d}-{t}"
                 np.save(folder / f"{stem}.npy", self.map(i, t).cpu().numpy())
-                render.to_picture(self.heatmap(i, t), self.colormap).save(folder / f"{stem}.heatmap.png")
+                boxes = []
+                if self.has_pictures:
+                    render.to_picture(self.heatmap(i, t), self.colormap).save(folder / f"{stem}.heatmap.png")
+                    boxes = [vars(box) for box in self.boxes(i, t)]
                 if self.photos:
                     self.overlay(i, t).save(folder / f"{stem}.overlay.png")
-                boxes = [vars(box) for box in self.boxes(i, t)]
                 rows.append(
                     {
                         "photo": i,
@@ -159,8 +182,10 @@ class Explanation:
     def _logit(self, photo: int, index: int) -> float | None:
         return float(self.logits[photo, index]) if index >= 0 else None
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> bytes | None:
         """What a notebook shows: the overlays side by side, eight photos at the most."""
+        if not self.has_pictures:
+            return None
         shown = [
             self.overlay(i) if self.photos else render.to_picture(self.heatmap(i), self.colormap)
             for i in range(min(len(self), 8))

@@ -8,15 +8,14 @@ from functools import lru_cache
 import matplotlib as mpl
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from whycam.errors import make_unknown_name
 
 RESIZE = "bilinear, half-pixel centres"
-SCALE_POSITIVE = "positive part, divided by the map's maximum"
-SCALE_SIGNED = "divided by the map's largest absolute value, 0 at 0.5"
+SCALE_POSITIVE = "positive part of the resized map, divided by its maximum"
+SCALE_SIGNED = "resized map divided by its largest absolute value, 0 at 0.5"
 COLORMAP_POSITIVE = "inferno"
 COLORMAP_SIGNED = "RdBu_r"
 ALPHA = 0.6
@@ -37,12 +36,14 @@ def scale_map(values: Tensor, *, is_signed: bool) -> Tensor:
 
 def resize_map(values: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps (N, h, w) at `size` (height, width), bilinear."""
-    return F.interpolate(values[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
+    return nn.functional.interpolate(values[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def make_heatmap(values: Tensor, size: tuple[int, int], *, is_signed: bool) -> np.ndarray:
-    """(H, W) float32 in [0, 1]: one map (h, w), scaled and resized to the photo."""
-    return resize_map(scale_map(values, is_signed=is_signed)[None], size)[0].clamp(0, 1).cpu().numpy()
+    """(H, W) float32 in [0, 1]: one map (h, w), resized to the photo and then scaled: its hottest pixel is 1."""
+    finite = values.nan_to_num(nan=0, posinf=0, neginf=0)
+    heat: np.ndarray = scale_map(resize_map(finite[None], size)[0], is_signed=is_signed).cpu().numpy()
+    return heat
 
 
 def check_colormap(name: str | None) -> None:
@@ -67,7 +68,8 @@ def color_heatmap(heatmap: np.ndarray, colormap: str) -> np.ndarray:
     Raises:
         UserError: matplotlib has no colour map of that name.
     """
-    return _read_colors(colormap)[np.rint(np.clip(heatmap, 0, 1) * 255).astype(np.uint8)]
+    colors: np.ndarray = _read_colors(colormap)[np.rint(np.clip(heatmap, 0, 1) * 255).astype(np.uint8)]
+    return colors
 
 
 def lay_over(photo: Image.Image, heatmap: np.ndarray, colormap: str, *, alpha: float, is_signed: bool) -> Image.Image:

@@ -30,39 +30,66 @@ _VERSIONED = ("whycam", "torch", "torchvision", "timm", "numpy", "pillow", "torc
 
 
 @contextmanager
-def open_run(folder: Path, *, overwrite: bool = False, resume: bool = False) -> Iterator[Path]:
+def open_run(folder: Path, *, overwrite: bool = False, resume: bool = False, keep: str | None = None) -> Iterator[Path]:
     """The folder to work in; it becomes `folder` when the block ends without an error.
 
-    With `resume` an interrupted run's files are still there; otherwise the block starts with an empty folder.
+    With `resume` an interrupted run's files are still there; otherwise the block starts with an empty folder. After an
+    error the work is removed, unless it has a folder of the name `keep`: what a later `resume` goes on with.
 
     Raises:
         UserError: `folder` exists and `overwrite` is False; another process works on it; the disk is full.
     """
     folder = folder.absolute()
-    if folder.exists() and not overwrite:
-        kind = "finished result" if folder.is_dir() else "file"
-        raise UserError(
-            f"'{folder}' is there already (a {kind}); it is never replaced by itself. Choose another name, or give --overwrite."
-        )
     partial = folder.with_name(folder.name + ".partial")
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with lock.acquire(timeout=0):
+        with _lock(folder):
+            # Under the lock: a process that was at work until now may just have given the folder its name.
+            _check_free(folder, overwrite=overwrite)
             if not resume:
                 shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(exist_ok=True)
-            yield partial
+            try:
+                yield partial
+            except BaseException:
+                if keep is None or not (partial / keep).is_dir():
+                    shutil.rmtree(partial, ignore_errors=True)
+                raise
             _replace_folder(partial, folder)
     except Timeout:
         raise UserError(f"Another process is working on '{folder}'. Wait for it, or choose another name.") from None
+    except KeyboardInterrupt:
+        left = (
+            f"What was done lies in '{partial}': the same command with --resume goes on."
+            if partial.exists()
+            else "Nothing is left of it."
+        )
+        raise UserError(f"Interrupted. {left}") from None
     except OSError as error:
         if told := make_disk_error(error, folder):
             raise told from error
         raise
-    finally:
-        with suppress(OSError):
-            Path(lock.lock_file).unlink(missing_ok=True)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Keeps other processes from working on the folder; the lock's file goes with its owner, never with another."""
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    with lock.acquire(timeout=0):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _check_free(folder: Path, *, overwrite: bool) -> None:
+    if folder.exists() and not overwrite:
+        kind = "finished result" if folder.is_dir() else "file"
+        raise UserError(
+            f"'{folder}' is there already (a {kind}); it is never replaced by itself. "
+            "Choose another name, or give --overwrite."
+        )
 
 
 def _replace_folder(partial: Path, folder: Path) -> None:
@@ -148,16 +175,15 @@ class TableWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if error is None:
-                self._flush()
-        finally:
-            self._file.close()
-            self._parquet.close()
-            for suffix, part in self._part.items():
-                if error is None and kind is None:
+            with self._file, self._parquet:
+                if kind is None:
+                    self._flush()
+            if kind is None:
+                for suffix, part in self._part.items():
                     part.replace(self.folder / f"{self.name}.{suffix}")
-                else:
-                    part.unlink(missing_ok=True)
+        finally:
+            for part in self._part.values():
+                part.unlink(missing_ok=True)
 
 
 def _to_cell(value: object) -> object:

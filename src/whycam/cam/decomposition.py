@@ -99,7 +99,7 @@ def fem(p: Pass) -> Tensor:
 
 @method(
     "dff",
-    needs="scores",
+    needs="tail scores",
     paper="arXiv:1806.10206",
     differs="Always: shows where one concept lies, the one that raises the target's score most.",
     cost="one forward pass, a factorisation, and one tail run per concept",

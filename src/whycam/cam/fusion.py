@@ -23,6 +23,7 @@ _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
     paper="arXiv:2605.14641",
     differs="Always: a cell counts only where the maps of all the layers have it.",
     cost="a forward pass, and the tail backwards, for each layer",
+    layers=3,
 )
 def refine_cam(p: Pass) -> Tensor:
     """prod_layers minmax(resize(M_l)), M_l the layers' maps by grad-cam++; in [0, 1], with the size of the largest."""

@@ -85,7 +85,7 @@ def is_cam(p: Pass) -> Tensor:
 
 @method(
     "ablation-cam",
-    needs="scores",
+    needs="tail scores",
     paper="Desai & Ramaswamy, WACV 2020, eq. 2-3",
     differs="Behind a layer that is not the last before GAP and a linear head.",
     cost="nothing on a linear head; else one tail run per live channel",

@@ -18,9 +18,10 @@ from torch import Tensor
 from whycam.errors import UserError, make_unknown_name
 from whycam.model.output import select_output
 
-Needs = Literal["linear head", "features", "gradients", "scores", "attention", "image"]
+Needs = Literal["linear head", "features", "gradients", "tail scores", "scores", "attention", "image"]
 Scalar = TypeVar("Scalar", int, float, str)
 
+_READ_TAIL: frozenset[Needs] = frozenset({"linear head", "gradients", "tail scores"})
 # The files that hold methods; importing them fills the table.
 _FILES = ("forward", "gradient", "saliency", "fusion", "perturbation", "decomposition", "attention", "baseline")
 
@@ -35,7 +36,8 @@ class Pass:
     Attributes:
         images: (N, ...) the model's input, preprocessed.
         features: (N, C, h, w) float32, detached; (N, C, d, h, w) for volumes, (N, C, w) for signals.
-        target: (N,) class index; -1 where a callable, not a class, is explained.
+        target: (N,) class index; -1 where a callable, not a class, is explained; (N, T) for methods that need a
+            "linear head", which give all T maps (N, T, h, w) at once.
         score: (model output for B inputs, rows (B,)) -> (B,) float32, the explained number: a logit unless the
             caller asked otherwise.
         tail: (features (B, C, h, w), rows (B,)) -> model output, differentiable, for any batch size B. (A model that
@@ -45,6 +47,7 @@ class Pass:
         chunk: the most inputs that one forward pass may hold.
         seed: for methods that draw at random: image i's draw depends on the seed and nothing else.
         options: the method's own options by name.
+        versus: index of a second class: the score is then the difference of the two logits.
         module: the model itself, for methods that look inside it (attention matrices, biases); else None.
         trace: this pass's (features, output) where its graph was kept, the features being its leaf, so that a gradient
             costs no second run of the tail; else None.
@@ -64,6 +67,7 @@ class Pass:
     chunk: int = 32
     seed: int = 0
     options: dict[str, object] = field(default_factory=dict)
+    versus: int | None = None
     module: torch.nn.Module | None = None
     trace: tuple[Tensor, object] | None = None
     retrace: Callable[[Tensor], tuple[Tensor, object]] | None = None
@@ -135,13 +139,19 @@ class Method:
     differs: str
     cost: str
     is_signed: bool
+    layers: int
+
+    @property
+    def reads_tail(self) -> bool:
+        """Whether it runs or differentiates the tail, so that it can't explain a layer that the output ignores."""
+        return self.needs in _READ_TAIL
 
 
 _methods: dict[str, Method] = {}
 
 
 def method(
-    name: str, *, needs: Needs, paper: str, differs: str, cost: str, is_signed: bool = False
+    name: str, *, needs: Needs, paper: str, differs: str, cost: str, is_signed: bool = False, layers: int = 1
 ) -> Callable[[Callable[[Pass], Tensor]], Callable[[Pass], Tensor]]:
     """Enters a function in the table under a kebab-case name; the function itself is returned unchanged.
 
@@ -152,12 +162,13 @@ def method(
         differs: in one sentence, when its map is not the plain class activation map's.
         cost: in words, beside one forward pass.
         is_signed: whether negative values are evidence against the target, not absence of evidence.
+        layers: how many layers' passes it reads (`Pass.others`) where the caller names none.
     """
 
     def enter(run: Callable[[Pass], Tensor]) -> Callable[[Pass], Tensor]:
         if name in _methods:
             raise RuntimeError(f"Two methods are named {name!r}: {_methods[name].run} and {run}.")
-        _methods[name] = Method(name, run, needs, paper, differs, cost, is_signed)
+        _methods[name] = Method(name, run, needs, paper, differs, cost, is_signed, layers)
         return run
 
     return enter

@@ -18,9 +18,8 @@ def hash_photos(paths: Sequence[Path]) -> tuple[dict[Path, str], dict[Path, str]
 
     def hash_one(path: Path) -> tuple[str, str]:
         try:
-            if path.stat().st_size == 0:
-                return "", "the file is empty (0 bytes)"
-            return content_hash(path), ""
+            word = content_hash(path)
+            return (word, "") if path.stat().st_size else ("", "the file is empty (0 bytes)")
         except (OSError, ImageError) as error:
             return "", str(error)
 
@@ -43,12 +42,13 @@ def drop_unreadable(folder: PhotoFolder, unreadable: Mapping[Path, str]) -> Phot
         val=tuple(s for s in folder.val if s.path not in unreadable),
     )
     for split, samples, least in (("train", left.train, 1), ("val", left.val, 1), ("all", left.samples, MIN_PHOTOS)):
-        for name, count in zip(folder.class_names, count_labels(samples, len(folder.class_names)), strict=True):
+        for label, count in enumerate(count_labels(samples, len(folder.class_names))):
             if count < least:
-                example, why = next((p, w) for p, w in unreadable.items() if name in p.parts)
+                example = next(s.path for s in folder.samples if s.label == label and s.path in unreadable)
                 where = "" if split == "all" else f" in the {split} split"
                 raise UserError(
-                    f"Class {name!r} has {count} readable photos left{where} of {folder.root}: such as '{example}': {why}. "
+                    f"Class {folder.class_names[label]!r} has {count} readable photos left{where} of '{folder.root}' "
+                    f"(expected at least {least}); unreadable are files such as '{example}': {unreadable[example]}. "
                     "Replace the unreadable files, or remove the class's folder."
                 )
     return left

@@ -55,7 +55,8 @@ def read_folder(root: Path, *, val_fraction: float = 0.2, seed: int = 0) -> Phot
     if not root.is_dir():
         found = "a file" if root.exists() else "nothing"
         raise UserError(
-            f"Found {found} at '{root}'; expected a folder with one sub-folder of photos for each class. Check the path."
+            f"Found {found} at '{root}'; expected a folder with one sub-folder of photos for each class. "
+            "Check the path."
         )
     train_root = root / "train"
     val_root = next((root / name for name in _VAL_NAMES if (root / name).is_dir()), None)
@@ -81,8 +82,9 @@ def _read_classes(root: Path) -> dict[str, list[Path]]:
     folders = [entry for entry in entries if entry.is_dir()]
     if loose:
         raise UserError(
-            f"Found {len(loose)} photos lying directly in '{root}' (such as '{loose[0].name}') beside {len(folders)} folders; "
-            "expected photos only inside class folders: CLASS/photo.jpg. Move each into the folder of its class."
+            f"Found {len(loose)} photos lying directly in '{root}' (such as '{loose[0].name}') beside "
+            f"{len(folders)} folders; expected photos only inside class folders: CLASS/photo.jpg. "
+            "Move each into the folder of its class."
         )
     _check_case(folders, root)
     classes = {folder.name: _list_photos(folder) for folder in folders}
@@ -93,7 +95,8 @@ def _read_classes(root: Path) -> dict[str, list[Path]]:
         )
     if len(classes) < 2:
         raise UserError(
-            f"Found one class folder, '{folders[0].name}', in '{root}'; expected at least two to tell apart. Add a folder for each class."
+            f"Found one class folder, '{folders[0].name}', in '{root}'; expected at least two to tell apart. "
+            "Add a folder for each class."
         )
     return classes
 
@@ -115,8 +118,9 @@ def _check_case(folders: Sequence[Path], root: Path) -> None:
     for names in spelled.values():
         if len(names) > 1:
             raise UserError(
-                f"Found class folders whose names differ in case only, {' and '.join(repr(n) for n in names)}, in '{root}'; expected one "
-                "folder a class (a disk that ignores case would mix them). Join or rename them."
+                f"Found class folders whose names differ in case only, {' and '.join(repr(n) for n in names)}, "
+                f"in '{root}'; expected one folder a class (a disk that ignores case would mix them). "
+                "Join or rename them."
             )
 
 
@@ -125,7 +129,8 @@ def _check_counts(classes: dict[str, list[Path]], root: Path) -> None:
     if few:
         listed = ", ".join(f"{name!r}: {count}" for name, count in few.items())
         raise UserError(
-            f"Found classes with fewer than {MIN_PHOTOS} photos in '{root}' ({listed}). Add photos to them, or remove their folders."
+            f"Found classes with fewer than {MIN_PHOTOS} photos in '{root}' ({listed}). "
+            "Add photos to them, or remove their folders."
         )
 
 
@@ -135,13 +140,15 @@ def _check_same_classes(
     only_train, only_val = sorted(train.keys() - val.keys()), sorted(val.keys() - train.keys())
     if only_train or only_val:
         raise UserError(
-            f"Found different classes in '{train_root}' and '{val_root}' (only in the first: {only_train or 'none'}; only in the second: "
-            f"{only_val or 'none'}); expected the same folders in both. Add or rename the folders that differ."
+            f"Found different classes in '{train_root}' and '{val_root}' (only in the first: {only_train or 'none'}; "
+            f"only in the second: {only_val or 'none'}); expected the same folders in both. "
+            "Add or rename the folders that differ."
         )
     empty = sorted(name for name, paths in val.items() if not paths)
     if empty:
         raise UserError(
-            f"Found no photos of {', '.join(map(repr, empty))} in '{val_root}'; expected at least one of each class. Add some."
+            f"Found no photos of {', '.join(map(repr, empty))} in '{val_root}'; "
+            "expected at least one of each class. Add some."
         )
 
 

@@ -15,7 +15,7 @@ from whycam import render
 from whycam.config import ExplainOptions, make_train_options
 from whycam.data.garden import write_garden
 from whycam.data.samples import write_samples
-from whycam.explain import Model, load
+from whycam.explainer import Model, load
 from whycam.jobs.explain import name_outputs, write_explanations
 from whycam.jobs.progress import show_progress
 from whycam.jobs.train import train
@@ -34,7 +34,7 @@ _MASS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Mass:
-    """How much of the maps' positive heat lies on the right flower, and the flower's share of the photo: what chance gives."""
+    """How much of the maps' positive heat lies on the right flower, and the flower's share of the photo (chance)."""
 
     heat_on_flower: float
     flower_area: float
@@ -52,15 +52,15 @@ def run_demo(out: Path, *, overwrite: bool = False) -> Iterator[str]:
     with open_run(out, overwrite=overwrite) as folder:
         yield _explain_samples(folder)
         garden = folder / "garden"
-        with show_progress("painting flowers", 1) as advance:
-            write_garden(garden, progress=lambda done, total: advance(1 / total))
+        with show_progress("painting flowers", 280) as advance:
+            write_garden(garden, progress=lambda done, _total: advance(1))
         options = make_train_options(cache_dir=folder / "cache")
         summary = train(garden / "photos", folder / "run", options)
-        yield f"Trained on generated flowers: accuracy {summary['val_accuracy']:.3f} on {summary['data']['val']} held-out scenes (run/)"  # type: ignore[index]
+        yield f"Trained on generated flowers: accuracy {summary['val_accuracy']:.3f} on held-out scenes (run/)"
         mass = _measure_garden(load(folder / "run"), garden, folder)
         yield (
-            f"Heat on the right flower: {mass.heat_on_flower:.2f} of all; the flower covers {mass.flower_area:.2f} of the photo: "
-            f"{mass.lift:.1f} times what chance gives (garden-maps/mass.csv)"
+            f"Heat on the right flower: {mass.heat_on_flower:.2f} of all; the flower covers {mass.flower_area:.2f} of "
+            f"the photo: {mass.lift:.1f} times what chance gives (garden-maps/mass.csv)"
         )
         write_json(
             folder / "demo.json",
@@ -112,7 +112,7 @@ def _explain_samples(folder: Path) -> str:
 
 
 def _measure_garden(model: Model, garden: Path, folder: Path) -> Mass:
-    """(b): the map of the true flower of each held-out scene, and the share of its heat inside the flower's exact mask."""
+    """(b): the true flower's map of each held-out scene, and the share of its heat inside the flower's exact mask."""
     maps = folder / "garden-maps"
     maps.mkdir()
     heat, area = [], []
@@ -151,6 +151,6 @@ def _measure_garden(model: Model, garden: Path, folder: Path) -> Mass:
 
 
 def measure_mass(heatmap: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
-    """(share of the heat that lies in the mask, share of the photo that the mask covers); no heat counts as none inside."""
+    """(share of the heat that lies in the mask, share of the photo that the mask covers); no heat is none inside."""
     total = float(heatmap.sum(dtype=np.float64))
     return (float(heatmap[mask].sum(dtype=np.float64)) / total if total else 0.0), float(mask.mean())

@@ -19,7 +19,7 @@ from whycam.config import ExplainOptions
 from whycam.data.images import find_images
 from whycam.data.loader import map_ahead
 from whycam.errors import UserError
-from whycam.explain import Model, load
+from whycam.explainer import Model, load
 from whycam.explanation import Explanation
 from whycam.jobs.progress import show_progress
 from whycam.runs import TableWriter, command_line, open_atomic, open_run, write_json
@@ -64,7 +64,8 @@ def explain_files(model_name: str, inputs: Sequence[Path], out: Path, options: E
         unreadable = write_explanations(model, paths, names, folder, options)
         if unreadable == len(paths):
             raise UserError(
-                f"Not one of the {len(paths)} photos could be read; nothing was written. The first: '{paths[0]}'. Check the files."
+                f"Not one of the {len(paths)} photos could be read; nothing was written. The first: '{paths[0]}'. "
+                "Check the files."
             )
         record = {
             "command": command_line(),
@@ -101,8 +102,7 @@ def write_explanations(
     """Writes every photo's files and the table; returns how many photos could not be read."""
     for sub in ("overlays", "heatmaps", "maps"):
         (folder / sub).mkdir(exist_ok=True)
-    how = {"method": options.method, "versus": options.versus, "layer": options.layer}
-    stream = model.stream(paths, options.target, batch_size=options.batch_size, **how)
+    stream = model.stream(paths, options.target, batch_size=options.batch_size, **read_how(options))
     unreadable = 0
 
     def write(item: tuple[str, Any]) -> list[dict[str, Any]]:
@@ -129,6 +129,29 @@ def _remember_record(items: Iterator[tuple[str, Any]], folder: Path) -> Iterator
             write_json(folder / "record.json", dict(why.record))
             is_written = True
         yield item
+
+
+def read_how(options: ExplainOptions) -> dict[str, Any]:
+    """What the options say of the maps, in the words of `whycam.explain`.
+
+    Raises:
+        UserError: an option of the method that is not name=value.
+    """
+    own = {}
+    for text in options.option:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise UserError(f"--option is {text!r}; expected name=value. For example: --option masks=500.")
+        own[name] = value
+    layers = options.layer.split(",") if options.layer else None
+    return {
+        "method": options.method,
+        "versus": options.versus,
+        "layer": layers[0] if layers and len(layers) == 1 else layers,
+        "fuse": options.fuse if layers and len(layers) > 1 else None,
+        "smooth": options.smooth,
+        **own,
+    }
 
 
 def write_one(why: Explanation, t: int, name: str, folder: Path, options: ExplainOptions) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from whycam.model.backbone import hash_tensors
 from whycam.model.classifier import GapClassifier
 from whycam.model.features import FeatureKey, FeatureStore, compute_features, default_cache_dir, normalise_on
 from whycam.model.finetune import freeze_batch_norm, make_groups
-from whycam.model.train import Batches, Epoch, Phase, fit
+from whycam.model.train import Batches, Epoch, Phase, find_best, fit
 from whycam.runs import write_lines
 
 log = logging.getLogger("whycam.train")
@@ -119,15 +119,15 @@ def _compute_stores(work: Work) -> list[FeatureStore]:
         photos = {work.hashes[sample.path]: sample.path for sample in samples}
         content = sorted(photos)
         key = FeatureKey(weights, model.preprocess, model.origin.map_stride, content, view)
-        read = None if view == "plain" else lambda paths: _read_views(paths, work, int(view.split("-")[-1]))
+        read = None if view == "plain" else lambda paths: _read_views(paths, work, int(view.rpartition("-")[2]))
         with show_progress(words, len(content)) as advance:
             return compute_features(
                 model.backbone_features, photos, key, device=work.device, cache_dir=cache, progress=advance, read=read
             )
 
     plain = compute(work.photos.samples, "plain", "features")
-    path_of = {work.hashes[sample.path]: sample.path for sample in work.photos.samples}
-    _drop(work, {path_of[content]: why for content, why in plain.unreadable.items()})
+    reasons = {sample.path: plain.unreadable.get(work.hashes[sample.path], "") for sample in work.photos.samples}
+    _drop(work, {path: why for path, why in reasons.items() if why})
     log.info(
         "Features of %d photos %s", len(work.photos.samples), "were in the cache" if plain.was_cached else "computed"
     )
@@ -242,30 +242,29 @@ def _train_network(work: Work, name: Literal["finetune", "scratch"]) -> None:
     }
     epochs = options.epochs if is_scratch else options.finetune_epochs
     steps = _count_steps(len(work.photos.train), options)
-    with show_progress(name, epochs * steps) as advance:
 
-        def train_batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-            datasets[True].epoch = epoch
-            draw = torch.Generator().manual_seed(options.seed * 100_003 + epoch)
-            order = torch.cat(list(_draw_steps(len(datasets[True]), draw, options))).tolist()
-            yield from _load_batches(datasets[True], work, order)
+    def train_batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        datasets[True].epoch = epoch
+        draw = torch.Generator().manual_seed(options.seed * 100_003 + epoch)
+        order = torch.cat(list(_draw_steps(len(datasets[True]), draw, options))).tolist()
+        yield from _load_batches(datasets[True], work, order)
 
-        phase = Phase(
-            name=name,
-            trained=model,
-            forward=model,
-            groups=make_groups(model.backbone, head, depth, lr),
-            epochs=epochs,
-            steps_per_epoch=steps,
-            patience=options.patience,
-            schedule="cosine",
-            weight_decay=0.01,
-            seed=options.seed,
-            class_weight=_weigh_classes(work),
-            set_mode=None if is_scratch else lambda: freeze_batch_norm(model.backbone),
-        )
-        val_order = list(range(len(datasets[False])))
-        _fit(work, phase, train_batches, lambda _: _load_batches(datasets[False], work, val_order), lambda: advance(1))
+    phase = Phase(
+        name=name,
+        trained=model,
+        forward=model,
+        groups=make_groups(model.backbone, head, depth, lr),
+        epochs=epochs,
+        steps_per_epoch=steps,
+        patience=options.patience,
+        schedule="cosine",
+        weight_decay=0.01,
+        seed=options.seed,
+        class_weight=_weigh_classes(work),
+        set_mode=None if is_scratch else lambda: freeze_batch_norm(model.backbone),
+    )
+    val_order = list(range(len(datasets[False])))
+    _fit(work, phase, train_batches, lambda _: _load_batches(datasets[False], work, val_order))
 
 
 def _load_batches(dataset: ViewDataset, work: Work, order: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -277,18 +276,33 @@ def _load_batches(dataset: ViewDataset, work: Work, order: Sequence[int]) -> Ite
         yield normalise_on(pixels.to(work.device), work.model.preprocess), labels.to(work.device)
 
 
-def _fit(
-    work: Work, phase: Phase, train_batches: Batches, val_batches: Batches, on_step: Callable[[], None] = lambda: None
-) -> None:
-    """`fit`, with its lines written to `metrics.jsonl` and to the log, and a bar of epochs."""
+def _fit(work: Work, phase: Phase, train_batches: Batches, val_batches: Batches) -> None:
+    """`fit` under a bar, with its lines written to the log and to `metrics.jsonl`."""
     checkpoints = work.run / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
 
     def tell(line: Epoch) -> None:
-        log.info(
+        log.debug(
             "%s epoch %d: train loss %.4f accuracy %.4f, val loss %.4f accuracy %.4f",
             *(line.phase, line.epoch + 1, line.train_loss, line.train_accuracy, line.val_loss, line.val_accuracy),
         )
 
-    work.epochs += fit(phase, train_batches, val_batches, checkpoints / f"{phase.name}.pt", tell, on_step)
+    with show_progress(phase.name, phase.epochs * phase.steps_per_epoch) as advance:
+        epochs = fit(
+            phase,
+            train_batches,
+            val_batches,
+            checkpoints / f"{phase.name}.pt",
+            on_epoch=tell,
+            on_step=lambda: advance(1),
+        )
+    best = find_best(epochs)
+    log.info(
+        "%s: epoch %d of %d was the best, val accuracy %.4f",
+        phase.name,
+        best + 1,
+        len(epochs),
+        epochs[best].val_accuracy,
+    )
+    work.epochs += epochs
     write_lines(work.run / "metrics.jsonl", [asdict(line) for line in work.epochs])

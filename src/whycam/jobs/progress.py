@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(stderr=True)
+console = Console(stderr=True, soft_wrap=True)
 
 
 @contextmanager
@@ -38,16 +38,17 @@ def show_progress(words: str, total: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Log lines of whycam go to the screen and, with their time, to a file that an interrupted run goes on with."""
+    """Log lines of whycam go to a file, with their time and every epoch; to the screen those that a person wants."""
     logger = logging.getLogger("whycam")
     level = logger.level
     file = logging.FileHandler(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     screen = RichHandler(console=console, show_path=False, show_time=False, show_level=False, markup=False)
+    screen.setLevel(logging.INFO)
     handlers: list[logging.Handler] = [file, screen]
     for handler in handlers:
         logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)
     try:
         yield
     finally:

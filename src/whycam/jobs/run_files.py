@@ -21,7 +21,7 @@ from torchmetrics.functional.classification import (
 from whycam.data.folder import PhotoFolder, Sample
 from whycam.data.loader import in_batches, stream_photos
 from whycam.errors import UserError
-from whycam.explain import Model
+from whycam.explainer import Model
 from whycam.jobs.phases import Work
 from whycam.jobs.progress import show_progress
 from whycam.model.classifier import GapClassifier, check_identity, measure_identity
@@ -59,7 +59,7 @@ def write_results(work: Work, run: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def score_stored(work: Work, store: FeatureStore) -> tuple[Tensor, Tensor]:
-    """What `score_photos` gives, from the frozen backbone's stored features: the photos need not pass through it again."""
+    """What `score_photos` gives, from the frozen backbone's stored features instead of the photos."""
     logits, errors = [], []
     for batch in in_batches(work.photos.val, 64):
         rows = [store.row_of[work.hashes[sample.path]] for sample in batch]

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from whycam.config import TrainOptions
 from whycam.data.check import drop_unreadable, find_same_content, hash_photos
 from whycam.data.folder import count_labels, fingerprint, read_folder
 from whycam.errors import UserError
-from whycam.explain import choose_device
+from whycam.explainer import choose_device
 from whycam.jobs.phases import Work, log, train_phases
 from whycam.jobs.progress import log_to
 from whycam.jobs.run_files import write_results
@@ -23,7 +24,7 @@ from whycam.model.classifier import GapClassifier, save_classifier
 from whycam.runs import command_line, open_run, read_versions, write_json
 
 
-def train(folder: Path, out: Path, options: TrainOptions) -> dict[str, object]:
+def train(folder: Path, out: Path, options: TrainOptions) -> dict[str, Any]:
     """Trains a classifier on the photos of `folder` and writes the run `out`; the summary comes back.
 
     Raises:
@@ -32,7 +33,10 @@ def train(folder: Path, out: Path, options: TrainOptions) -> dict[str, object]:
     start = time.perf_counter()
     photos = read_folder(folder, val_fraction=options.val_fraction, seed=options.seed)
     device = choose_device(options.device)
-    with open_run(out, overwrite=options.overwrite, resume=options.resume) as run, log_to(run / "train.log"):
+    with (
+        open_run(out, overwrite=options.overwrite, resume=options.resume, keep="checkpoints") as run,
+        log_to(run / "train.log"),
+    ):
         _check_same_options(run, options)
         hashes, unreadable = hash_photos([sample.path for sample in photos.samples])
         photos = drop_unreadable(photos, unreadable)
@@ -52,7 +56,7 @@ def train(folder: Path, out: Path, options: TrainOptions) -> dict[str, object]:
         with work.timed("results"):
             summary = write_results(work, run)
         summary |= _describe(work, time.perf_counter() - start)
-        identity_error = float(summary["identity_error"])  # type: ignore[arg-type]
+        identity_error = float(summary["identity_error"])
         save_classifier(work.model, run / "model", identity_error)
         write_json(run / "summary.json", summary)
         shutil.rmtree(run / "checkpoints", ignore_errors=True)
@@ -68,8 +72,8 @@ def _check_same_options(run: Path, options: TrainOptions) -> None:
         changed = [f"{name} was {then.get(name)!r}, now {now[name]!r}" for name in now if then.get(name) != now[name]]
         if changed:
             raise UserError(
-                f"The interrupted run in '{run}' was started with other options ({'; '.join(changed)}). Give the same ones with --resume, "
-                "or leave --resume out to start anew."
+                f"The interrupted run in '{run}' was started with other options ({'; '.join(changed)}). Give the "
+                "same ones with --resume, or leave --resume out to start anew."
             )
     write_json(path, now)
 
@@ -99,9 +103,7 @@ def _log_start(work: Work) -> None:
         ("under different classes", mislabelled),
     ):
         if groups:
-            log.warning(
-                "%d photos are there twice with the same content, %s: %s", len(groups), words, _list_groups(groups)
-            )
+            log.warning("%d sets of photos with the same content are %s: %s", len(groups), words, _list_groups(groups))
 
 
 def _list_groups(groups: Sequence[Sequence[Path]]) -> str:

@@ -6,12 +6,16 @@ A family that needs care gets one row in `_TRIMS`, with the reason.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import pickle
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import timm
@@ -73,10 +77,12 @@ def make_backbone(
         UserError: unknown name, a file that does not fit, a stride that the architecture can't have, or weights that
             are neither here nor within reach.
     """
-    backbone = create_backbone(resolve_architecture(name), image_size=image_size, map_stride=map_stride)
+    architecture = resolve_architecture(name)
     if is_random:
-        return replace(backbone, source="random")
+        return create_backbone(architecture, image_size=image_size, map_stride=map_stride)
+    # Before the network is built: where there are no weights, that is told at once.
     tensors, source = find_weights(name, weights)
+    backbone = create_backbone(architecture, image_size=image_size, map_stride=map_stride)
     load_backbone_weights(backbone.module, tensors, source)
     return replace(backbone, source=source)
 
@@ -92,10 +98,11 @@ def create_backbone(architecture: str, *, image_size: int | None = None, map_str
     stride = _measure_stride(module, image_size)
     if map_stride not in (None, stride):
         raise UserError(
-            f"Backbone {architecture!r} has maps of stride {stride}; stride {map_stride} was asked for and this architecture can't have it. "
-            f"Leave --map-stride out, or take a larger --image-size, or another backbone such as '{INSTALLED}' (8, 16 or 32)."
+            f"Backbone {architecture!r} has maps of stride {stride}; stride {map_stride} was asked for and "
+            "this architecture can't have it. "
+            f"Leave --map-stride out, or take another backbone such as '{INSTALLED}' (8, 16 or 32)."
         )
-    classifier_name = str(module.default_cfg["classifier"])
+    classifier_name = str(read_config(module)["classifier"])
     preprocess = make_preprocess(module, image_size)
     return Backbone(module.eval(), architecture, stride, stride != own_stride, preprocess, "random", classifier_name)
 
@@ -114,7 +121,7 @@ def find_weights(name: str, weights: Path | None = None) -> tuple[dict[str, Tens
 
 
 def resolve_architecture(name: str) -> str:
-    """timm's name of a network; the installed one has a short name of its own.
+    """The name that timm has for a network; the installed one has a short name of its own.
 
     Raises:
         UserError: timm has no network of that name.
@@ -137,16 +144,18 @@ def make_preprocess(module: nn.Module, image_size: int | None) -> Preprocess:
 def _dilate(architecture: str, map_stride: int | None) -> nn.Module | None:
     """The architecture with its last stages at that stride, dilated; None where it knows no such thing."""
     try:
-        return timm.create_model(architecture, num_classes=0, global_pool="", output_stride=map_stride)
+        module: nn.Module = timm.create_model(architecture, num_classes=0, global_pool="", output_stride=map_stride)
     except (TypeError, AssertionError, NotImplementedError, ValueError):
         return None
+    return module
 
 
 def _trim_vgg(module: nn.Module, map_stride: int | None) -> None:
     """VGG ends in a pooling layer and two fully connected ones: the first costs half the map, the others its places."""
     module.pre_logits = nn.Identity()
     if map_stride == 16:
-        module.features = module.features[:-1]
+        layers = module.get_submodule("features")
+        module.features = nn.Sequential(*list(layers.children())[:-1])
 
 
 _TRIMS: dict[str, Callable[[nn.Module, int | None], None]] = {"VGG": _trim_vgg}
@@ -154,17 +163,35 @@ _TRIMS: dict[str, Callable[[nn.Module, int | None], None]] = {"VGG": _trim_vgg}
 
 @torch.no_grad()
 def _measure_stride(module: nn.Module, image_size: int | None) -> int:
-    side = image_size or module.default_cfg["input_size"][1]
+    side = image_size or int(read_config(module)["input_size"][1])
     was_training = module.training
     try:
-        features = module.eval().forward_features(torch.zeros(1, 3, side, side))
+        features = extract(module.eval(), torch.zeros(1, 3, side, side))
     except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"Backbone {type(module).__name__} does not take {side} x {side} photos: {error}. Give another --image-size."
+            f"Backbone {type(module).__name__} does not take {side} x {side} photos: {error}. "
+            "Give another --image-size."
         ) from None
     finally:
         module.train(was_training)
-    return round(side / to_nchw(features, module).shape[-1])
+    # The cell at the edge may hang over the photo: 100 px in 4 cells is a stride of 32, as strides are powers of two.
+    return int(2 ** round(math.log2(side / to_nchw(features, module).shape[-1])))
+
+
+def read_config(module: nn.Module) -> dict[str, Any]:
+    """What timm's table says of a network of its own."""
+    return dict(cast(Any, module).default_cfg)
+
+
+def count_channels(module: nn.Module) -> int:
+    """Channels of a timm network's last features."""
+    return int(cast(Any, module).num_features)
+
+
+def extract(module: nn.Module, images: Tensor) -> Tensor:
+    """A timm network's last features of images (N, 3, H, W), in its own layout."""
+    features: Tensor = cast(Any, module).forward_features(images)
+    return features
 
 
 def to_nchw(features: Tensor, module: nn.Module) -> Tensor:
@@ -173,14 +200,15 @@ def to_nchw(features: Tensor, module: nn.Module) -> Tensor:
     Raises:
         UserError: the network's features are tokens, which its classifier does not average.
     """
-    channels = module.num_features
+    channels = count_channels(module)
     if features.ndim == 4 and features.shape[1] == channels:
         return features
     if features.ndim == 4 and features.shape[-1] == channels:
         return features.permute(0, 3, 1, 2)
     raise UserError(
-        f"{type(module).__name__} ends in features of shape {tuple(features.shape)}; expected (N, {channels}, h, w). A GAP classifier needs "
-        f"a convolutional or windowed backbone, such as '{INSTALLED}', resnet50 or swin_tiny_patch4_window7_224."
+        f"{type(module).__name__} ends in features of shape {tuple(features.shape)}; "
+        f"expected (N, {channels}, h, w). A GAP classifier needs a convolutional or windowed backbone, "
+        f"such as '{INSTALLED}', resnet50 or swin_tiny_patch4_window7_224."
     )
 
 
@@ -210,12 +238,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
-            f"'{path.absolute()}' is a pickle that holds more than tensors (or is no weights file); it was not opened further, because "
-            "loading it would run its code. Expected a state dict of tensors: save the model's state_dict() as .safetensors."
+            f"'{path.absolute()}' is a pickle that holds more than tensors (or is no weights file); it was "
+            "not opened further, because loading it would run its code. "
+            "Expected a state dict of tensors: save the model's state_dict() as .safetensors."
         ) from None
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise UserError(
-            f"'{path.absolute()}' can't be read as weights ({error}). Expected a whole .safetensors or .pth file: fetch it again."
+            f"'{path.absolute()}' can't be read as weights ({error}). "
+            "Expected a whole .safetensors or .pth file: fetch it again."
         ) from None
     return _unwrap_state_dict(content, path)
 
@@ -245,8 +275,13 @@ def load_backbone_weights(
         UserError: a tensor is missing or has another shape.
     """
     own = module.state_dict()
-    head = str(module.default_cfg["classifier"]).split(".")[0]
-    needed = [name for name in own if needs_classifier or name.split(".")[0] != head]
+    head = str(read_config(module)["classifier"]).split(".")[0]
+    # Files older than PyTorch 0.4.1 lack batch normalisation's counters, which decide nothing.
+    needed = [
+        name
+        for name in own
+        if (needs_classifier or name.split(".")[0] != head) and not name.endswith("num_batches_tracked")
+    ]
     missing = [name for name in needed if name not in tensors]
     misfit = [name for name in needed if name in tensors and tensors[name].shape != own[name].shape]
     if missing or misfit:
@@ -258,53 +293,74 @@ def load_backbone_weights(
             )
         )
         raise UserError(
-            f"Weights '{where}' do not fit {type(module).__name__}: the file {what}. Expected timm's or torchvision's names of this very "
-            "architecture: check --backbone and --weights."
+            f"Weights '{where}' do not fit {type(module).__name__}: the file {what}. "
+            "Expected timm's or torchvision's names of this very architecture: check --backbone and --weights."
         )
     module.load_state_dict({name: tensors[name] for name in own if name in tensors}, strict=False)
 
 
 def _read_pretrained(architecture: str) -> tuple[dict[str, Tensor], str]:
-    """timm's pretrained weights from the hub's cache or the hub; gives up within seconds where there is no network."""
+    """The pretrained weights from the hub's cache or the hub; gives up within seconds where there is no network."""
     config = timm.get_pretrained_cfg(architecture)
-    if config is None or not config.has_weights:
+    if config is None or not config.hf_hub_id:
         raise UserError(
-            f"timm has no pretrained weights for {architecture!r}. Give --weights FILE, or --scratch to start from random ones."
+            f"timm has no pretrained weights for {architecture!r}. "
+            "Give --weights FILE, or --scratch to start from random ones."
         )
     tensors = _read_hub_cache(config.hf_hub_id) or _download(architecture, config.hf_hub_id)
     return tensors, f"{config.hf_hub_id} (pretrained)"
 
 
-def _read_hub_cache(hub_id: str | None) -> dict[str, Tensor] | None:
+def _read_hub_cache(hub_id: str) -> dict[str, Tensor] | None:
     from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - only where it is used
 
     for file in ("model.safetensors", "pytorch_model.bin"):
-        found = try_to_load_from_cache(hub_id, file) if hub_id else None
+        found = try_to_load_from_cache(hub_id, file)
         if isinstance(found, str):
             return read_weights(Path(found))
     return None
 
 
 def _download(architecture: str, hub_id: str) -> dict[str, Tensor]:
-    # The hub's own client retries for minutes without a network; a plain connection tells in seconds.
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    parts = urlsplit(endpoint)
     try:
-        if os.environ.get("HF_HUB_OFFLINE", "0") not in {"0", ""}:
-            raise OSError("HF_HUB_OFFLINE is set")
         if not (os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")):
-            port = parts.port or (80 if parts.scheme == "http" else 443)
-            socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_TIMEOUT_S).close()
+            _check_reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
         from huggingface_hub import hf_hub_download  # noqa: PLC0415 - only where it is used
 
         return read_weights(Path(hf_hub_download(hub_id, "model.safetensors", etag_timeout=_CONNECT_TIMEOUT_S)))
     except OSError as error:
         raise UserError(
-            f"The pretrained weights of {architecture!r} are not on this machine and can't be fetched ({error}). Three ways to give them:\n"
+            f"The pretrained weights of {architecture!r} are not on this machine and can't be fetched ({error}). "
+            "Three ways to give them:\n"
             "  --weights FILE         a .safetensors or .pth file in timm's or torchvision's names\n"
             f"  a hub cache            on a machine with a network: hf download {hub_id}; then copy its HF_HOME here\n"
             f"  --backbone {INSTALLED}    another backbone: this one is installed ({INSTALLED_ARCHITECTURE})"
         ) from None
+
+
+def _check_reachable(endpoint: str) -> None:
+    """Raises an OSError within seconds where there is no way to the hub; its own client would retry for minutes."""
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in {"0", ""}:
+        raise OSError("HF_HUB_OFFLINE is set")
+    parts = urlsplit(endpoint)
+    address = (parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443))
+    # In a thread that nobody waits for: a socket's timeout does not hold while the name is being looked up.
+    answer: SimpleQueue[OSError | None] = SimpleQueue()
+
+    def connect() -> None:
+        try:
+            socket.create_connection(address, timeout=_CONNECT_TIMEOUT_S).close()
+            answer.put(None)
+        except OSError as error:
+            answer.put(error)
+
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        error = answer.get(timeout=_CONNECT_TIMEOUT_S + 1)
+    except Empty:
+        raise TimeoutError(f"{address[0]} did not answer within {_CONNECT_TIMEOUT_S + 1:g} seconds") from None
+    if error:
+        raise error
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:

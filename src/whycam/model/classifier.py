@@ -1,4 +1,4 @@
-"""GapClassifier: backbone, Global Average Pooling, linear layer; its exact maps, its folder, and the check of its identity."""
+"""GapClassifier: backbone, Global Average Pooling, linear layer; its exact maps, its folder, and its identity check."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import timm
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file, save_file
 from timm.data import ImageNetInfo
@@ -23,17 +22,20 @@ from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError
 from whycam.model.backbone import (
     Backbone,
+    count_channels,
     create_backbone,
+    extract,
     find_weights,
     load_backbone_weights,
     make_preprocess,
+    read_config,
     resolve_architecture,
     to_nchw,
 )
 from whycam.runs import open_atomic, read_versions, write_json
 
-FORMAT = 1
-# Float error of two float32 summation orders is near 1e-6; a layer between pooling and classifier breaks it by far more.
+FORMAT: Literal[1] = 1
+# Two float32 summation orders differ by near 1e-6; a layer between pooling and classifier breaks it by far more.
 IDENTITY_LIMIT = 1e-4
 CONV_CHANNELS = 1024
 
@@ -53,8 +55,7 @@ class GapClassifier(nn.Module):
         self.class_names = tuple(class_names)
         self.head = head
         self.backbone = backbone.module
-        channels = int(backbone.module.num_features)
-        self.neck, channels = make_neck(head, channels)
+        self.neck, channels = make_neck(head, count_channels(backbone.module))
         self.classifier = nn.Linear(channels, len(self.class_names))
 
     @property
@@ -64,19 +65,21 @@ class GapClassifier(nn.Module):
 
     def backbone_features(self, images: Tensor) -> Tensor:
         """(N, C, h, w): the backbone's last features, before the neck."""
-        return to_nchw(self.backbone.forward_features(images), self.backbone)
+        return to_nchw(extract(self.backbone, images), self.backbone)
 
     def features(self, images: Tensor) -> Tensor:
         """(N, C, h, w): what the classifier averages."""
-        return self.neck(self.backbone_features(images))
+        features: Tensor = self.neck(self.backbone_features(images))
+        return features
 
     def classify(self, features: Tensor) -> Tensor:
         """(N, K) logits of features: average, then the linear layer."""
-        return self.classifier(features.mean(dim=(2, 3)))
+        logits: Tensor = self.classifier(features.mean(dim=(2, 3)))
+        return logits
 
     def compute_maps(self, features: Tensor) -> Tensor:
         """(N, K, h, w): every class's signed map by one 1x1 convolution; unit: the logit's."""
-        return F.conv2d(features, self.classifier.weight[:, :, None, None])
+        return nn.functional.conv2d(features, self.classifier.weight[:, :, None, None])
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, K) logits."""
@@ -111,9 +114,11 @@ def check_identity(error: float, name: str) -> None:
     """
     if not error < IDENTITY_LIMIT:
         raise UserError(
-            f"{name} breaks mean(map) + bias = logit by {error:.2g} of the logits' range; expected under {IDENTITY_LIMIT:g}. "
-            "Its classifier is not pooling followed by one linear layer, so it has no exact class map. Use a gradient method "
-            "(--method grad-cam), or train a GAP head on this backbone: whycam train FOLDER --backbone NAME."
+            f"{name} breaks mean(map) + bias = logit by {error:.2g} of the logits' range; "
+            f"expected under {IDENTITY_LIMIT:g}. Its classifier is not pooling followed by one linear layer, "
+            "so it has no exact class map. "
+            "Use a gradient method (--method grad-cam), or train a GAP head on this backbone: "
+            "whycam train FOLDER --backbone NAME."
         )
 
 
@@ -142,7 +147,7 @@ def load_network(
     whole = timm.create_model(architecture).eval()
     load_backbone_weights(whole, tensors, source, needs_classifier=True)
     preprocess = make_preprocess(whole, image_size)
-    return whole, Backbone(whole, architecture, 0, False, preprocess, source, str(whole.default_cfg["classifier"]))
+    return whole, Backbone(whole, architecture, 0, False, preprocess, source, str(read_config(whole)["classifier"]))
 
 
 @torch.no_grad()
@@ -152,17 +157,18 @@ def make_exact(whole: nn.Module, origin: Backbone) -> GapClassifier:
     Raises:
         HeadError: they are not (ConvNeXt, MobileNetV3, ViT, VGG).
     """
-    architecture, layer = origin.architecture, whole.get_classifier()
+    architecture, layer = origin.architecture, cast(Any, whole).get_classifier()
     try:
         cut = create_backbone(architecture, image_size=origin.preprocess.height_px)
     except UserError as error:
         raise _make_head_error(architecture, str(error)) from None
-    channels = cut.module.num_features
+    channels = count_channels(cut.module)
     if not isinstance(layer, nn.Linear | nn.Conv2d) or layer.weight.shape[1] != channels:
         raise _make_head_error(architecture, f"its classifier does not read the {channels} feature channels")
     load_backbone_weights(cut.module, whole.state_dict(), origin.source)
     model = GapClassifier(replace(cut, source=origin.source), name_classes(len(layer.weight))).eval()
-    model.classifier.load_state_dict({"weight": layer.weight.flatten(1), "bias": layer.bias})
+    bias = torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias
+    model.classifier.load_state_dict({"weight": layer.weight.flatten(1), "bias": bias})
     images = probe_images(origin.preprocess)
     own, logits = whole(images), model(images)
     gap = float((own - logits).abs().max() / (own.max() - own.min()))
@@ -177,8 +183,9 @@ class HeadError(UserError):
 
 def _make_head_error(architecture: str, found: str) -> HeadError:
     return HeadError(
-        f"{architecture!r} has no exact class maps: {found}; expected pooling followed by one linear layer. Use a gradient method "
-        f"(--method grad-cam), or train a GAP head on it: whycam train FOLDER --backbone {architecture}."
+        f"{architecture!r} has no exact class maps: {found}; expected pooling followed by one linear layer. "
+        f"Use a gradient method (--method grad-cam), or train a GAP head on it: "
+        f"whycam train FOLDER --backbone {architecture}."
     )
 
 
@@ -199,7 +206,7 @@ class FolderConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: int
+    format: Literal[1]
     head: Head
     class_names: list[str]
     map_stride: int
@@ -237,7 +244,7 @@ def save_classifier(model: GapClassifier, folder: Path, identity_error: float) -
 def _describe_for_timm(model: GapClassifier) -> dict[str, Any]:
     """The fields that timm reads from a model folder."""
     preprocess = model.preprocess
-    native = model.origin.module.default_cfg
+    native = read_config(model.origin.module)
     return {
         "architecture": model.origin.architecture,
         "num_classes": len(model.class_names),
@@ -269,13 +276,15 @@ def load_classifier(folder: Path) -> GapClassifier:
     path = folder / "model.safetensors"
     if not path.is_file():
         raise UserError(
-            f"Found no 'model.safetensors' in '{folder.absolute()}'; expected it beside config.json. Copy the whole model folder, or train again."
+            f"Found no 'model.safetensors' in '{folder.absolute()}'; expected it beside config.json. "
+            "Copy the whole model folder, or train again."
         )
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != config.sha256:
         raise UserError(
-            f"'{path.absolute()}' is not the file that config.json describes (SHA-256 {found[:12]}..., expected {config.sha256[:12]}...): it was "
-            "changed or cut after the training. Copy the model folder again, or train again."
+            f"'{path.absolute()}' is not the file that config.json describes (SHA-256 {found[:12]}..., "
+            f"expected {config.sha256[:12]}...): it was changed or cut after the training. "
+            "Copy the model folder again, or train again."
         )
     tensors = load_file(path)
     origin = create_backbone(architecture, image_size=config.preprocess.height_px, map_stride=config.map_stride)
@@ -298,7 +307,8 @@ def _read_config(folder: Path) -> tuple[FolderConfig, str]:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(
-            f"Found no 'config.json' in '{folder.absolute()}'; expected a model folder (config.json + model.safetensors). Check the path."
+            f"Found no 'config.json' in '{folder.absolute()}'; "
+            "expected a model folder (config.json + model.safetensors). Check the path."
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -306,9 +316,17 @@ def _read_config(folder: Path) -> tuple[FolderConfig, str]:
         return config, resolve_architecture(content["architecture"])
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise UserError(
-            f"'{path.absolute()}' is not a model description that this version reads ({str(error).splitlines()[0]}); expected format {FORMAT}. "
-            "Copy the model folder again, or train again."
+            f"'{path.absolute()}' is not a model description that this version reads ({_tell_fault(error)}); "
+            f"expected format {FORMAT}. Copy the model folder again, or train again."
         ) from None
+
+
+def _tell_fault(error: Exception) -> str:
+    """The first thing wrong with a config.json, in a line."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'whycam'}: {first['msg'].lower()}"
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
 
 
 @torch.no_grad()

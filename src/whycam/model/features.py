@@ -11,14 +11,14 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import platformdirs
 import torch
+from filelock import FileLock
 from numpy.lib.format import open_memmap
-from torch import nn
 
 from whycam.data.loader import Photo, in_batches, stream_photos
 from whycam.data.preprocess import Preprocess
@@ -29,7 +29,6 @@ Progress = Callable[[int], None]
 # The cache keeps what was used last, up to this.
 _CACHE_LIMIT_BYTES = 20 * 2**30
 _BATCH = 32
-# A row of zeros stands where a photo could not be read.
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class FeatureStore:
     """Features of a set of photos.
 
     Attributes:
-        values: (rows, C, h, w) float16, memory-mapped.
+        values: (rows, C, h, w) float16, memory-mapped; a row of zeros stands where a photo could not be read.
         row_of: content hash -> row.
         unreadable: content hash -> why it has no features.
         was_cached: nothing had to be computed.
@@ -111,8 +110,12 @@ def compute_features(
         progress(len(photos))
         return _open_store(path, key, about["unreadable"], was_cached=True)
     read = read or (lambda paths: stream_photos(paths, key.preprocess))
-    unreadable = _fill(run, photos, key, path, device, progress, read)
-    write_json(done, {"unreadable": unreadable, "photos": len(photos)})
+    with FileLock(path.with_suffix(".lock")):
+        # Another process may have made the same store while this one waited.
+        if done.is_file() and path.is_file():
+            return compute_features(run, photos, key, device=device, cache_dir=cache_dir, progress=progress, read=read)
+        unreadable = _fill(run, photos, key, path, device=device, progress=progress, read=read)
+        write_json(done, {"unreadable": unreadable, "photos": len(photos)})
     _prune(cache_dir, keep=key.digest)
     return _open_store(path, key, unreadable, was_cached=False)
 
@@ -128,6 +131,7 @@ def _fill(
     photos: Mapping[str, Path],
     key: FeatureKey,
     path: Path,
+    *,
     device: torch.device,
     progress: Progress,
     read: Callable[[Iterable[Path]], Iterator[Photo]],
@@ -144,10 +148,10 @@ def _fill(
     hashes = list(key.content)
     store = open_memmap(part, mode="r+") if start else None
     for batch in in_batches(zip(hashes[start:], read(photos[h] for h in hashes[start:]), strict=True), _BATCH):
-        good = [(row, photo) for row, (_, photo) in enumerate(batch) if photo.pixels is not None]
+        good = [(row, photo.pixels) for row, (_, photo) in enumerate(batch) if photo.pixels is not None]
         unreadable |= {content: photo.error for content, photo in batch if photo.error}
         if good:
-            pixels = torch.from_numpy(np.stack([photo.pixels for _, photo in good])).to(device)
+            pixels = torch.from_numpy(np.stack([pixels for _, pixels in good])).to(device)
             values = run(normalise_on(pixels, key.preprocess)).half().cpu().numpy()
             if store is None:
                 store = _allocate(part, (len(hashes), *values.shape[1:]))
@@ -169,7 +173,8 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
     size = int(np.prod(shape)) * 2
     free = shutil.disk_usage(path.parent).free
     message = (
-        f"The features of {shape[0]:,} photos need {size / 1e9:.1f} GB in '{path.parent}', which has {free / 1e9:.1f} GB free. "
+        f"The features of {shape[0]:,} photos need {size / 1e9:.1f} GB in '{path.parent}', which has "
+        f"{free / 1e9:.1f} GB free. "
         "Give --cache-dir on a larger disk, or a smaller --image-size, a larger --map-stride, or fewer --augment views."
     )
     if size > free:

@@ -18,7 +18,8 @@ def list_trainable(backbone: nn.Module, depth: Literal["last", "all"]) -> Iterat
     if depth == "all":
         yield from backbone.parameters()
         return
-    groups = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
+    matcher: Any = backbone.group_matcher
+    groups = group_parameters(backbone, matcher(coarse=False), reverse=True)
     first = max(groups.values()) * (1 - _LAST_SHARE)
     for name, parameter in backbone.named_parameters():
         if groups.get(name, -1) > first:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-
+from torch.nn import functional
 
 Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
 
@@ -67,6 +66,7 @@ def fit(
     train: Batches,
     val: Batches,
     checkpoint: Path,
+    *,
     on_epoch: Callable[[Epoch], None],
     on_step: Callable[[], None],
 ) -> list[Epoch]:
@@ -101,7 +101,7 @@ def fit(
             for group, lr in zip(optimizer.param_groups, base_lrs, strict=True):
                 group["lr"] = lr * factor
             logits = phase.forward(inputs)
-            loss = F.cross_entropy(logits, labels, weight=phase.class_weight)
+            loss = functional.cross_entropy(logits, labels, weight=phase.class_weight)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -122,13 +122,18 @@ def fit(
     return state.history
 
 
+def find_best(epochs: Sequence[Epoch]) -> int:
+    """The place of the epoch with the highest validation accuracy, then the lowest validation loss; the first."""
+    return max(range(len(epochs)), key=lambda i: (epochs[i].val_accuracy, -epochs[i].val_loss))
+
+
 @torch.no_grad()
 def measure(forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
     """(mean loss, accuracy) over batches."""
     seen = torch.zeros(3, dtype=torch.float64)
     for inputs, labels in batches:
         logits = forward(inputs)
-        seen += _count(logits, labels, F.cross_entropy(logits, labels))
+        seen += _count(logits, labels, functional.cross_entropy(logits, labels))
     return _average(seen)
 
 
@@ -160,8 +165,7 @@ class _Progress:
 
     def add(self, line: Epoch, module: nn.Module) -> None:
         self.history.append(line)
-        rank = [(epoch.val_accuracy, -epoch.val_loss) for epoch in self.history]
-        if self.best < 0 or rank[-1] > rank[self.best]:
+        if find_best(self.history) == len(self.history) - 1:
             self.best = len(self.history) - 1
             self.best_state = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
 

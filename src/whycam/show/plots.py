@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from whycam.model.train import Epoch
+from whycam.model.train import Epoch, find_best
 from whycam.runs import open_atomic
 
 # Colour-blind-safe (Okabe and Ito).
@@ -40,7 +40,7 @@ def plot_curves(epochs: Sequence[Epoch], folder: Path) -> None:
                 label=split,
                 marker="o" if len(epochs) < 2 else None,
             )
-        best = max(range(len(epochs)), key=lambda i: (epochs[i].val_accuracy, -epochs[i].val_loss))
+        best = find_best(epochs)
         axes.axvline(best + 1, color="0.6", linestyle=":", label=f"best epoch ({best + 1})")
         _mark_phases(axes, epochs)
         axes.set(xlabel="epoch", ylabel=f"{name} ({unit})", title=f"{name.capitalize()}")
@@ -74,7 +74,7 @@ def plot_confusion(counts: np.ndarray, class_names: Sequence[str], path: Path) -
             axes.text(
                 column,
                 row,
-                int(counts[row, column]),
+                str(int(counts[row, column])),
                 ha="center",
                 va="center",
                 color="white" if shares[row, column] > 0.5 else "black",

@@ -1,0 +1,409 @@
+"""explain() and Model: own the forward pass, modes and devices; give back an Explanation.
+
+Methods are in `cam/`; this file names none but the default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from whycam import render
+from whycam.cam.fusion import Rule
+from whycam.cam.registry import Method, get_method
+from whycam.data.images import image_from_array, image_from_pil, load_image
+from whycam.data.loader import Photo, in_batches, stream_photos
+from whycam.data.preprocess import Preprocess
+from whycam.errors import UserError
+from whycam.explanation import Explanation
+from whycam.model.backbone import Backbone
+from whycam.model.classifier import (
+    GapClassifier,
+    HeadError,
+    load_classifier,
+    load_network,
+    make_exact,
+    name_classes,
+    probe_identity,
+)
+from whycam.model.features import normalise_on
+from whycam.model.tap import Cut, unwrap
+from whycam.passes import (
+    Layer,
+    MethodOptions,
+    Question,
+    cut_layers,
+    describe_layers,
+    prepare_views,
+    read_logits,
+    run_method,
+)
+from whycam.runs import read_versions
+from whycam.smoothing import parse_smooth
+from whycam.targets import (
+    Target,
+    describe_blank,
+    describe_side,
+    describe_target,
+    find_class,
+    number_classes,
+    resolve_target,
+    to_probabilities,
+)
+
+ImageLike = str | Path | Image.Image | np.ndarray | Tensor
+Names = list[str] | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A classifier with what it takes to explain it: `whycam.load` makes one.
+
+    Attributes:
+        network: the module, in eval mode, on `device`.
+        class_names: K names, in the order of the logits.
+        preprocess: from a photo to the network's input.
+        name: what it was loaded by.
+        origin: backbone, weights, identity error: recorded with each result.
+        device: where it computes.
+        no_exact_map: why it has no exact maps; empty where it has.
+    """
+
+    network: nn.Module
+    class_names: tuple[str, ...]
+    preprocess: Preprocess
+    name: str
+    origin: Mapping[str, Any]
+    device: torch.device
+    no_exact_map: str = ""
+    _cuts: dict[object, list[Cut | None]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @overload
+    def explain(
+        self, images: ImageLike | Iterable[ImageLike], target: Target = None, *, method: str = "cam", **how: Any
+    ) -> Explanation: ...
+
+    @overload
+    def explain(
+        self, images: ImageLike | Iterable[ImageLike], target: Target = None, *, method: Names, **how: Any
+    ) -> dict[str, Explanation]: ...
+
+    def explain(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        target: Target = None,
+        *,
+        method: str | Names = "cam",
+        **how: Any,
+    ) -> Explanation | dict[str, Explanation]:
+        """Class maps of photos.
+
+        Args:
+            images: one or several of: path, PIL image, array (H, W, 3) or (H, W), tensor (3, H, W) in [0, 1] or uint8;
+                or a normalised batch (N, 3, H, W) of the network's input size.
+            target: class index or name; `top:N`; `all`; a list of them (each photo then has a map of each); a tensor
+                of N indices (one for each photo); a callable on the output; None explains each photo's top class.
+            method: a name that `whycam methods` lists; a list of them gives a dict of explanations.
+            how: what `whycam.explain` takes beside these: layer, versus, smooth, fuse, and options of the method.
+
+        Raises:
+            UserError: an unreadable photo, an unknown class, method or layer, or a model that the method can't explain.
+        """
+        if isinstance(images, Tensor) and images.ndim == 4:
+            return self._explain(images.to(self.device), target, method, **how)
+        listed = [images] if isinstance(images, str | Path | Image.Image | np.ndarray | Tensor) else list(images)
+        if not listed:
+            raise UserError("Found no images; expected at least one. Pass a path, an image, an array or a tensor.")
+        photos = [to_photo(image) for image in listed]
+        pixels = torch.from_numpy(np.stack([self.preprocess.to_pixels(photo) for photo in photos]))
+        paths = tuple(Path(image) for image in listed if isinstance(image, str | Path))
+        inputs = normalise_on(pixels.to(self.device), self.preprocess)
+        kept_paths = paths if len(paths) == len(photos) else ()
+        return self._explain(inputs, target, method, photos=tuple(photos), paths=kept_paths, **how)
+
+    def stream(
+        self, paths: Iterable[Path], target: Target = None, *, batch_size: int = 16, method: str = "cam", **how: Any
+    ) -> Iterator[tuple[Photo, Explanation | None]]:
+        """Photos of any number of files, in order, each with its explanation; unreadable ones carry their reason.
+
+        Memory does not grow with the number of files. `how` is what `explain` takes.
+        """
+        decoded = stream_photos(paths, self.preprocess, keep_image=True, ahead=2 * batch_size)
+        for batch in in_batches(decoded, batch_size):
+            good = [photo for photo in batch if photo.pixels is not None]
+            found: Iterator[Explanation] = iter(())
+            if good:
+                inputs = normalise_on(
+                    torch.from_numpy(np.stack([photo.pixels for photo in good if photo.pixels is not None])).to(
+                        self.device
+                    ),
+                    self.preprocess,
+                )
+                images = tuple(photo.image for photo in good if photo.image is not None)
+                files = tuple(photo.path for photo in good)
+                why = self._explain(inputs, target, [method], photos=images, paths=files, **how)
+                found = iter(why[method])
+            for photo in batch:
+                yield photo, next(found) if photo.pixels is not None else None
+
+    @overload
+    def _explain(self, inputs: Tensor, target: Target, method: Names, **how: Any) -> dict[str, Explanation]: ...
+
+    @overload
+    def _explain(
+        self, inputs: Tensor, target: Target, method: str | Names, **how: Any
+    ) -> Explanation | dict[str, Explanation]: ...
+
+    def _explain(
+        self, inputs: Tensor, target: Target, method: str | Names, **how: Any
+    ) -> Explanation | dict[str, Explanation]:
+        names = [method] if isinstance(method, str) else method
+        if self.no_exact_map and not {"cam", "contrast"}.isdisjoint(names):
+            raise UserError(self.no_exact_map)
+        how["layer"] = self._cut(inputs, how.get("layer"), [get_method(name) for name in names])
+        about = {"model": self.name, **self.origin, "preprocess": self.preprocess.model_dump()}
+        why = explain(
+            self.network, inputs, target, method=list(names), class_names=self.class_names, origin=about, **how
+        )
+        return why[method] if isinstance(method, str) else why
+
+    def _cut(self, inputs: Tensor, layer: Any, methods: Sequence[Method]) -> Any:
+        """The layer, as a cut where one has been made before: a search for it costs a few forward passes."""
+        if layer is None and (isinstance(self.network, GapClassifier) or any(m.layers > 1 for m in methods)):
+            return None
+        if not (layer is None or isinstance(layer, str)):
+            return layer
+        key = (layer, inputs.shape[1:], inputs.dtype, any(m.reads_tail for m in methods))
+        if key not in self._cuts:
+            self._cuts[key] = cut_layers(self.network, inputs, layer, methods)
+        return self._cuts[key][0]
+
+
+def to_photo(image: ImageLike) -> Image.Image:
+    """An upright RGB photo of whatever a caller has.
+
+    Raises:
+        UserError: unreadable, or an array that is no picture.
+    """
+    if isinstance(image, str | Path):
+        return load_image(image)
+    if isinstance(image, Image.Image):
+        return image_from_pil(image)
+    return image_from_array(image.detach().cpu().numpy() if isinstance(image, Tensor) else image)
+
+
+def load(
+    model: str | Path, *, device: str = "auto", weights: Path | None = None, image_size: int | None = None
+) -> Model:
+    """A model to explain with.
+
+    Args:
+        model: a run folder, a model folder, `imagenet` (the installed network), or a timm name.
+        device: auto, cpu, cuda or mps.
+        weights: a local file, for a timm name.
+        image_size: side of the network's input in pixels, for a name; more pixels make finer maps.
+
+    Raises:
+        UserError: no such model, a missing or tampered file, weights out of reach, a broken identity.
+    """
+    folder, chosen = Path(model), choose_device(device)
+    if folder.is_dir():
+        classifier = load_classifier(folder / "model" if (folder / "model").is_dir() else folder)
+        return _wrap(classifier, classifier.origin, str(model), chosen)
+    if folder.exists() or len(folder.parts) > 1:
+        found = "a file" if folder.exists() else "nothing"
+        raise UserError(
+            f"Found {found} at '{folder.absolute()}'; expected a run folder, a model folder, 'imagenet' or a timm "
+            "name. Check the path."
+        )
+    whole, origin = load_network(str(model), weights=weights, image_size=image_size)
+    try:
+        return _wrap(make_exact(whole, origin), origin, str(model), chosen)
+    except HeadError as error:
+        return _wrap(whole, origin, str(model), chosen, str(error))
+
+
+def _wrap(network: nn.Module, origin: Backbone, name: str, device: torch.device, no_exact_map: str = "") -> Model:
+    about: dict[str, Any] = {"backbone": origin.architecture, "weights": origin.source}
+    names = name_classes(getattr(network, "num_classes", 0))
+    if isinstance(network, GapClassifier):
+        about |= {
+            "head": network.head,
+            "map_stride": network.origin.map_stride,
+            "identity_error": probe_identity(network),
+        }
+        names = list(network.class_names)
+    network.requires_grad_(requires_grad=False)
+    about["versions"] = read_versions()
+    return Model(network.to(device).eval(), tuple(names), origin.preprocess, name, about, device, no_exact_map)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; auto takes a GPU where there is one.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
+    has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next((kind for kind in ("cuda", "mps") if has[kind]), "cpu"))
+    kind = name.split(":", maxsplit=1)[0]
+    if not has.get(kind, False):
+        there = ", ".join(kind for kind, is_there in has.items() if is_there)
+        raise UserError(
+            f"Device {name!r} is not on this machine; it has {there}. "
+            f"Give --device {there.split(', ', maxsplit=1)[0]}, or leave it out."
+        )
+    return torch.device(name)
+
+
+@overload
+def explain(
+    module: nn.Module, images: Tensor, target: Target = None, *, method: str = "cam", **how: Any
+) -> Explanation: ...
+
+
+@overload
+def explain(
+    module: nn.Module, images: Tensor, target: Target = None, *, method: Names, **how: Any
+) -> dict[str, Explanation]: ...
+
+
+def explain(
+    module: nn.Module,
+    images: Tensor,
+    target: Target = None,
+    *,
+    method: str | Names = "cam",
+    versus: int | str | None = None,
+    layer: Layer | Sequence[Layer] | None = None,
+    fuse: Rule | None = None,
+    smooth: str | None = None,
+    output: str | int | None = None,
+    class_names: Sequence[str] | None = None,
+    photos: tuple[Image.Image, ...] = (),
+    paths: tuple[Path, ...] = (),
+    origin: Mapping[str, Any] | None = None,
+    chunk: int = 32,
+    seed: int = 0,
+    **options: object,
+) -> Explanation | dict[str, Explanation]:
+    """Class maps for a batch, of any image classifier.
+
+    Args:
+        module: any module whose output is, or holds, logits (N, K).
+        images: (N, channels, H, W) as the module takes them (normalised).
+        target: class index or name; `top:N`; `all`; a list of them; a tensor of N indices; a callable on the output
+            (N numbers); None explains each image's top class.
+        method: a name that `whycam methods` lists; a list of them gives a dict by name, all of one forward pass.
+        versus: a second class: the map of the difference of the two scores.
+        layer: a module, its dotted name or a `Cut`, or several to combine; None finds the last one with positions.
+        fuse: how the maps of several layers become one: mean (if None), max, product or tanh-max; see `fuse_maps`.
+        smooth: average over views of the images: `flips`, `scales` or `flips,scales`.
+        output: which entry of a dict or tuple holds the logits; None finds it.
+        class_names: K names; None numbers them.
+        photos: what the images were made of, kept with the result.
+        paths: the files of the photos, likewise.
+        origin: what to record about the model.
+        chunk: the most images that one forward pass of a perturbation method holds.
+        seed: for methods that draw at random.
+        options: of the method.
+
+    Raises:
+        UserError: an unknown class, method, layer or output, or a model that the method can't explain.
+    """
+    names = [method] if isinstance(method, str) else list(method)
+    methods = {name: get_method("contrast" if versus is not None and name == "cam" else name) for name in names}
+    _check_call(module, images, methods, layer, fuse)
+    smoothing, function = parse_smooth(smooth, images), target if callable(target) else None
+    cuts = cut_layers(module, images, layer, list(methods.values()))
+    views = prepare_views(module, images, cuts, smoothing)
+    logits = read_logits(views[0][-1].trace[1], output, function)[: len(images)]
+    known = number_classes(class_names, logits)
+    targets, is_single = resolve_target(target, logits, known)
+    against = None if versus is None else find_class(versus, known)
+    question = Question(targets, logits, function, against, output, chunk, seed, MethodOptions(options))
+    repeated, result = question.repeat(smoothing.copies), {}
+    for name, chosen in methods.items():
+        # Of the layers that were found for a method that combines several, the others read the last.
+        views_of = [layers if layer is not None else layers[-chosen.layers :] for layers in views]
+        maps = smoothing.average([run_method(chosen, layers, repeated, fuse or "mean") for layers in views_of])
+        record = {
+            **_describe_method(chosen, question, known),
+            **describe_layers(chosen, views_of[0], fuse),
+            "target": describe_target(target),
+            "smooth": str(smoothing) or "none",
+            **(origin or {"model": type(unwrap(module)).__name__, "versions": read_versions()}),
+        }
+        result[name] = Explanation(
+            maps=maps[:, 0] if is_single else maps,
+            logits=logits,
+            probabilities=to_probabilities(logits),
+            target=targets[:, 0] if is_single else targets,
+            class_names=known,
+            record=record,
+            is_signed=chosen.is_signed,
+            photos=photos,
+            notes=_make_notes(maps, question, known),
+            paths=paths,
+        )
+    if unread := question.options.unread:
+        raise UserError(
+            f"Found options that {', '.join(names)} does not have: {', '.join(sorted(unread))}. "
+            "docs/methods.md lists those of each method."
+        )
+    return result[method] if isinstance(method, str) else result
+
+
+_AXES: dict[type[nn.Module], int] = {nn.Conv1d: 3, nn.Conv2d: 4, nn.Conv3d: 5}
+
+
+def _check_call(module: nn.Module, images: Tensor, methods: Mapping[str, Method], layer: object, fuse: object) -> None:
+    if not methods or not len(images):
+        raise UserError(
+            f"Found {len(images)} images and {len(methods)} methods; expected one or more of each. "
+            "For example: method='grad-cam'."
+        )
+    axes = next((_AXES[type(part)] for part in module.modules() if type(part) in _AXES), images.ndim)
+    if images.ndim != axes:
+        raise UserError(
+            f"images must have {axes} axes for this model, (N, channels, ...); got {tuple(images.shape)}. "
+            "A single image needs the batch axis: images[None]."
+        )
+    if fuse is not None and not isinstance(layer, list | tuple):
+        raise UserError(
+            f"fuse={fuse!r} combines several layers; got layer={layer!r}. Name them: layer=['early', 'late']."
+        )
+
+
+def _describe_method(method: Method, question: Question, names: Sequence[str]) -> dict[str, Any]:
+    draws_both_signs = question.versus is not None and method.is_signed
+    options = {key: value for key, value in question.options.items() if isinstance(value, str | int | float | bool)}
+    return {
+        "method": method.name,
+        "paper": method.paper,
+        "versus": None if question.versus is None else names[question.versus],
+        "relu": "none: the raw map is kept",
+        "is_signed": method.is_signed,
+        "draws_both_signs": draws_both_signs,
+        "scale": render.SCALE_SIGNED if draws_both_signs else render.SCALE_POSITIVE,
+        "resize": render.RESIZE,
+        "options": options,
+        "seed": question.seed,
+    }
+
+
+def _make_notes(maps: Tensor, question: Question, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    has_sides = question.logits.shape[1] == 1 and question.function is None
+    sides = describe_side(question.logits, names) if has_sides else [""] * len(maps)
+    return tuple(
+        (*([side] if side else []), *describe_blank(values, target, names))
+        for values, target, side in zip(maps, question.targets.tolist(), sides, strict=True)
+    )

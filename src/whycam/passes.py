@@ -1,0 +1,332 @@
+"""One forward pass of a model, cut at one or several layers: what all methods of one call share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from whycam.cam.fusion import Rule, fuse_maps
+from whycam.cam.registry import Method, Pass
+from whycam.errors import UserError
+from whycam.model.classifier import GapClassifier
+from whycam.model.layer import Call, list_spatial, record_calls
+from whycam.model.output import select_output
+from whycam.model.tail import run_linear, undisturbed
+from whycam.model.tap import Cut, as_input, cut_model, unwrap
+from whycam.smoothing import Smoothing
+from whycam.targets import check_scores, make_score
+
+Layer = str | nn.Module | Cut
+ScoreFunction = Callable[[Any], Tensor]
+
+
+class MethodOptions(dict[str, object]):
+    """Options of a method that know which of them were read: one that no method reads is a mistake of the caller's."""
+
+    def __init__(self, given: Mapping[str, object]) -> None:
+        super().__init__(given)
+        self.unread = set(given)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The option of that name, which counts as read."""
+        self.unread.discard(name)
+        return super().get(name, default)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is explained, of N images and T targets.
+
+    Attributes:
+        targets: (N, T) class indices; -1 for a function.
+        logits: (N, K) of the images themselves: they decide which side of a single logit is explained.
+        function: of the output, instead of a class.
+        versus: a second class.
+        output: the entry of a structured output.
+        chunk, seed, options: as in `Pass`.
+    """
+
+    targets: Tensor
+    logits: Tensor
+    function: ScoreFunction | None = None
+    versus: int | None = None
+    output: str | int | None = None
+    chunk: int = 32
+    seed: int = 0
+    options: MethodOptions = field(default_factory=lambda: MethodOptions({}))
+
+    def repeat(self, copies: int) -> Question:
+        """The same of several copies of the images, one behind the other."""
+        return replace(self, targets=self.targets.repeat(copies, 1), logits=self.logits.repeat(copies, 1))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One forward pass, cut at a layer; the attributes are those of `Pass`, and where and how it was cut."""
+
+    module: nn.Module
+    images: Tensor
+    trace: tuple[Tensor, object]
+    retrace: Callable[[Tensor], tuple[Tensor, object]]
+    tail: Callable[[Tensor, Tensor], object]
+    model: Callable[[Tensor], object]
+    weight: Tensor | None
+    bias: Tensor | None
+    layer: str
+    how: str
+
+
+def cut_layers(
+    module: nn.Module,
+    images: Tensor,
+    layer: Layer | Sequence[Layer] | None,
+    methods: Sequence[Method],
+) -> list[Cut | None]:
+    """Where to cut, the deepest layer last; None stands for a GapClassifier's own split, which needs no search.
+
+    Raises:
+        UserError: an unknown layer, one without cells, or one without gradient where a method reads the tail.
+    """
+    module, reads_tail = unwrap(module), any(method.reads_tail for method in methods)
+    if layer is not None:
+        layers = [layer] if isinstance(layer, str | nn.Module | Cut) else list(layer)
+        if not layers:
+            raise UserError("Found an empty list of layers; expected one or more. Name them, or leave the layer out.")
+        return [
+            one if isinstance(one, Cut) else cut_model(module, images, one, needs_gradient=reads_tail) for one in layers
+        ]
+    last = None if isinstance(module, GapClassifier) else _cut_by_itself(module, images, reads_tail=reads_tail)
+    count = max(method.layers for method in methods)
+    stages = find_stages(module, images, last, count - 1) if count > 1 else []
+    return [*(cut_model(module, images, stage) for stage in stages), last]
+
+
+def _cut_by_itself(module: nn.Module, images: Tensor, *, reads_tail: bool) -> Cut:
+    """The same layer for every method, so that maps of one model can be compared."""
+    try:
+        return cut_model(module, images)
+    except UserError:
+        if reads_tail:
+            raise
+        return cut_model(module, images, needs_gradient=False)
+
+
+def find_stages(module: nn.Module, images: Tensor, last: Cut | None, count: int) -> list[nn.Module]:
+    """The `count` layers that end the stages before `last`: of each coarser or finer grid the outermost, latest layer.
+
+    Where all layers have one grid, as in a vision transformer: the layers of the same kind before it.
+
+    Raises:
+        UserError: there are no two such layers.
+    """
+    calls = list_spatial(record_calls(module, as_input(module, images[:2])))
+    at = next((i for i, call in enumerate(calls) if last and call.site.layer is last.site.layer), len(calls) - 1)
+    ends: dict[tuple[int, ...], Call] = {}
+    for call in calls[: at + 1]:
+        held = ends.get(_read_grid(call))
+        if held is None or _depth(call) <= _depth(held):
+            ends.pop(_read_grid(call), None)
+            ends[_read_grid(call)] = call
+    before = [call.site.layer for grid, call in ends.items() if grid != _read_grid(calls[at])]
+    if not before:
+        kind, grid = type(calls[at].site.layer), _read_grid(calls[at])
+        before = [c.site.layer for c in calls[:at] if type(c.site.layer) is kind and _read_grid(c) == grid]
+    if not before:
+        raise UserError(
+            f"Found one layer with cells in {type(module).__name__}, {calls[at].site.name!r}; expected two or more to "
+            "combine. Name them: layer=['early', 'late']."
+        )
+    return before[-count:]
+
+
+def _depth(call: Call) -> int:
+    return call.site.name.count(".")
+
+
+def _read_grid(call: Call) -> tuple[int, ...]:
+    if call.layout is None:
+        raise RuntimeError(f"{call.site.name!r} has no cells.")
+    if call.layout.kind == "tokens":
+        return tuple(call.layout.grid)
+    return call.shape[2:] if call.layout.kind == "channels first" else call.shape[1:-1]
+
+
+def prepare(module: nn.Module, images: Tensor, cut: Cut | None) -> Prepared:
+    """One forward pass: the features at the layer, the output, and the tail between them."""
+    module = unwrap(module)
+    images = as_input(module, images)
+    if cut is None:
+        if not isinstance(module, GapClassifier):
+            raise RuntimeError(f"{type(module).__name__} has no split of its own.")
+        return _prepare_gap(module, images)
+
+    def retrace(batch: Tensor) -> tuple[Tensor, object]:
+        again = cut.trace(batch)
+        return again.features, again.output
+
+    trace = cut.trace(images)
+    ambient = _keep_autocast(images.device.type)
+    return Prepared(
+        module,
+        trace.images,
+        (trace.features, trace.output),
+        ambient(retrace),
+        ambient(trace.tail),
+        ambient(lambda batch: cut.run(batch)[0]),
+        cut.weight,
+        cut.bias,
+        cut.layer,
+        cut.how,
+    )
+
+
+def _prepare_gap(module: GapClassifier, images: Tensor) -> Prepared:
+    weight, bias = _widen(module.classifier.weight.detach()), _widen(module.classifier.bias.detach())
+
+    def trace(batch: Tensor) -> tuple[Tensor, object]:
+        with undisturbed(module, with_grad=False):
+            features = _widen(module.features(batch))
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            leaf = features.detach().requires_grad_()
+            return leaf, run_linear(leaf, weight, bias)
+
+    def run(batch: Tensor) -> object:
+        with undisturbed(module, with_grad=False):
+            return module(batch)
+
+    ambient = _keep_autocast(images.device.type)
+    return Prepared(
+        module,
+        images,
+        trace(images),
+        ambient(trace),
+        lambda features, _: run_linear(features, weight, bias),
+        ambient(run),
+        weight,
+        bias,
+        "features before pooling",
+        "GAP + linear",
+    )
+
+
+def _widen(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _keep_autocast(device: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator: inside it autocast is as it is now, whatever it is where the function is called.
+
+    A method's own arithmetic is done in float32, while the model runs as the caller has it run.
+    """
+    if not torch.is_autocast_enabled(device):
+        return lambda run: run
+    dtype = torch.get_autocast_dtype(device)
+
+    def wrap(run: Callable[..., Any]) -> Callable[..., Any]:
+        def inside(*args: Any) -> Any:
+            with torch.autocast(device, dtype):
+                return run(*args)
+
+        return inside
+
+    return wrap
+
+
+def prepare_views(
+    module: nn.Module, images: Tensor, cuts: Sequence[Cut | None], smoothing: Smoothing
+) -> list[list[Prepared]]:
+    """For each size of the images one forward pass cut at each layer; mirror images are in the same batch.
+
+    Raises:
+        UserError: the model takes no images of a further size.
+    """
+    views = [[prepare(module, smoothing.repeat(images), cut) for cut in cuts]]
+    for scaled in smoothing.resize(images, views[0][-1].trace[0].shape[2:]):
+        try:
+            again = [_cut_at_size(module, scaled, cut) for cut in cuts]
+            views.append([prepare(module, smoothing.repeat(scaled), cut) for cut in again])
+        except Exception as error:
+            raise UserError(
+                f"smooth='scales' ran the model at {tuple(scaled.shape[-2:])} px, which it refuses ({error}). "
+                "Its input size is fixed: take smooth='flips'."
+            ) from error
+    return views
+
+
+def _cut_at_size(module: nn.Module, images: Tensor, cut: Cut | None) -> Cut | None:
+    # Tokens are laid out on the grid of one image size; other layouts hold for any.
+    is_fixed = cut is not None and cut.layout.kind == "tokens"
+    return cut_model(module, images, cut.site.layer) if cut is not None and is_fixed else cut
+
+
+def describe_layers(method: Method, layers: Sequence[Prepared], fuse: Rule | None) -> dict[str, Any]:
+    """What is recorded of the layers: where, how they were cut, and how several were combined."""
+    if len(layers) == 1:
+        return {"layer": layers[0].layer, "cut": layers[0].how}
+    how = "by the method" if method.layers > 1 else fuse or "mean"
+    return {"layer": [one.layer for one in layers], "cut": [one.how for one in layers], "fuse": how}
+
+
+def read_logits(output: object, key: str | int | None, function: ScoreFunction | None) -> Tensor:
+    """(N, K) float32; where a function explains an output that holds no logits, its own values (N, 1)."""
+    try:
+        return select_output(output, key).detach().float()
+    except UserError:
+        if function is None:
+            raise
+    scores = function(output)
+    count = len(scores) if isinstance(scores, Tensor) and scores.ndim else 1
+    return check_scores(scores, torch.arange(count)).detach()[:, None]
+
+
+def run_method(method: Method, layers: Sequence[Prepared], question: Question, fuse: Rule) -> Tensor:
+    """(N, T, h, w) float32 raw maps by one method; of several layers fused, where the method doesn't do that itself."""
+    device = layers[-1].images.device.type
+    with torch.inference_mode(mode=False), torch.no_grad(), torch.autocast(device, enabled=False):
+        if method.layers > 1 or len(layers) == 1:
+            return _run_targets(method, layers, question)
+        maps = [_run_targets(method, [layer], question).flatten(0, 1) for layer in layers]
+        fused: Tensor = fuse_maps(maps, fuse).unflatten(0, question.targets.shape)
+        return fused
+
+
+def _run_targets(method: Method, layers: Sequence[Prepared], question: Question) -> Tensor:
+    def run(target: Tensor) -> Tensor:
+        *others, p = (_make_pass(layer, question, target) for layer in layers)
+        return method.run(replace(p, others=tuple(others))).detach().float()
+
+    if method.needs == "linear head":
+        return run(question.targets)
+    return torch.stack([run(target) for target in question.targets.unbind(1)], dim=1)
+
+
+def _make_pass(prepared: Prepared, question: Question, target: Tensor) -> Pass:
+    single = target if target.ndim == 1 else target[:, 0]
+    weight, bias = prepared.weight, prepared.bias
+    score = make_score(single, question.function, question.versus, question.logits, question.output)
+    if weight is not None and bias is not None and len(weight) == 1 and question.function is None:
+        # To a linear head the two sides of a single logit are two classes.
+        weight, bias = torch.cat([weight, -weight]), torch.cat([bias, -bias])
+        target = (question.logits[:, 0] < 0).long().view(-1, *[1] * (target.ndim - 1)).expand(target.shape)
+    return Pass(
+        images=prepared.images,
+        features=prepared.trace[0].detach(),
+        target=target,
+        score=score,
+        tail=prepared.tail,
+        model=prepared.model,
+        weight=weight,
+        bias=bias,
+        chunk=question.chunk,
+        seed=question.seed,
+        options=question.options,
+        versus=question.versus,
+        module=prepared.module,
+        trace=prepared.trace,
+        retrace=prepared.retrace,
+        logits=lambda output: select_output(output, question.output),
+    )

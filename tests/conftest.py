@@ -1,0 +1,98 @@
+"""What several test files share: a tiny network, a folder of drawn photos, the command line as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+import whycam
+from whycam.model.backbone import make_backbone
+from whycam.model.classifier import GapClassifier
+
+SHAPES = ("circle", "square", "triangle")
+PHOTOS_A_CLASS = 12
+SIDE_PX = 96
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No fixture of the session writes into the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WHYCAM_CACHE", str(tmp_path_factory.mktemp("session-cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Each test starts with an empty cache."""
+    monkeypatch.setenv("WHYCAM_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def photos_dir() -> Path:
+    """The folder of real photos that WHYCAM_DATA names."""
+    if not os.environ.get("WHYCAM_DATA"):
+        pytest.skip("WHYCAM_DATA names no folder of real photos")
+    return Path(os.environ["WHYCAM_DATA"])
+
+
+@pytest.fixture
+def tiny_model() -> GapClassifier:
+    """A seeded three-class classifier on a small random ResNet, 64 px, in eval mode."""
+    torch.manual_seed(0)
+    return GapClassifier(make_backbone("test_resnet", is_random=True, image_size=64), SHAPES).eval()
+
+
+@pytest.fixture(scope="session")
+def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CLASS/photo.jpg of coloured shapes on noise, class = shape, 12 photos of 96 px a class."""
+    root = tmp_path_factory.mktemp("photos") / "shapes"
+    draw_from = np.random.default_rng(0)
+    for name in SHAPES:
+        (root / name).mkdir(parents=True)
+        for index in range(PHOTOS_A_CLASS):
+            _draw_shape(name, draw_from).save(root / name / f"{index:02}.jpg", quality=90)
+    return root
+
+
+def _draw_shape(name: str, draw_from: np.random.Generator) -> Image.Image:
+    photo = Image.fromarray(draw_from.integers(0, 110, (SIDE_PX, SIDE_PX, 3), dtype=np.uint8))
+    side = int(draw_from.integers(36, 60))
+    x, y = (int(v) for v in draw_from.integers(0, SIDE_PX - side, 2))
+    color = tuple(int(v) for v in draw_from.integers(150, 256, 3))
+    pen = ImageDraw.Draw(photo)
+    if name == "circle":
+        pen.ellipse((x, y, x + side, y + side), fill=color)
+    elif name == "square":
+        pen.rectangle((x, y, x + side, y + side), fill=color)
+    else:
+        pen.polygon([(x + side / 2, y), (x, y + side), (x + side, y + side)], fill=color)
+    return photo
+
+
+@pytest.fixture(scope="session")
+def run_whycam() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`run_whycam("train", folder, "-o", run, env={...})`: the command line in a process of its own, output as text."""
+
+    def run(
+        *words: object, env: dict[str, str] | None = None, timeout_s: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        source = str(Path(whycam.__file__).parents[1])
+        return subprocess.run(
+            [sys.executable, "-m", "whycam", *map(str, words)],
+            env={**os.environ, "PYTHONPATH": source, **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    return run

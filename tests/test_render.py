@@ -1,0 +1,140 @@
+"""Maps to heatmaps to overlays."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from whycam import render
+from whycam.errors import UserError
+
+LAST = np.array(mpl.colormaps["inferno"](1.0, bytes=True))[:3]
+FIRST = np.array(mpl.colormaps["inferno"](0.0, bytes=True))[:3]
+
+
+def make_map(h: int = 5, w: int = 7) -> torch.Tensor:
+    return torch.randn(h, w, generator=torch.Generator().manual_seed(3))
+
+
+def make_photo(width: int = 60, height: int = 40) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def test_scaling_by_hand() -> None:
+    values = torch.tensor([[-2.0, 0.0], [1.0, 4.0]])
+    assert render.scale_map(values, is_signed=False).tolist() == [[0, 0], [0.25, 1]]
+    assert render.scale_map(values, is_signed=True).tolist() == [[0.25, 0.5], [0.625, 1]]
+
+
+def test_each_map_of_a_batch_is_scaled_by_itself() -> None:
+    values = torch.stack([make_map(), 100 * make_map().abs()])
+    heat = render.scale_map(values, is_signed=False)
+    assert heat.amax(dim=(1, 2)).tolist() == [1, 1]
+    assert torch.equal(heat[0], render.scale_map(values[0], is_signed=False))
+
+
+@pytest.mark.parametrize("is_signed", [False, True])
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_scale_of_a_map_does_not_matter(is_signed: bool, factor: float) -> None:
+    plain = render.make_heatmap(make_map(), (40, 60), is_signed=is_signed)
+    assert np.allclose(plain, render.make_heatmap(make_map() * factor, (40, 60), is_signed=is_signed), atol=1e-6)
+
+
+def test_hottest_pixel_has_the_last_colour() -> None:
+    heatmap = render.make_heatmap(make_map(), (224, 320), is_signed=False)
+    assert heatmap.shape == (224, 320)
+    assert heatmap.dtype == np.float32
+    assert (heatmap.min(), heatmap.max()) == (0, 1)
+    over = np.asarray(render.lay_over(make_photo(320, 224), heatmap, "inferno", alpha=1, is_signed=False))
+    assert np.array_equal(over[np.unravel_index(heatmap.argmax(), heatmap.shape)], LAST)
+
+
+def test_cold_pixels_keep_the_photo() -> None:
+    photo = make_photo()
+    heatmap = np.zeros((40, 60), dtype=np.float32)
+    heatmap[5:9, 5:9] = 1
+    over = np.asarray(render.lay_over(photo, heatmap, "inferno", alpha=0.6, is_signed=False))
+    cold = heatmap == 0
+    assert np.array_equal(over[cold], np.asarray(photo)[cold])
+    assert not np.array_equal(over[~cold], np.asarray(photo)[~cold])
+
+
+def test_colour_depends_on_the_pixel_alone() -> None:
+    photo, draw = make_photo(), np.random.default_rng(1)
+    heatmap = draw.random((40, 60), dtype=np.float32)
+    other = heatmap.copy()
+    other[10:] = draw.random((30, 60)) * 0.1
+    one, two = (np.asarray(render.lay_over(photo, h, "jet", alpha=0.5, is_signed=False)) for h in (heatmap, other))
+    assert np.array_equal(one[:10], two[:10])
+    assert not np.array_equal(one[10:], two[10:])
+
+
+def test_alpha_mixes_photo_and_colour() -> None:
+    photo = Image.new("RGB", (4, 4), (100, 100, 100))
+    over = np.asarray(render.lay_over(photo, np.ones((4, 4), np.float32), "inferno", alpha=0.25, is_signed=False))
+    assert np.allclose(over[0, 0], 0.75 * 100 + 0.25 * LAST, atol=0.51)
+    none = render.lay_over(photo, np.ones((4, 4), np.float32), "inferno", alpha=0, is_signed=False)
+    assert np.array_equal(np.asarray(none), np.asarray(photo))
+
+
+def test_signed_overlay_shows_the_photo_at_zero_and_colours_at_both_ends() -> None:
+    photo = Image.new("RGB", (3, 1), (10, 20, 30))
+    heatmap = np.array([[0, 0.5, 1]], dtype=np.float32)
+    over = np.asarray(render.lay_over(photo, heatmap, "RdBu_r", alpha=1, is_signed=True))[0]
+    assert over[1].tolist() == [10, 20, 30]
+    assert over[0, 2] > over[0, 0]
+    assert over[2, 0] > over[2, 2]
+
+
+@pytest.mark.parametrize(("is_signed", "nothing"), [(False, 0.0), (True, 0.5)])
+def test_nothing_is_drawn_of_maps_that_show_nothing(is_signed: bool, nothing: float) -> None:
+    for value in (0.0, float("nan"), float("inf"), float("-inf")):
+        heatmap = render.make_heatmap(torch.full((3, 4), value), (30, 41), is_signed=is_signed)
+        assert heatmap.shape == (30, 41)
+        assert (heatmap == nothing).all()
+
+
+def test_a_negative_map_has_no_positive_heat() -> None:
+    assert not render.make_heatmap(-make_map().abs() - 1, (30, 30), is_signed=False).any()
+
+
+def test_one_nan_cell_leaves_the_others_alone() -> None:
+    values = torch.zeros(4, 4)
+    values[0, 0], values[3, 3] = float("nan"), 2.0
+    heatmap = render.make_heatmap(values, (64, 64), is_signed=False)
+    assert np.isfinite(heatmap).all()
+    assert heatmap[63, 63] == 1
+    assert heatmap[0, 0] == 0
+
+
+def test_a_cell_lies_where_its_pixels_are() -> None:
+    values = torch.zeros(2, 3)
+    values[1, 2] = 1
+    heatmap = render.make_heatmap(values, (20, 60), is_signed=False)
+    assert heatmap[15:, 50:].min() > 0.99
+    assert heatmap[:5].max() == 0
+    assert heatmap[:, :30].max() == 0
+
+
+def test_ends_of_the_colour_map() -> None:
+    colors = render.color_heatmap(np.array([[0.0, 1.0, -3.0, 7.0]], dtype=np.float32), "inferno")[0]
+    assert colors.dtype == np.uint8
+    assert np.array_equal(colors[[0, 2]], [FIRST, FIRST])
+    assert np.array_equal(colors[[1, 3]], [LAST, LAST])
+
+
+def test_unknown_colour_map() -> None:
+    with pytest.raises(UserError, match=r"Unknown colour map 'infreno'.*Did you mean 'inferno'"):
+        render.check_colormap("infreno")
+    with pytest.raises(UserError, match="Unknown colour map"):
+        render.color_heatmap(np.zeros((2, 2), np.float32), "nope")
+    render.check_colormap(None)
+
+
+def test_pictures_of_different_sizes_in_a_row() -> None:
+    row = render.join_pictures([make_photo(60, 40), make_photo(20, 40)], height_px=80, gap_px=10)
+    assert row.size == (120 + 10 + 40, 80)
+    assert row.getpixel((125, 40)) == (255, 255, 255)

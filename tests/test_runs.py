@@ -1,0 +1,229 @@
+"""A result appears whole under its name or not at all.
+
+What happens inside a block is what is tested here, so several statements stand in it (noqa: PT012).
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from whycam.errors import UserError
+from whycam.runs import TableWriter, open_atomic, open_run, read_versions, write_json, write_lines
+
+SCHEMA = pa.schema([("path", pa.string()), ("score", pa.float64()), ("boxes", pa.list_(pa.int64()))])
+ROWS = [{"path": f"photo, {i}.jpg", "score": i / 7, "boxes": [i, 2 * i]} for i in range(10)]
+HOLD_LOCK = """
+import sys
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def make_run(folder: Path, word: str, **options: bool) -> None:
+    with open_run(folder, **options) as work:
+        (work / "a.txt").write_text(word)
+
+
+def test_the_name_appears_at_the_end(tmp_path: Path) -> None:
+    run = tmp_path / "deep" / "run"
+    with open_run(run) as work:
+        (work / "a.txt").write_text("new")
+        assert not run.exists()
+        assert work.parent == run.parent
+    assert names_in(run.parent) == ["run"]
+    assert names_in(run) == ["a.txt"]
+
+
+def test_after_an_error_nothing_is_left(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), open_run(tmp_path / "run") as work:  # noqa: PT012
+        (work / "a.txt").write_text("half")
+        raise ZeroDivisionError
+    assert names_in(tmp_path) == []
+
+
+def test_what_a_resume_needs_is_left_under_the_partial_name(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(ZeroDivisionError), open_run(run, keep="checkpoints") as work:  # noqa: PT012
+        (work / "checkpoints").mkdir()
+        (work / "checkpoints" / "1.pt").write_text("epoch 1")
+        raise ZeroDivisionError
+    assert names_in(tmp_path) == ["run.partial"]
+    with open_run(run, resume=True, keep="checkpoints") as work:
+        assert (work / "checkpoints" / "1.pt").read_text() == "epoch 1"
+    assert names_in(tmp_path) == ["run"]
+
+
+def test_without_resume_the_work_starts_anew(tmp_path: Path) -> None:
+    (tmp_path / "run.partial").mkdir()
+    (tmp_path / "run.partial" / "old.txt").write_text("old")
+    with open_run(tmp_path / "run") as work:
+        assert names_in(work) == []
+
+
+@pytest.mark.parametrize(("has_work", "words"), [(True, "--resume goes on"), (False, "Nothing is left of it")])
+def test_ctrl_c_says_what_is_left(tmp_path: Path, has_work: bool, words: str) -> None:
+    with pytest.raises(UserError, match=f"Interrupted.*{words}"), open_run(tmp_path / "run", keep="kept") as work:  # noqa: PT012
+        if has_work:
+            (work / "kept").mkdir()
+        raise KeyboardInterrupt
+    assert names_in(tmp_path) == (["run.partial"] if has_work else [])
+
+
+def test_an_existing_result_is_refused_and_untouched(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", "first")
+    with pytest.raises(UserError, match=r"is there already \(a finished result\).*--overwrite"):
+        make_run(tmp_path / "run", "second")
+    assert (tmp_path / "run" / "a.txt").read_text() == "first"
+    assert names_in(tmp_path) == ["run"]
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match=r"is there already \(a file\)"):
+        make_run(tmp_path / "file", "second")
+
+
+def test_overwrite_keeps_the_old_until_the_new_is_whole(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    make_run(run, "first")
+    with pytest.raises(ZeroDivisionError), open_run(run, overwrite=True):
+        raise ZeroDivisionError
+    assert (run / "a.txt").read_text() == "first"
+    with open_run(run, overwrite=True) as work:
+        (work / "b.txt").write_text("second")
+        assert (run / "a.txt").read_text() == "first"
+    assert names_in(run) == ["b.txt"]
+    assert names_in(tmp_path) == ["run"]
+
+
+def test_overwrite_replaces_a_file(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("x")
+    make_run(tmp_path / "run", "new", overwrite=True)
+    assert names_in(tmp_path) == ["run"]
+    assert names_in(tmp_path / "run") == ["a.txt"]
+
+
+def test_a_run_that_another_process_works_on_is_refused(tmp_path: Path) -> None:
+    lock = tmp_path / ".run.lock"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD_LOCK, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        # Twice: the first refusal must leave the other's lock where it is.
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"Another process is working on .*run'. Wait for it"):
+                make_run(tmp_path / "run", "mine")
+        assert names_in(tmp_path) == [".run.lock"]
+        other.communicate("")
+    make_run(tmp_path / "run", "mine")
+    assert (tmp_path / "run" / "a.txt").read_text() == "mine"
+
+
+def test_a_result_that_was_finished_meanwhile_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process gives the folder its name just before this one gets the lock."""
+    real = Path.mkdir
+
+    def mkdir(self: Path, *words: object, **options: object) -> None:
+        real(self, *words, **options)
+        if self == tmp_path:
+            real(tmp_path / "run", exist_ok=True)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with pytest.raises(UserError, match="is there already"):
+        make_run(tmp_path / "run", "mine")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk(tmp_path: Path, number: int) -> None:
+    with pytest.raises(UserError, match=r"No room to write .*Free some space"), open_run(tmp_path / "run") as work:  # noqa: PT012
+        (work / "half.bin").write_bytes(b"x")
+        raise OSError(number, "No space left on device", str(work / "half.bin"))
+    assert names_in(tmp_path) == []
+
+
+def test_other_errors_of_the_system_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), open_run(tmp_path / "run"):
+        raise PermissionError(errno.EACCES, "no")
+
+
+def test_atomic_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"name": "grün", "value": 1.5})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"name": "grün", "value": 1.5}
+    assert "grün" in path.read_text(encoding="utf-8")
+    with pytest.raises(ZeroDivisionError), open_atomic(path) as part:  # noqa: PT012
+        part.write_text("half")
+        raise ZeroDivisionError
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"value": float("nan")})
+    assert json.loads(path.read_text(encoding="utf-8"))["value"] == 1.5
+    assert names_in(tmp_path) == ["a.json"]
+
+
+def test_lines(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", [{"a": 1}, {"a": 2}])
+    assert [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()] == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize("group_rows", [3, 100])
+def test_both_tables_have_the_same_rows(tmp_path: Path, group_rows: int) -> None:
+    with TableWriter(tmp_path, "table", SCHEMA, group_rows) as table:
+        for row in ROWS:
+            table.write(row)
+        assert not (tmp_path / "table.parquet").exists()
+    assert names_in(tmp_path) == ["table.csv", "table.parquet"]
+    stored = pq.read_table(tmp_path / "table.parquet")
+    assert stored.to_pylist() == ROWS
+    assert pq.ParquetFile(tmp_path / "table.parquet").num_row_groups == -(-len(ROWS) // group_rows)
+    with (tmp_path / "table.csv").open(newline="", encoding="utf-8") as file:
+        read = [
+            {"path": r["path"], "score": float(r["score"]), "boxes": json.loads(r["boxes"])}
+            for r in csv.DictReader(file)
+        ]
+    assert read == ROWS
+
+
+def test_missing_values_are_empty(tmp_path: Path) -> None:
+    with TableWriter(tmp_path, "table", SCHEMA) as table:
+        table.write({"path": "a"})
+    assert pq.read_table(tmp_path / "table.parquet").to_pylist() == [{"path": "a", "score": None, "boxes": None}]
+    assert (tmp_path / "table.csv").read_text().splitlines()[1] == "a,,"
+
+
+def test_an_empty_table_has_its_columns(tmp_path: Path) -> None:
+    with TableWriter(tmp_path, "table", SCHEMA):
+        pass
+    assert pq.read_table(tmp_path / "table.parquet").schema == SCHEMA
+    assert (tmp_path / "table.csv").read_text().strip() == "path,score,boxes"
+
+
+def test_tables_are_removed_on_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), TableWriter(tmp_path, "table", SCHEMA) as table:  # noqa: PT012
+        table.write(ROWS[0])
+        raise ZeroDivisionError
+    assert names_in(tmp_path) == []
+
+
+def test_tables_are_removed_if_the_last_rows_do_not_fit(tmp_path: Path) -> None:
+    with pytest.raises((pa.ArrowInvalid, pa.ArrowTypeError)), TableWriter(tmp_path, "table", SCHEMA) as table:
+        table.write({"path": "a", "score": "many"})
+    assert names_in(tmp_path) == []
+
+
+def test_versions_name_what_can_change_a_number() -> None:
+    found = read_versions()
+    assert found["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}")
+    assert {"torch", "timm", "numpy", "pillow"} <= set(found)
