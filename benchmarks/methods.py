@@ -60,11 +60,12 @@ EXPECTED: list[tuple[str, tuple[str, ...], str, Callable[[Sequence[float]], floa
 ]
 NOTES = f"""
 Medians of the ratios within a pair, in which the bare forward pass (`no_grad`), ours and the peers run one after the
-other, in reversed order every second time. Ours is `whycam.explain(module, images, target, method=..., layer=cut)`, the
-cut found before (`whycam.cut_model`). The peers run in every second pair, at the layer that ours found, for the same classes; they are made outside the clock and called as
-their READMEs show: pytorch-grad-cam's time has its resize to the image in it, ours and torchcam's have none. score-cam
-is held against a forward pass for each live channel and one more, in batches of {CHUNK}. It and Ablation-CAM of
-pytorch-grad-cam are measured on one image of {SMALL_PX} px, so that they end. ResNet-50 and ViT have random weights.
+other, in reversed order every second time. Ours is `whycam.explain(module, images, target, method=..., layer=cut)`,
+the cut found before (`whycam.cut_model`). The peers run in every second pair, at the layer that ours found, for the
+same classes; they are made outside the clock and called as their READMEs show: pytorch-grad-cam's time has its resize
+to the image in it, ours and torchcam's have none. score-cam is held against a forward pass for each live channel and
+one more, in batches of {CHUNK}. It and Ablation-CAM of pytorch-grad-cam are measured on one image of {SMALL_PX} px,
+so that they end. ResNet-50 and ViT have random weights.
 """
 
 

@@ -41,7 +41,7 @@ def find_class(word: int | str, class_names: Sequence[str]) -> int:
 
 
 def _to_plain(word: Any) -> Any:
-    """numpy's whole numbers as Python's; anything else as it is."""
+    """A whole number of numpy as Python's; anything else as it is."""
     is_number = not isinstance(word, bool | Tensor) and hasattr(word, "__index__")
     return operator.index(word) if is_number else word
 
