@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def compute_features(
         progress(len(photos))
         return _open_store(path, key, about["unreadable"], was_cached=True)
     read = read or (lambda paths: stream_photos(paths, key.preprocess))
-    with FileLock(path.with_suffix(".lock")):
+    with FileLock(Path(tempfile.gettempdir()) / f"whycam-{key.digest}.lock"):
         # Another process may have made the same store while this one waited.
         if done.is_file() and path.is_file():
             return compute_features(run, photos, key, device=device, cache_dir=cache_dir, progress=progress, read=read)
