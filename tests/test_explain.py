@@ -277,3 +277,28 @@ def test_option_that_the_method_lacks_is_refused(model: whycam.Model) -> None:
 def test_whycam_explain_stays_a_function() -> None:
     code = "import whycam.explainer, whycam; whycam.explain; assert whycam.explain is whycam.explainer.explain"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_blank_map_says_which_reason_it_has() -> None:
+    net, images = make_net(), make_images()
+    with torch.no_grad():
+        net[-1].weight[1] = -net[-1].weight[1].abs() - 0.1
+        net[-1].weight[2] = 0
+    for method in ("grad-cam", "layer-cam", "element-wise"):
+        against, still = (whycam.explain(net, images, k, method=method) for k in (1, 2))
+        assert not against.maps.any()
+        assert all("nothing in the features of this layer speaks for it" in note[0] for note in against.notes)
+        assert not still.maps.any()
+        assert all("the score does not change with the features" in note[0] for note in still.notes)
+    both = whycam.explain(net, images, [0, 1, 2], method="grad-cam").notes[0]
+    assert ["speaks for it" in note for note in both[-2:]] == [True, False]
+    scored = whycam.explain(net, images, 1, method="ablation-cam")
+    assert "or the score does not change" in scored.notes[0][0]
+    net[0].weight.data.zero_()
+    net[0].bias.data.fill_(-1)
+    net[2].weight.data.zero_()
+    net[2].bias.data.fill_(-1)
+    cut = cut_model(net, images)
+    for method in ("cam", "grad-cam", "eigen-cam", "fem"):
+        notes = whycam.explain(net, images, 0, method=method, layer=cut).notes[0]
+        assert "features of this layer are all zero" in notes[0]

@@ -106,7 +106,7 @@ def loop_grad_cam(a: Tensor, g: Tensor) -> Tensor:
 def loop_plus_plus(a: Tensor, g: Tensor, second: Tensor, third: Tensor, unit: float = 1) -> Tensor:
     weights = []
     for k in range(len(a)):
-        total, weight = float(a[k].sum()), 0.0
+        total, weight = float(a[k].clamp(min=0).sum()), 0.0
         for d1, d2, d3 in zip(
             g[k].flatten().tolist(), second[k].flatten().tolist(), third[k].flatten().tolist(), strict=True
         ):
@@ -136,8 +136,7 @@ def loop_cells(a: Tensor, g: Tensor, term: Callable[[float, float], float]) -> T
 def loop_eigen(a: Tensor, g: Tensor) -> Tensor:
     matrix = (a * g).flatten(1).T
     _, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    found = matrix @ right[0]
-    return (-found if -found.min() > found.max() else found).view(a.shape[1:])
+    return (matrix @ right[0] * right[0].sum().sign()).view(a.shape[1:])
 
 
 REFERENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -191,6 +190,15 @@ def test_plus_plus_in_units_of_its_largest_gradient() -> None:
     assert torch.allclose(maps_of("grad-cam++", p), expected, rtol=1e-6, atol=1e-9)
     with pytest.raises(UserError, match="'unit' is 'logits'"):
         maps_of("grad-cam++", replace(p, options={"unit": "logits"}))
+
+
+@pytest.mark.parametrize("name", ["grad-cam++", "smooth-grad-cam++"])
+def test_plus_plus_on_features_of_both_signs_hardly_depends_on_the_logits_unit(name: str) -> None:
+    net, images = make_net(), make_images()
+    whole, half = (maps_of(name, make_pass(net, images, layer="3", factor=factor)) for factor in (1, 0.5))
+    assert (make_pass(net, images, layer="3").features < 0).any()
+    for a, b in zip(whole.flatten(1), half.flatten(1), strict=True):
+        assert float(torch.corrcoef(torch.stack([a, b]))[0, 1]) > 0.98
 
 
 def test_smooth_plus_plus_reference() -> None:

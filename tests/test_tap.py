@@ -501,3 +501,16 @@ def test_what_cannot_be_cut_is_refused() -> None:
         cut_model(nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 4)), images)
     parallel = nn.DataParallel(tiny())
     assert cut_model(parallel, images).layer == "3"
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_photo_that_is_not_finite_does_not_hide_a_linear_tail(value: float) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+    images = images_of(3, 12, 12)
+    images[0, :, 3] = value
+    cut = cut_model(net, images)
+    assert not cut.why_not_linear
+    assert cut.weight is not None
+    assert torch.equal(cut.weight, net[-1].weight)
+    assert not images[0].isfinite().all()

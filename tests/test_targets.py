@@ -110,9 +110,9 @@ def test_probabilities() -> None:
 def test_blank_maps_are_described() -> None:
     good = torch.tensor([[1.0, -1.0]])
     maps = torch.stack([good, good * 0, good * 0 + 2, -good.abs() - good, torch.tensor([[float("nan"), 1.0]])])
-    notes = describe_blank(maps, [0, 1, 2, 3, -1], NAMES)
+    notes = describe_blank(maps, [0, 1, 2, 3, -1], NAMES, ["", "nothing happened", "", "", ""])
     assert len(notes) == 4
-    assert "'Rose' is zero everywhere" in notes[0]
+    assert "'Rose' is zero everywhere: nothing happened." in notes[0]
     assert "'tulip' is flat" in notes[1]
     assert "'7' has no positive value" in notes[2]
     assert "1 of 2 cells of the map of 'the score' are not finite" in notes[3]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, overload
 
@@ -41,6 +42,7 @@ from whycam.passes import (
     Question,
     cut_layers,
     describe_layers,
+    explain_zeros,
     prepare_views,
     read_logits,
     run_method,
@@ -340,7 +342,7 @@ def explain(
             **describe_layers(chosen, views_of[0], fuse),
             "target": describe_target(target),
             "smooth": str(smoothing) or "none",
-            **(origin or {"model": type(unwrap(module)).__name__, "versions": read_versions()}),
+            **(origin or {"model": type(unwrap(module)).__name__, "versions": dict(_read_versions())}),
         }
         result[name] = Explanation(
             maps=maps[:, 0] if is_single else maps,
@@ -351,7 +353,7 @@ def explain(
             record=record,
             is_signed=chosen.is_signed,
             photos=photos,
-            notes=_make_notes(maps, question, known),
+            notes=_make_notes(maps, question, known, explain_zeros(chosen, views[0][-1], repeated, maps)),
             paths=paths,
         )
     if unread := question.options.unread:
@@ -360,6 +362,12 @@ def explain(
             "docs/methods.md lists those of each method."
         )
     return result[method] if isinstance(method, str) else result
+
+
+@cache
+def _read_versions() -> dict[str, str]:
+    # They are looked up in files, which takes longer than a map.
+    return read_versions()
 
 
 _AXES: dict[type[nn.Module], int] = {nn.Conv1d: 3, nn.Conv2d: 4, nn.Conv3d: 5}
@@ -400,10 +408,12 @@ def _describe_method(method: Method, question: Question, names: Sequence[str]) -
     }
 
 
-def _make_notes(maps: Tensor, question: Question, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+def _make_notes(
+    maps: Tensor, question: Question, names: Sequence[str], why_zero: Sequence[Sequence[str]]
+) -> tuple[tuple[str, ...], ...]:
     has_sides = question.logits.shape[1] == 1 and question.function is None
     sides = describe_side(question.logits, names) if has_sides else [""] * len(maps)
     return tuple(
-        (*([side] if side else []), *describe_blank(values, target, names))
-        for values, target, side in zip(maps, question.targets.tolist(), sides, strict=True)
+        (*([side] if side else []), *describe_blank(values, target, names, reasons))
+        for values, target, side, reasons in zip(maps, question.targets.tolist(), sides, why_zero, strict=True)
     )

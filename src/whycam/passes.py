@@ -168,6 +168,13 @@ def prepare(module: nn.Module, images: Tensor, cut: Cut | None) -> Prepared:
         again = cut.trace(batch)
         return again.features, again.output
 
+    def run(batch: Tensor) -> object:
+        output, features = cut.run(batch)
+        if cut.weight is None or cut.bias is None:
+            return output
+        # The head in float32: in half precision, differences of scores would be lost in the logit's rounding.
+        return run_linear(features, cut.weight, cut.bias)
+
     trace = cut.trace(images)
     ambient = _keep_autocast(images.device.type)
     return Prepared(
@@ -176,7 +183,7 @@ def prepare(module: nn.Module, images: Tensor, cut: Cut | None) -> Prepared:
         (trace.features, trace.output),
         ambient(retrace),
         ambient(trace.tail),
-        ambient(lambda batch: cut.run(batch)[0]),
+        ambient(run),
         cut.weight,
         cut.bias,
         cut.layer,
@@ -196,7 +203,8 @@ def _prepare_gap(module: GapClassifier, images: Tensor) -> Prepared:
 
     def run(batch: Tensor) -> object:
         with undisturbed(module, with_grad=False):
-            return module(batch)
+            features = _widen(module.features(batch))
+        return run_linear(features, weight, bias)
 
     ambient = _keep_autocast(images.device.type)
     return Prepared(
@@ -330,3 +338,32 @@ def _make_pass(prepared: Prepared, question: Question, target: Tensor) -> Pass:
         retrace=prepared.retrace,
         logits=lambda output: select_output(output, question.output),
     )
+
+
+_NO_CHANGE = "the score does not change with the features of this layer"
+_NOTHING_FOR_IT = "nothing in the features of this layer speaks for it, and the method keeps the positive part alone"
+_NOTHING_AT_ALL = "nothing in the features of this layer speaks for or against it"
+
+
+def explain_zeros(method: Method, prepared: Prepared, question: Question, maps: Tensor) -> list[list[str]]:
+    """For each of the maps (N, T, h, w) that is zero everywhere, why; an empty string for the others."""
+    is_zero = ~maps.flatten(2).any(2)  # (N, T)
+    has_features = prepared.trace[0].detach().flatten(1).any(1).tolist()
+    reasons = [[""] * maps.shape[1] for _ in maps]
+    for t in is_zero.any(0).nonzero()[:, 0].tolist():
+        found = _find_reasons(method, prepared, question, t)
+        for i in is_zero[:, t].nonzero()[:, 0].tolist():
+            reasons[i][t] = found[i] if has_features[i] else "the features of this layer are all zero"
+    return reasons
+
+
+def _find_reasons(method: Method, prepared: Prepared, question: Question, column: int) -> list[str]:
+    """For each image why its map of one target may be zero though its features are not."""
+    nothing = _NOTHING_AT_ALL if method.is_signed else _NOTHING_FOR_IT
+    if method.needs in {"gradients", "linear head"}:
+        with torch.autocast(prepared.images.device.type, enabled=False):
+            gradients = _make_pass(prepared, question, question.targets[:, column]).gradients
+        return [nothing if moves else _NO_CHANGE for moves in gradients.flatten(1).any(1).tolist()]
+    either = f"{nothing}; or {_NO_CHANGE}"
+    reason = either if method.needs in {"scores", "tail scores"} else f"{method.name} finds nothing in this image"
+    return [reason] * len(question.targets)

@@ -191,10 +191,19 @@ def describe_side(logits: Tensor, class_names: Sequence[str]) -> list[str]:
     ]
 
 
-def describe_blank(maps: Tensor, target: Sequence[int], class_names: Sequence[str]) -> list[str]:
-    """Sentences on each map (T, h, w) that shows nothing: not finite, zero, flat, or without evidence for."""
+def describe_blank(
+    maps: Tensor, target: Sequence[int], class_names: Sequence[str], why_zero: Sequence[str]
+) -> list[str]:
+    """Sentences on each map (T, h, w) that shows nothing: not finite, zero, flat, or without evidence for.
+
+    Args:
+        maps: raw maps of one image.
+        target: T class indices.
+        class_names: K names.
+        why_zero: for each map, the reason if it is zero everywhere.
+    """
     notes = []
-    for values, index in zip(maps, target, strict=True):
+    for values, index, reason in zip(maps, target, why_zero, strict=True):
         name = class_names[index] if 0 <= index < len(class_names) else "the score"
         bad = int((~values.isfinite()).sum())
         if bad:
@@ -203,9 +212,7 @@ def describe_blank(maps: Tensor, target: Sequence[int], class_names: Sequence[st
                 "in the photo's features or the weights."
             )
         elif not bool(values.any()):
-            notes.append(
-                f"The map of {name!r} is zero everywhere: the score does not change with the features of this layer."
-            )
+            notes.append(f"The map of {name!r} is zero everywhere: {reason}.")
         elif float(values.max()) == float(values.min()):
             notes.append(f"The map of {name!r} is flat: every place counts the same.")
         elif float(values.max()) <= 0:

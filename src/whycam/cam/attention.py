@@ -56,7 +56,8 @@ def attention_rollout(p: Pass) -> Tensor:
     "chefer",
     needs="attention",
     paper="arXiv:2103.15679, eq. 5-6",
-    differs="Always: attention that raises the score, followed through the layers.",
+    differs="Always: attention that raises the score, followed through the layers; the products of several layers make "
+    "it depend on the logit's unit, as the paper's do.",
     cost="one forward and backward pass without fused attention",
 )
 def chefer(p: Pass) -> Tensor:

@@ -21,7 +21,8 @@ _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
     "refine-cam",
     needs="gradients",
     paper="arXiv:2605.14641",
-    differs="Always: a cell counts only where the maps of all the layers have it.",
+    differs="Always: a cell counts only where the maps of all the layers have it; on the logit's unit it depends as "
+    "grad-cam++ does.",
     cost="a forward pass, and the tail backwards, for each layer",
     layers=3,
 )

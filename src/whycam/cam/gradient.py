@@ -31,17 +31,20 @@ def grad_cam(p: Pass) -> Tensor:
     "grad-cam++",
     needs="gradients",
     paper="arXiv:1710.11063, eq. 19",
-    differs="Always: only positive gradients count, less so in channels with large sums.",
+    differs="Always: only positive gradients count, less so in channels with large sums; how much less depends on the "
+    "logit's unit, as in the paper (unit='max' is free of it).",
     cost="one forward pass, and the tail backwards",
 )
 def grad_cam_plus_plus(p: Pass) -> Tensor:
-    """ReLU(sum_k w_k A_k), w_k = sum alpha ReLU(g_k), alpha = g^2 / (2 g^2 + (sum_ab A_ab) g^3).
+    """ReLU(sum_k w_k A_k), w_k = sum alpha ReLU(g_k), alpha = g^2 / (2 g^2 + (sum_ab ReLU(A_ab)) g^3).
 
-    Where the denominator is zero or negative (no gradient, or features with a negative sum) alpha is 0. The paper's
-    score is exp(logit), whose factor exp(logit) is left out of w: it only scales the map. As alpha compares 2 with
-    (sum A) g, the formula fixes the logit's unit: a logit of half the size gives a slightly different map. The option
-    `unit="max"` counts g in units of its largest |g| instead, for maps that are the same for any size of the logit,
-    which at inner layers are far from the paper's.
+    Where the gradient is not positive alpha has no part in the map; it lies in (0, 1/2] elsewhere. The paper's score is
+    exp(logit), whose factor exp(logit) is left out of w: it only scales the map. As alpha compares 2 with (sum A) g,
+    the formula fixes the logit's unit: a logit of half the size gives a slightly different map. The option `unit="max"`
+    counts g in units of its largest |g| instead, for maps that are the same for any size of the logit.
+
+    Differs: the paper's features are those behind a ReLU. Of others the positive part is summed, since a negative sum
+    takes the denominator through zero, where a few channels drown the rest and half the logit has another map.
     """
     return _plus_plus(p, p.gradients[None])
 
@@ -50,14 +53,15 @@ def grad_cam_plus_plus(p: Pass) -> Tensor:
     "smooth-grad-cam++",
     needs="gradients",
     paper="arXiv:1908.01224, eq. 6-8",
-    differs="Always, as grad-cam++, with gradients that are averaged over noisy copies of the image.",
+    differs="Always, as grad-cam++ (the logit's unit too), with gradients averaged over noisy copies of the image.",
     cost="`samples` forward passes, and as many tails backwards",
 )
 def smooth_grad_cam_plus_plus(p: Pass) -> Tensor:
-    """Grad-CAM++ with alpha = D_2 / (2 D_2 + (sum A) D_3), w = sum alpha ReLU(D_1), D_n the mean g^n in noise.
+    """Grad-CAM++ with alpha = D_2 / (2 D_2 + (sum ReLU(A)) D_3), w = sum alpha ReLU(D_1), D_n the mean g^n in noise.
 
-    A and its sum are the clean image's. The noise is normal with standard deviation `noise` times the image's range,
-    `samples` draws from the seed, the same for every image. `unit` as in grad-cam++.
+    Where the denominator is not positive alpha is 0. A and its sum are the clean image's. The noise is normal with
+    standard deviation `noise` times the image's range, `samples` draws from the seed, the same for every image. `unit`
+    as in grad-cam++.
     """
     if p.retrace is None:
         raise UserError(
@@ -143,15 +147,22 @@ def element_wise(p: Pass) -> Tensor:
     is_signed=True,
 )
 def eigen_grad_cam(p: Pass) -> Tensor:
-    """G A projected on its first right singular vector, not centred; the sign as in eigen-cam."""
-    return first_component(p.gradients * p.features)
+    """G A projected on its first right singular vector v, not centred; signed so that sum_k v_k >= 0.
+
+    The positive side is then the one that hires-cam, the sum of G A over the channels, has too: evidence for the class.
+    """
+    evidence = p.gradients * p.features
+    maps = first_component(evidence)
+    agreement = (maps * evidence.sum(1)).flatten(1).sum(1)
+    return torch.where((agreement < 0).view(-1, *[1] * (maps.ndim - 1)), -maps, maps)
 
 
 @method(
     "shapley-cam",
     needs="gradients",
     paper="arXiv:2501.06261, eq. 12",
-    differs="By the tail's curvature. With option score='logit', on pooling and one linear layer, it is grad-cam.",
+    differs="By the curvature of the tail and of the softmax, whose sharpness is the logit's unit. With option "
+    "score='logit', on pooling and one linear layer, it is grad-cam.",
     cost="one forward pass, and the tail forwards once and backwards twice",
 )
 def shapley_cam(p: Pass) -> Tensor:
@@ -227,7 +238,7 @@ def _plus_plus(p: Pass, gradients: Tensor) -> Tensor:
     largest = gradients.abs().amax(0).flatten(1).amax(1).view(-1, *axes)
     scaled = torch.where(largest > 0, gradients / largest, 0)  # the powers of small gradients would vanish
     second, third = scaled.square().mean(0), scaled.pow(3).mean(0)
-    total = p.features.flatten(2).sum(2).view(*p.features.shape[:2], *axes[1:])
+    total = p.features.relu().flatten(2).sum(2).view(*p.features.shape[:2], *axes[1:])
     denominator = 2 * second + total * third * (largest if unit == "logit" else 1)
     alpha = torch.where(denominator > 0, second / denominator, 0)
     return _weigh(p.features, (alpha * gradients.mean(0).relu()).flatten(2).sum(2)).relu()

@@ -29,7 +29,8 @@ _PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.flo
     "score-cam",
     needs="scores",
     paper="arXiv:1910.01279, alg. 1",
-    differs="Always: weights come from what each channel's region scores alone, so the head's size enters a softmax.",
+    differs="Always: weights come from what each channel's region scores alone, through a softmax that depends on the "
+    "logit's unit, as in the paper.",
     cost="one forward pass per live channel",
 )
 def score_cam(p: Pass) -> Tensor:
@@ -48,7 +49,7 @@ def score_cam(p: Pass) -> Tensor:
     "ss-cam",
     needs="scores",
     paper="arXiv:2006.14255, alg. 1",
-    differs="Always, as score-cam; its masks are noisy.",
+    differs="Always, as score-cam (the logit's unit too); its masks are noisy.",
     cost="`samples` (35) forward passes per live channel",
 )
 def ss_cam(p: Pass) -> Tensor:
@@ -69,7 +70,7 @@ def ss_cam(p: Pass) -> Tensor:
     "is-cam",
     needs="scores",
     paper="arXiv:2010.03023",
-    differs="Always, as score-cam; its masks fade in.",
+    differs="Always, as score-cam (the logit's unit too); its masks fade in.",
     cost="`samples` (10) forward passes per live channel",
 )
 def is_cam(p: Pass) -> Tensor:

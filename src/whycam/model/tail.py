@@ -5,7 +5,7 @@ A further form is one more function `(site) -> RawTail | None` in `_FORMS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -81,16 +81,21 @@ class RawTail:
 def undisturbed(module: nn.Module, *, with_grad: bool) -> Iterator[None]:
     """Eval mode, and that gradient mode, outside inference mode; all that can be noticed is as before afterwards."""
     flags = [(part, part.training) for part in module.modules()]
-    devices = {parameter.device.index for parameter in module.parameters() if parameter.is_cuda}
+    # Forking the state of a GPU that this process hasn't used would start it.
+    devices = {p.device.index for p in module.parameters() if p.is_cuda} if torch.cuda.is_initialized() else set()
     with torch.inference_mode(mode=False), torch.set_grad_enabled(with_grad), torch.random.fork_rng(devices):
         torch.clear_autocast_cache()  # it may hold weights cast in inference mode, which no graph may keep
         try:
-            for part, _ in flags:
-                part.training = False  # not .eval(), which a model may override with side effects
+            _set_training((part, False) for part, _ in flags)  # not .eval(), which a model may override
             yield
         finally:
-            for part, flag in flags:
-                part.training = flag
+            _set_training(flags)
+
+
+def _set_training(flags: Iterable[tuple[nn.Module, bool]]) -> None:
+    for part, flag in flags:
+        if part.training != flag:  # a module's attributes are slow to set
+            part.training = flag
 
 
 def run_with_swap(site: Site, images: Tensor, swap: Callable[[Tensor], Tensor]) -> object:

@@ -144,6 +144,7 @@ def cut_model(
     """
     module = unwrap(module)
     images = as_input(module, images[:_PROBE_IMAGES])
+    images = images.where(images.isfinite(), 0)  # a broken photo would hide what the model is made of
     calls = record_calls(module, images)
     if layer is not None:
         call = find_call(module, calls, layer)
