@@ -15,8 +15,8 @@ LAST = np.array(mpl.colormaps["inferno"](1.0, bytes=True))[:3]
 FIRST = np.array(mpl.colormaps["inferno"](0.0, bytes=True))[:3]
 
 
-def make_map(h: int = 5, w: int = 7) -> torch.Tensor:
-    return torch.randn(h, w, generator=torch.Generator().manual_seed(3))
+def make_map(h: int = 5, w: int = 7) -> np.ndarray:
+    return np.random.default_rng(3).standard_normal((h, w), dtype=np.float32)
 
 
 def make_photo(width: int = 60, height: int = 40) -> Image.Image:
@@ -24,16 +24,9 @@ def make_photo(width: int = 60, height: int = 40) -> Image.Image:
 
 
 def test_scaling_by_hand() -> None:
-    values = torch.tensor([[-2.0, 0.0], [1.0, 4.0]])
+    values = np.array([[-2.0, 0.0], [1.0, 4.0]], dtype=np.float32)
     assert render.scale_map(values, is_signed=False).tolist() == [[0, 0], [0.25, 1]]
     assert render.scale_map(values, is_signed=True).tolist() == [[0.25, 0.5], [0.625, 1]]
-
-
-def test_each_map_of_a_batch_is_scaled_by_itself() -> None:
-    values = torch.stack([make_map(), 100 * make_map().abs()])
-    heat = render.scale_map(values, is_signed=False)
-    assert heat.amax(dim=(1, 2)).tolist() == [1, 1]
-    assert torch.equal(heat[0], render.scale_map(values[0], is_signed=False))
 
 
 @pytest.mark.parametrize("is_signed", [False, True])
@@ -92,17 +85,17 @@ def test_signed_overlay_shows_the_photo_at_zero_and_colours_at_both_ends() -> No
 @pytest.mark.parametrize(("is_signed", "nothing"), [(False, 0.0), (True, 0.5)])
 def test_nothing_is_drawn_of_maps_that_show_nothing(is_signed: bool, nothing: float) -> None:
     for value in (0.0, float("nan"), float("inf"), float("-inf")):
-        heatmap = render.make_heatmap(torch.full((3, 4), value), (30, 41), is_signed=is_signed)
+        heatmap = render.make_heatmap(np.full((3, 4), value, dtype=np.float32), (30, 41), is_signed=is_signed)
         assert heatmap.shape == (30, 41)
         assert (heatmap == nothing).all()
 
 
 def test_a_negative_map_has_no_positive_heat() -> None:
-    assert not render.make_heatmap(-make_map().abs() - 1, (30, 30), is_signed=False).any()
+    assert not render.make_heatmap(-np.abs(make_map()) - 1, (30, 30), is_signed=False).any()
 
 
 def test_one_nan_cell_leaves_the_others_alone() -> None:
-    values = torch.zeros(4, 4)
+    values = np.zeros((4, 4), dtype=np.float32)
     values[0, 0], values[3, 3] = float("nan"), 2.0
     heatmap = render.make_heatmap(values, (64, 64), is_signed=False)
     assert np.isfinite(heatmap).all()
@@ -111,12 +104,19 @@ def test_one_nan_cell_leaves_the_others_alone() -> None:
 
 
 def test_a_cell_lies_where_its_pixels_are() -> None:
-    values = torch.zeros(2, 3)
+    values = np.zeros((2, 3), dtype=np.float32)
     values[1, 2] = 1
     heatmap = render.make_heatmap(values, (20, 60), is_signed=False)
     assert heatmap[15:, 50:].min() > 0.99
     assert heatmap[:5].max() == 0
     assert heatmap[:, :30].max() == 0
+
+
+@pytest.mark.parametrize("size", [(40, 60), (5, 7), (9, 200)])
+def test_maps_are_enlarged_as_pytorch_does_it_with_half_pixel_centres(size: tuple[int, int]) -> None:
+    values = torch.from_numpy(make_map())
+    expected = torch.nn.functional.interpolate(values[None, None], size, mode="bilinear", align_corners=False)
+    assert np.allclose(render.resize_map(values.numpy(), size), expected[0, 0].numpy(), atol=1e-5)
 
 
 def test_ends_of_the_colour_map() -> None:

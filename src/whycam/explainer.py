@@ -328,8 +328,10 @@ def explain(
     cuts = cut_layers(module, images, layer, list(methods.values()))
     views = prepare_views(module, images, cuts, smoothing)
     logits = read_logits(views[0][-1].trace[1], output, function)[: len(images)]
-    known = number_classes(class_names, logits)
-    targets, is_single = resolve_target(target, logits, known)
+    known = number_classes(class_names, logits.shape[1])
+    numbers = logits.cpu().numpy()
+    indices, is_single = resolve_target(_to_array(target), numbers, known)
+    targets = torch.from_numpy(indices).to(logits.device)
     against = None if versus is None else find_class(versus, known)
     question = Question(targets, logits, function, against, output, chunk, seed, MethodOptions(options))
     repeated, result = question.repeat(smoothing.copies), {}
@@ -347,7 +349,7 @@ def explain(
         result[name] = Explanation(
             maps=maps[:, 0] if is_single else maps,
             logits=logits,
-            probabilities=to_probabilities(logits),
+            probabilities=torch.from_numpy(to_probabilities(numbers)).to(logits.device),
             target=targets[:, 0] if is_single else targets,
             class_names=known,
             record=record,
@@ -362,6 +364,13 @@ def explain(
             "docs/methods.md lists those of each method."
         )
     return result[method] if isinstance(method, str) else result
+
+
+def _to_array(target: Target) -> Target:
+    if not isinstance(target, Tensor):
+        return target
+    array: np.ndarray = (target.float() if target.is_floating_point() else target).detach().cpu().numpy()
+    return array
 
 
 @cache
@@ -412,8 +421,10 @@ def _make_notes(
     maps: Tensor, question: Question, names: Sequence[str], why_zero: Sequence[Sequence[str]]
 ) -> tuple[tuple[str, ...], ...]:
     has_sides = question.logits.shape[1] == 1 and question.function is None
-    sides = describe_side(question.logits, names) if has_sides else [""] * len(maps)
+    sides = describe_side(question.logits.cpu().numpy(), names) if has_sides else [""] * len(maps)
     return tuple(
         (*([side] if side else []), *describe_blank(values, target, names, reasons))
-        for values, target, side, reasons in zip(maps, question.targets.tolist(), sides, why_zero, strict=True)
+        for values, target, side, reasons in zip(
+            maps.cpu().numpy(), question.targets.tolist(), sides, why_zero, strict=True
+        )
     )

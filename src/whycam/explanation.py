@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from whycam import localize, render
-from whycam.errors import UserError
+from whycam.reading import Reading
 from whycam.runs import write_json
 
 
@@ -83,13 +83,27 @@ class Explanation:
         """A class's name; a callable target has none."""
         return self.class_names[index] if index >= 0 else "score"
 
+    def reading(self, photo: int = 0) -> Reading:
+        """One photo's maps, (T, h, w), and numbers in NumPy."""
+        cells = self.maps.shape[self.target.ndim :]
+        return Reading(
+            self.maps[photo].reshape(-1, *cells).cpu().numpy(),
+            self.logits[photo].cpu().numpy(),
+            self.probabilities[photo].cpu().numpy(),
+            self.targets[photo].cpu().numpy(),
+            self.class_names,
+            self.record,
+            self.photos[photo] if self.photos else None,
+            self.notes[photo] if self.notes else (),
+        )
+
     def heatmap(self, photo: int = 0, target: int = 0) -> np.ndarray:
         """(H, W) float32 in [0, 1]: one map, scaled, at its photo's size (at the map's own size without a photo).
 
         Raises:
             UserError: the map is of a signal or a volume.
         """
-        return self._render(photo, target, is_signed=self.draws_both_signs)
+        return self.reading(photo).heatmap(target)
 
     def overlay(
         self, photo: int = 0, target: int = 0, *, colormap: str | None = None, alpha: float = render.ALPHA
@@ -99,18 +113,7 @@ class Explanation:
         Raises:
             UserError: the explanation was made of tensors and has no photos to draw on.
         """
-        if not self.photos:
-            raise UserError(
-                "Found no photos in this explanation (it was made of tensors); expected some to draw on. "
-                "Pass paths or images, or use heatmap()."
-            )
-        return render.lay_over(
-            self.photos[photo],
-            self.heatmap(photo, target),
-            colormap or self.colormap,
-            alpha=alpha,
-            is_signed=self.draws_both_signs,
-        )
+        return self.reading(photo).overlay(target, colormap=colormap, alpha=alpha)
 
     def boxes(
         self, photo: int = 0, target: int = 0, *, threshold: float = localize.BOX_THRESHOLD
@@ -120,17 +123,7 @@ class Explanation:
         Raises:
             UserError: the map is of a signal or a volume.
         """
-        return localize.find_boxes(self._render(photo, target, is_signed=False), threshold=threshold)
-
-    def _render(self, photo: int, target: int, *, is_signed: bool) -> np.ndarray:
-        values = self.map(photo, target)
-        if values.ndim != 2:
-            raise UserError(
-                f"The map is {tuple(values.shape)}, that of a signal or a volume; a heatmap is drawn of maps (h, w). "
-                "Take the raw values, why.map(), or explain a slice."
-            )
-        size = (self.photos[photo].height, self.photos[photo].width) if self.photos else tuple(values.shape)
-        return render.make_heatmap(values, (size[0], size[1]), is_signed=is_signed)
+        return self.reading(photo).boxes(target, threshold=threshold)
 
     @property
     def colormap(self) -> str:

@@ -17,8 +17,8 @@ from whycam.model.layer import Call, list_spatial, record_calls
 from whycam.model.output import select_output
 from whycam.model.tail import run_linear, undisturbed
 from whycam.model.tap import Cut, as_input, cut_model, unwrap
+from whycam.scores import check_scores, make_score
 from whycam.smoothing import Smoothing
-from whycam.targets import check_scores, make_score
 
 Layer = str | nn.Module | Cut
 ScoreFunction = Callable[[Any], Tensor]

@@ -7,9 +7,7 @@ from functools import lru_cache
 
 import matplotlib as mpl
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from whycam.errors import make_unknown_name
 
@@ -19,31 +17,31 @@ SCALE_SIGNED = "resized map divided by its largest absolute value, 0 at 0.5"
 COLORMAP_POSITIVE = "inferno"
 COLORMAP_SIGNED = "RdBu_r"
 ALPHA = 0.6
+_BILINEAR = Image.Resampling.BILINEAR
 
 
-def scale_map(values: Tensor, *, is_signed: bool) -> Tensor:
-    """Heat in [0, 1] of maps (..., h, w); the division is by the maximum itself, so no constant changes a map.
+def scale_map(values: np.ndarray, *, is_signed: bool) -> np.ndarray:
+    """Heat in [0, 1] of one map (h, w); the division is by the maximum itself, so no constant changes a map.
 
     Not signed: negative values are no evidence and become 0; a map without a positive value is 0 everywhere.
     Signed: 0 evidence is 0.5; a map that is 0 everywhere stays there.
     """
-    values = torch.where(values.isfinite(), values, torch.zeros_like(values))
-    top = values.abs() if is_signed else values.clamp(min=0)
-    peak = top.amax(dim=(-2, -1), keepdim=True)
-    heat = (values if is_signed else top) / torch.where(peak > 0, peak, torch.ones_like(peak))
-    return 0.5 + 0.5 * heat if is_signed else heat
+    values = np.where(np.isfinite(values), values, np.float32(0))
+    top = np.abs(values) if is_signed else values.clip(0)
+    peak = top.max() or np.float32(1)
+    return 0.5 + 0.5 * (values / peak) if is_signed else top / peak
 
 
-def resize_map(values: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (N, h, w) at `size` (height, width), bilinear."""
-    return nn.functional.interpolate(values[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
+def resize_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """One finite map (h, w) at `size` (height, width), bilinear; where that is smaller, averaged over what it loses."""
+    resized = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32)).resize(size[::-1], _BILINEAR)
+    return np.asarray(resized)
 
 
-def make_heatmap(values: Tensor, size: tuple[int, int], *, is_signed: bool) -> np.ndarray:
+def make_heatmap(values: np.ndarray, size: tuple[int, int], *, is_signed: bool) -> np.ndarray:
     """(H, W) float32 in [0, 1]: one map (h, w), resized to the photo and then scaled: its hottest pixel is 1."""
-    finite = values.nan_to_num(nan=0, posinf=0, neginf=0)
-    heat: np.ndarray = scale_map(resize_map(finite[None], size)[0], is_signed=is_signed).cpu().numpy()
-    return heat
+    finite = np.where(np.isfinite(values), values, 0)
+    return scale_map(resize_map(finite, size), is_signed=is_signed)
 
 
 def check_colormap(name: str | None) -> None:
@@ -68,8 +66,7 @@ def color_heatmap(heatmap: np.ndarray, colormap: str) -> np.ndarray:
     Raises:
         UserError: matplotlib has no colour map of that name.
     """
-    colors: np.ndarray = _read_colors(colormap)[np.rint(np.clip(heatmap, 0, 1) * 255).astype(np.uint8)]
-    return colors
+    return np.asarray(to_picture(heatmap, colormap))
 
 
 def lay_over(photo: Image.Image, heatmap: np.ndarray, colormap: str, *, alpha: float, is_signed: bool) -> Image.Image:
@@ -78,15 +75,23 @@ def lay_over(photo: Image.Image, heatmap: np.ndarray, colormap: str, *, alpha: f
     The opacity grows with the evidence, to `alpha` at half of the strongest, so that the photo stays plain to see
     where there is none.
     """
-    strength = np.abs(heatmap - 0.5) * 2 if is_signed else heatmap
-    opacity = (alpha * np.minimum(1, 2 * strength))[..., None].astype(np.float32)
-    base = np.asarray(photo.convert("RGB"), dtype=np.float32)
-    return Image.fromarray(np.rint(base + opacity * (color_heatmap(heatmap, colormap) - base)).astype(np.uint8))
+    levels = np.arange(256) / 255
+    strength = np.abs(levels - 128 / 255) * 2 if is_signed else levels
+    opacity = np.rint(255 * alpha * np.minimum(1, 2 * strength)).astype(np.uint8)
+    mask = Image.fromarray(opacity[_to_levels(heatmap)])
+    return Image.composite(to_picture(heatmap, colormap), photo.convert("RGB"), mask)
 
 
 def to_picture(heatmap: np.ndarray, colormap: str) -> Image.Image:
     """The heatmap alone, coloured."""
-    return Image.fromarray(color_heatmap(heatmap, colormap))
+    picture = Image.fromarray(_to_levels(heatmap))
+    picture.putpalette(_read_colors(colormap).tobytes())
+    return picture.convert("RGB")
+
+
+def _to_levels(heatmap: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 of heat in [0, 1]; 0.5, where a signed map has no evidence, is 128."""
+    return (heatmap * np.float32(255) + np.float32(0.5)).clip(0, 255).astype(np.uint8)
 
 
 def join_pictures(pictures: Sequence[Image.Image], height_px: int = 224, gap_px: int = 4) -> Image.Image:

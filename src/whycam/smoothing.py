@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from whycam.errors import UserError
-from whycam.render import resize_map
 
 _WORDS = ("flips", "scales")
 _SCALES = (0.8, 1.25)
@@ -60,9 +59,7 @@ class Smoothing:
             plain, *mirrored = maps.chunk(self.copies)
             for part in (plain, *(part.flip(-1) for part in mirrored)):
                 same = part.shape[-2:] == size
-                turned.append(
-                    part if same else resize_map(part.flatten(0, 1), (size[0], size[1])).unflatten(0, part.shape[:2])
-                )
+                turned.append(part if same else functional.interpolate(part, size, mode="bilinear"))
         return torch.stack(turned).mean(0)
 
 

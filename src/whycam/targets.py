@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from whycam.errors import UserError, make_unknown_name
-from whycam.model.output import select_output
 
-Target = int | str | Sequence[int | str] | Tensor | Callable[[Any], Tensor] | None
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Target: TypeAlias = "int | str | Sequence[int | str] | np.ndarray | Tensor | Callable[[Any], Tensor] | None"
 
 
 def find_class(word: int | str, class_names: Sequence[str]) -> int:
@@ -42,17 +43,16 @@ def find_class(word: int | str, class_names: Sequence[str]) -> int:
 
 def _to_plain(word: Any) -> Any:
     """A whole number of numpy as Python's; anything else as it is."""
-    is_number = not isinstance(word, bool | Tensor) and hasattr(word, "__index__")
+    is_number = not isinstance(word, bool) and getattr(word, "shape", ()) == () and hasattr(word, "__index__")
     return operator.index(word) if is_number else word
 
 
-def number_classes(class_names: Sequence[str] | None, logits: Tensor) -> tuple[str, ...]:
+def number_classes(class_names: Sequence[str] | None, count: int) -> tuple[str, ...]:
     """K names: the given ones, or numbers.
 
     Raises:
         UserError: as many names as there are logits were not given.
     """
-    count = logits.shape[1]
     if class_names is None:
         return tuple(f"class {k}" for k in range(count))
     if len(class_names) != count:
@@ -69,27 +69,27 @@ def describe_target(target: Target) -> str | int:
     return target if isinstance(target, str | int) else type(target).__name__
 
 
-def resolve_target(target: Target, logits: Tensor, class_names: Sequence[str]) -> tuple[Tensor, bool]:
+def resolve_target(target: Target, logits: np.ndarray, class_names: Sequence[str]) -> tuple[np.ndarray, bool]:
     """(N, T) class indices, and whether one target, not a list of them, was asked for.
 
     Args:
-        target: see `whycam.explain`.
+        target: see `whycam.explain`; a tensor as an array.
         logits: (N, K).
         class_names: K names.
 
     Raises:
-        UserError: an unknown class, or a tensor that has not one index for each image.
+        UserError: an unknown class, or an array that has not one index for each image.
     """
     target = _to_plain(target)
     count, classes = logits.shape
-    if callable(target) and not isinstance(target, Tensor):
-        return torch.full((count, 1), -1, device=logits.device), True
-    if target is None or target == "predicted" if not isinstance(target, Tensor) else False:
-        return logits.argmax(dim=1, keepdim=True), True
-    if isinstance(target, Tensor):
-        return _check_indices(target, count, classes).to(logits.device)[:, None], True
+    if isinstance(target, np.ndarray):
+        return _check_indices(target, count, classes)[:, None], True
+    if callable(target):
+        return np.full((count, 1), -1), True
+    if target is None or target == "predicted":
+        return logits.argmax(1)[:, None], True
     if isinstance(target, str) and target.startswith("top:"):
-        return logits.topk(_read_count(target, classes), dim=1).indices, False
+        return (-logits).argsort(1, kind="stable")[:, : _read_count(target, classes)], False
     if isinstance(target, str) and target == "all":
         indices, is_single = list(range(classes)), False
     elif isinstance(target, int | str):
@@ -101,21 +101,21 @@ def resolve_target(target: Target, logits: Tensor, class_names: Sequence[str]) -
             f"target must be a class, a list of classes, a tensor or a function; got {target!r}. "
             "Leave it out for the predicted class."
         )
-    return torch.tensor(indices, device=logits.device).expand(count, -1), is_single
+    return np.tile(np.array(indices, dtype=np.int64), (count, 1)), is_single
 
 
-def _check_indices(target: Tensor, count: int, classes: int) -> Tensor:
-    if target.shape != (count,) or target.is_floating_point():
+def _check_indices(target: np.ndarray, count: int, classes: int) -> np.ndarray:
+    if target.shape != (count,) or target.dtype.kind not in "iu":
         raise UserError(
-            f"A target tensor must be ({count},) whole numbers, one class for each image; got {tuple(target.shape)} "
+            f"A target tensor must be ({count},) whole numbers, one class for each image; got {target.shape} "
             f"of {target.dtype}. "
             "For several classes of every image pass a list."
         )
-    if bool(((target < 0) | (target >= classes)).any()):
+    if ((target < 0) | (target >= classes)).any():
         raise UserError(
             f"Target indices {target.tolist()} are not all in 0..{classes - 1}. Give classes of this model."
         )
-    return target.long()
+    return target.astype(np.int64)
 
 
 def _read_count(target: str, classes: int) -> int:
@@ -125,60 +125,17 @@ def _read_count(target: str, classes: int) -> int:
     return int(word)
 
 
-def make_score(
-    target: Tensor,
-    function: Callable[[Any], Tensor] | None,
-    versus: int | None,
-    logits: Tensor,
-    output: str | int | None,
-) -> Callable[[object, Tensor], Tensor]:
-    """(model output, rows (B,)) -> (B,) float32: the number that is explained.
-
-    Of a class its logit; with `versus` the difference of two logits; of a single logit the side that it predicts:
-    the logit where it is positive, else its negative, so that the map shows the evidence for the answer given.
-
-    Args:
-        target: (N,) class of each image.
-        function: of the output, instead of a class.
-        versus: a second class.
-        logits: (N, K) of the images.
-        output: the entry of a structured output.
-    """
-    side = torch.ones(len(target), device=logits.device)
+def to_probabilities(logits: np.ndarray) -> np.ndarray:
+    """(N, K) float32: softmax; of a single logit its sigmoid."""
+    values = logits.astype(np.float64)
     if logits.shape[1] == 1:
-        side = torch.where(logits[:, 0] < 0, -side, side)
-
-    def score(result: object, rows: Tensor) -> Tensor:
-        if function is not None:
-            return check_scores(function(result), rows)
-        chosen = select_output(result, output).float()
-        value = chosen.gather(1, target[rows, None])[:, 0] * side[rows].to(chosen.dtype)
-        return value if versus is None else value - chosen[:, versus]
-
-    return score
+        values = np.concatenate([np.zeros_like(values), values], axis=1)
+    shares = np.exp(values - values.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    return np.asarray(shares[:, -logits.shape[1] :], dtype=np.float32)
 
 
-def check_scores(value: object, rows: Tensor) -> Tensor:
-    """The values of a target function, (B,) float32.
-
-    Raises:
-        UserError: not one number for each image.
-    """
-    if not isinstance(value, Tensor) or value.shape != rows.shape:
-        found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise UserError(
-            f"A target function must give one number for each image, ({len(rows)},); got {found}. "
-            "Sum or average over the other axes."
-        )
-    return value.float()
-
-
-def to_probabilities(logits: Tensor) -> Tensor:
-    """(N, K): softmax; of a single logit its sigmoid."""
-    return logits.float().sigmoid() if logits.shape[1] == 1 else logits.float().softmax(dim=1)
-
-
-def describe_side(logits: Tensor, class_names: Sequence[str]) -> list[str]:
+def describe_side(logits: np.ndarray, class_names: Sequence[str]) -> list[str]:
     """For each image of a single-logit model (N, 1), which side its map explains."""
     return [
         f"The model gives one logit, {value:.3g} here: the map shows the evidence for "
@@ -187,12 +144,12 @@ def describe_side(logits: Tensor, class_names: Sequence[str]) -> list[str]:
             if value < 0
             else f"{class_names[0]!r} (probability {share:.3g})."
         )
-        for value, share in zip(logits[:, 0].tolist(), logits[:, 0].sigmoid().tolist(), strict=True)
+        for value, share in zip(logits[:, 0].tolist(), to_probabilities(logits)[:, 0].tolist(), strict=True)
     ]
 
 
 def describe_blank(
-    maps: Tensor, target: Sequence[int], class_names: Sequence[str], why_zero: Sequence[str]
+    maps: np.ndarray, target: Sequence[int], class_names: Sequence[str], why_zero: Sequence[str]
 ) -> list[str]:
     """Sentences on each map (T, h, w) that shows nothing: not finite, zero, flat, or without evidence for.
 
@@ -205,17 +162,17 @@ def describe_blank(
     notes = []
     for values, index, reason in zip(maps, target, why_zero, strict=True):
         name = class_names[index] if 0 <= index < len(class_names) else "the score"
-        bad = int((~values.isfinite()).sum())
+        bad = int((~np.isfinite(values)).sum())
         if bad:
             notes.append(
-                f"{bad} of {values.numel()} cells of the map of {name!r} are not finite: look for NaN "
+                f"{bad} of {values.size} cells of the map of {name!r} are not finite: look for NaN "
                 "in the photo's features or the weights."
             )
-        elif not bool(values.any()):
+        elif not values.any():
             notes.append(f"The map of {name!r} is zero everywhere: {reason}.")
-        elif float(values.max()) == float(values.min()):
+        elif values.max() == values.min():
             notes.append(f"The map of {name!r} is flat: every place counts the same.")
-        elif float(values.max()) <= 0:
+        elif values.max() <= 0:
             notes.append(
                 f"The map of {name!r} has no positive value: every place speaks against it, and the heatmap is empty."
             )

@@ -1,0 +1,110 @@
+"""Reading: one photo's maps with the prediction they explain, in NumPy: what is drawn and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from whycam import localize, render
+from whycam.errors import UserError
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One photo's maps.
+
+    Attributes:
+        maps: (T, h, w) float32 raw maps; of signals (T, w), of volumes (T, d, h, w).
+        logits: (K,) float32.
+        probabilities: (K,).
+        targets: (T,) class indices; -1 for a callable.
+        class_names: K names.
+        record: how the maps were made.
+        photo: at full size, where there is one.
+        notes: why a map is blank, flat or not finite.
+    """
+
+    maps: np.ndarray
+    logits: np.ndarray
+    probabilities: np.ndarray
+    targets: np.ndarray
+    class_names: tuple[str, ...]
+    record: Mapping[str, Any]
+    photo: Image.Image | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def predicted(self) -> int:
+        """The top class."""
+        return int(self.logits.argmax())
+
+    def name(self, index: int) -> str:
+        """A class's name; a callable target has none."""
+        return self.class_names[index] if index >= 0 else "score"
+
+    @property
+    def draws_both_signs(self) -> bool:
+        """Whether heatmaps show evidence against the target too (contrast maps); else its positive part alone."""
+        return bool(self.record["draws_both_signs"])
+
+    @property
+    def colormap(self) -> str:
+        """The colour map that fits: diverging where both signs are drawn."""
+        return render.COLORMAP_SIGNED if self.draws_both_signs else render.COLORMAP_POSITIVE
+
+    def heatmap(self, target: int = 0) -> np.ndarray:
+        """(H, W) float32 in [0, 1]: one map, scaled, at its photo's size (at the map's own size without a photo).
+
+        Raises:
+            UserError: the map is of a signal or a volume.
+        """
+        return self._render(target, is_signed=self.draws_both_signs)
+
+    def overlay(
+        self,
+        target: int = 0,
+        *,
+        colormap: str | None = None,
+        alpha: float = render.ALPHA,
+        heatmap: np.ndarray | None = None,
+    ) -> Image.Image:
+        """The photo with the heat laid over it; `heatmap` saves making it again.
+
+        Raises:
+            UserError: the explanation was made of tensors and has no photos to draw on.
+        """
+        if self.photo is None:
+            raise UserError(
+                "Found no photos in this explanation (it was made of tensors); expected some to draw on. "
+                "Pass paths or images, or use heatmap()."
+            )
+        heat = self.heatmap(target) if heatmap is None else heatmap
+        return render.lay_over(
+            self.photo, heat, colormap or self.colormap, alpha=alpha, is_signed=self.draws_both_signs
+        )
+
+    def boxes(
+        self, target: int = 0, *, threshold: float = localize.BOX_THRESHOLD, heatmap: np.ndarray | None = None
+    ) -> list[localize.Box]:
+        """Boxes around the evidence for the target in photo pixels, the largest first; `heatmap` as in `overlay`.
+
+        Raises:
+            UserError: the map is of a signal or a volume.
+        """
+        if heatmap is None or self.draws_both_signs:
+            heatmap = self._render(target, is_signed=False)
+        return localize.find_boxes(heatmap, threshold=threshold)
+
+    def _render(self, target: int, *, is_signed: bool) -> np.ndarray:
+        values = self.maps[target]
+        if values.ndim != 2:
+            raise UserError(
+                f"The map is {values.shape}, that of a signal or a volume; a heatmap is drawn of maps (h, w). "
+                "Take the raw values, why.map(), or explain a slice."
+            )
+        size = (self.photo.height, self.photo.width) if self.photo else (values.shape[0], values.shape[1])
+        return render.make_heatmap(values, size, is_signed=is_signed)
