@@ -8,7 +8,7 @@ import torch
 
 from whycam.errors import UserError
 from whycam.scores import make_score
-from whycam.targets import Target, describe_blank, find_class, resolve_target, to_probabilities
+from whycam.targets import Target, describe_blank, find_class, is_one, resolve_target, to_probabilities
 
 NAMES = ("daisy", "Rose", "tulip", "7")
 LOGITS = torch.tensor([[0.1, 2.0, -1.0, 0.5], [3.0, 0.0, 1.0, 2.0]])
@@ -55,9 +55,8 @@ def test_two_names_that_differ_in_case_are_not_guessed() -> None:
     ],
 )
 def test_targets(target: Target, indices: list[list[int]], is_single: bool) -> None:
-    found, single = resolve_target(target, LOGITS.numpy(), NAMES)
-    assert found.tolist() == indices
-    assert single is is_single
+    assert resolve_target(target, LOGITS.numpy(), NAMES).tolist() == indices
+    assert is_one(target) is is_single
 
 
 @pytest.mark.parametrize(
@@ -121,4 +120,4 @@ def test_blank_maps_are_described() -> None:
 
 def test_numpys_whole_numbers_are_classes() -> None:
     assert find_class(np.int64(1), ("a", "b")) == 1
-    assert resolve_target(np.int32(1), np.zeros((2, 3)), ("a", "b", "c"))[0].tolist() == [[1], [1]]
+    assert resolve_target(np.int32(1), np.zeros((2, 3)), ("a", "b", "c")).tolist() == [[1], [1]]

@@ -18,7 +18,15 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from whycam import __version__
-from whycam.config import ExplainOptions, TrainOptions, make_train_options
+from whycam.config import (
+    EvaluateOptions,
+    ExplainOptions,
+    ExportOptions,
+    LocalizeOptions,
+    TrainOptions,
+    UnitsOptions,
+    make_train_options,
+)
 from whycam.errors import EXIT_CODE, UserError
 
 app = typer.Typer(
@@ -60,7 +68,8 @@ def _to_option(name: str, field: FieldInfo) -> inspect.Parameter:
     """One field as a typer option, with the same default, range and help."""
     bounds = {type(bound).__name__.lower(): bound for bound in field.metadata}
     limits = {key: getattr(bounds[word], word) for word, key in (("ge", "min"), ("le", "max")) if word in bounds}
-    words = [f"--{name.replace('_', '-')}"]
+    word = name.replace("_", "-")
+    words = [f"--{word}/--no-{word}" if field.default is True else f"--{word}"]
     option = typer.Option(*words, help=field.description, show_default=field.default is not None, **limits)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=Annotated[field.annotation, option]
@@ -88,8 +97,10 @@ def train(
 @with_options(ExplainOptions)
 def explain(
     model: Annotated[str, typer.Argument(help="A run folder, a model folder, 'imagenet', or a timm name.")],
-    inputs: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")],
+    inputs: Annotated[
+        list[str], typer.Argument(help="Photos, folders, lists of paths (.txt), shards (.tar), s3:// and the like.")
+    ],
+    out: Annotated[str, typer.Option("-o", "--out", help="The folder to make; may be an address.")],
     given: dict[str, object],
 ) -> None:
     """Show where a network looks: overlay, heatmap, raw map and boxes of each photo, and one table."""
@@ -99,6 +110,26 @@ def explain(
     done = explain_files(model, inputs, out, options)
     left = f" ({done.unreadable} could not be read: see the table)" if done.unreadable else ""
     typer.echo(f"Explained {done.photos - done.unreadable} photos{left}; overlays, maps and table are in {out}")
+
+
+@app.command()
+@with_options(ExportOptions)
+def export(
+    model: Annotated[str, typer.Argument(help="A run folder, a model folder, 'imagenet', or a timm name.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The file or folder to make.")],
+    given: dict[str, object],
+) -> None:
+    """Write a model that explains itself: one pass gives scores and maps, in ONNX Runtime, OpenVINO or plain timm."""
+    options = ExportOptions.model_validate(given)
+    from whycam.jobs.export import export as run
+
+    done = run(model, out, options)
+    typer.echo(f"Wrote {out} ({done.size_mb:.1f} MB); it differs from PyTorch by {done.parity_error:.1g} of the range")
+    if done.drift is not None:
+        typer.echo(
+            f"int8, on {done.drift.photos} photos: maps correlate {done.drift.correlation:.4f}, "
+            f"{done.drift.changed:.2%} of the top classes change"
+        )
 
 
 @app.command()
@@ -125,6 +156,61 @@ def data(
 
     photos = fetch_with_progress(name, out, source=source, overwrite=overwrite)
     typer.echo(f"The photos are in {photos}: whycam train {photos} -o runs/{name}")
+
+
+@app.command()
+@with_options(EvaluateOptions)
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A run folder, a model folder, 'imagenet', or a timm name.")],
+    folder: Annotated[Path, typer.Argument(help="CLASS/photo.jpg, val/CLASS/photo.jpg, or photos in one folder.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")],
+    given: dict[str, object],
+) -> None:
+    """Measure how good the maps are, method by method, with intervals and baselines; and the classifier too."""
+    options = EvaluateOptions.model_validate(given)
+    from whycam.jobs.evaluate import evaluate_folder
+
+    done = evaluate_folder(model, folder, out, options)
+    typer.echo(f"Measured {len(done.metrics)} metrics on {len(done)} photos; overall.json and tables are in {out}")
+
+
+@app.command()
+@with_options(LocalizeOptions)
+def localize(
+    model: Annotated[str, typer.Argument(help="A run folder, a model folder, 'imagenet', or a timm name.")],
+    inputs: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")],
+    given: dict[str, object],
+) -> None:
+    """Find objects with the classifier alone: boxes and outlines as COCO JSON, YOLO labels and a table."""
+    options = LocalizeOptions.model_validate(given)
+    from whycam.jobs.localize import localize_files
+
+    done = localize_files(model, inputs, out, options)
+    left = f" ({done.unreadable} could not be read: see the table)" if done.unreadable else ""
+    typer.echo(
+        f"Found {done.boxes} boxes in {done.photos - done.unreadable} photos{left}; coco.json, labels, boxes.csv and "
+        f"pictures are in {out}"
+    )
+
+
+@app.command()
+@with_options(UnitsOptions)
+def units(
+    model: Annotated[str, typer.Argument(help="A run folder, a model folder, 'imagenet', or a timm name.")],
+    target: Annotated[str, typer.Argument(metavar="CLASS", help="A class name or index.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")],
+    given: dict[str, object],
+    folder: Annotated[
+        Path | None, typer.Argument(help="Photos, or a folder of them [those that come with whycam].")
+    ] = None,
+) -> None:
+    """Show what a class is made of: its weightiest channels, with their own maps on the photos that excite them."""
+    options = UnitsOptions.model_validate(given)
+    from whycam.jobs.units import show_units
+
+    done = show_units(model, target, folder, out, options)
+    typer.echo(f"{done.units} channels of {done.name!r} on {done.photos} photos; sheet.png and units.csv are in {out}")
 
 
 @app.command()

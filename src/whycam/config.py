@@ -112,6 +112,87 @@ class ExplainOptions(Options):
     colormap: str | None = Field(None, description="A matplotlib colour map [inferno; for signed maps RdBu_r].")
     alpha: float = Field(0.5, ge=0, le=1, description="Opacity of the heat where it is strongest.")
     format: Literal["jpg", "png", "webp"] = Field("jpg", description="Picture format of overlays and heatmaps.")
+    overlays: bool = Field(True, description="Write the photos with the heat on them.")
+    heatmaps: bool = Field(True, description="Write the heat alone, as pictures.")
+    maps_only: bool = Field(False, description="Write raw maps and the table, no pictures.")
+    batch_size: int = Field(8, ge=1, description="Photos a forward pass.")
+    device: Device = Field("auto", description="auto takes a GPU where there is one.")
+    engine: Literal["auto", "onnx", "torch"] = Field(
+        "auto",
+        description="onnx: exact maps by the exported graph, several times faster. auto: that too, without a GPU.",
+    )
+    overwrite: bool = Field(False, description="Replace an output folder of that name.")
+    resume: bool = Field(False, description="Go on with an interrupted output folder of that name.")
+
+
+class EvaluateOptions(Options):
+    """What `whycam evaluate` measures, and on what."""
+
+    methods: str = Field("cam", description="Map methods with commas; `whycam methods` lists them.")
+    metrics: str = Field(
+        "all",
+        description="all, faithfulness, localization, sanity, complexity, or names with commas; see docs/metrics.md.",
+    )
+    boxes: Path | None = Field(None, description="A CSV of boxes in pixels: file,boxes and, where known, label.")
+    masks: Path | None = Field(None, description="A folder of masks, PHOTO.png for each photo; 0 is background.")
+    coco: Path | None = Field(None, description="Boxes and masks as COCO JSON.")
+    target: Literal["auto", "true", "predicted"] = Field(
+        "auto", description="The class whose maps are measured; auto: the true one where it is known."
+    )
+    limit: int | None = Field(None, ge=2, description="So many photos, drawn by the seed [all].")
+    layer: str | None = Field(None, description="Layer whose features are used [found by itself].")
+    batch_size: int = Field(8, ge=1, description="Photos at a time.")
+    seed: int = Field(0, ge=0, description="All that is drawn at random follows from it.")
+    engine: Literal["auto", "onnx", "torch"] = Field(
+        "auto", description="onnx: changed photos are scored by the exported graph. auto: that, without a GPU."
+    )
+    device: Device = Field("auto", description="auto takes a GPU where there is one.")
+    overwrite: bool = Field(False, description="Replace an output folder of that name.")
+
+
+class LocalizeOptions(Options):
+    """What `whycam localize` looks for, and what counts as found."""
+
+    target: str = Field("predicted", description="predicted, top:N, all, or a class name or index.")
+    refine: bool = Field(False, description="Maps refined to the object, by the same network: better boxes, slower.")
+    method: str = Field("cam", description="Without --refine: a map method; `whycam methods` lists them.")
+    threshold: float | None = Field(
+        None, ge=0, lt=1, description="Share of the map's maximum that counts [0.28; refined 0.56]."
+    )
+    max_boxes: int = Field(5, ge=1, le=100, description="Boxes of one class in one photo at the most.")
+    least_share: float = Field(
+        0.2, ge=0, le=1, description="A further box has at least this share of the largest one's area."
+    )
+    crop_reclassify: bool = Field(
+        False, description="Classify each photo's first box once more by itself, and both together."
+    )
     batch_size: int = Field(16, ge=1, description="Photos a forward pass.")
     device: Device = Field("auto", description="auto takes a GPU where there is one.")
     overwrite: bool = Field(False, description="Replace an output folder of that name.")
+
+
+class UnitsOptions(Options):
+    """Which channels `whycam units` shows."""
+
+    units: int = Field(8, ge=1, le=64, description="Channels of the class, the weightiest first.")
+    photos: int = Field(6, ge=1, le=32, description="Photos of each channel, those that excite it most.")
+    by: Literal["weight", "contribution"] = Field(
+        "contribution", description="Rank by the class's weight alone, or by weight times mean activation in FOLDER."
+    )
+    batch_size: int = Field(16, ge=1, description="Photos a forward pass.")
+    device: Device = Field("auto", description="auto takes a GPU where there is one.")
+    overwrite: bool = Field(False, description="Replace an output folder of that name.")
+
+
+class ExportOptions(Options):
+    """What `whycam export` writes."""
+
+    format: Literal["onnx", "openvino", "torchscript", "safetensors"] = Field(
+        "onnx", description="onnx and torchscript: a file. openvino and safetensors (weights, for timm too): a folder."
+    )
+    uint8_input: bool = Field(False, description="Take pixels of 0 to 255 and normalise them inside the graph.")
+    topk: int | None = Field(None, ge=1, description="Give the maps of so many best classes alone [all].")
+    dynamic_size: bool = Field(False, description="Take any height and width.")
+    int8: bool = Field(False, description="Quantise; kept only if maps correlate over 0.98 and under 1 % change class.")
+    calibrate: Path | None = Field(None, description="Photos for --int8: half give its ranges, half measure it.")
+    overwrite: bool = Field(False, description="Replace an output of that name.")

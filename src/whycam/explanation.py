@@ -94,7 +94,7 @@ class Explanation:
             self.class_names,
             self.record,
             self.photos[photo] if self.photos else None,
-            self.notes[photo] if self.notes else (),
+            notes=self.notes[photo] if self.notes else (),
         )
 
     def heatmap(self, photo: int = 0, target: int = 0) -> np.ndarray:

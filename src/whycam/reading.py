@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from PIL import Image
 
 from whycam import localize, render
 from whycam.errors import UserError
+
+_BOX_SIDE_PX = 256
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Reading:
         class_names: K names.
         record: how the maps were made.
         photo: at full size, where there is one.
+        size_px: (width, height) of the photo where it is not kept; heatmaps and boxes have this size.
         notes: why a map is blank, flat or not finite.
     """
 
@@ -35,6 +38,7 @@ class Reading:
     class_names: tuple[str, ...]
     record: Mapping[str, Any]
     photo: Image.Image | None = None
+    size_px: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -87,24 +91,39 @@ class Reading:
             self.photo, heat, colormap or self.colormap, alpha=alpha, is_signed=self.draws_both_signs
         )
 
-    def boxes(
-        self, target: int = 0, *, threshold: float = localize.BOX_THRESHOLD, heatmap: np.ndarray | None = None
-    ) -> list[localize.Box]:
-        """Boxes around the evidence for the target in photo pixels, the largest first; `heatmap` as in `overlay`.
+    def boxes(self, target: int = 0, *, threshold: float = localize.BOX_THRESHOLD) -> list[localize.Box]:
+        """Boxes around the evidence for the target in photo pixels, the largest first.
+
+        In photos of more than 256 px a side they are found at that size: a map has no finer detail.
 
         Raises:
             UserError: the map is of a signal or a volume.
         """
-        if heatmap is None or self.draws_both_signs:
-            heatmap = self._render(target, is_signed=False)
-        return localize.find_boxes(heatmap, threshold=threshold)
+        values = self._check(target)
+        width, height = self.find_size()
+        shrink = min(1.0, _BOX_SIDE_PX / max(width, height))
+        size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
+        heatmap = render.make_heatmap(values, size, is_signed=False)
+        boxes = localize.find_boxes(heatmap, threshold=threshold)
+        return boxes if shrink == 1 else [_enlarge(box, width / size[1], height / size[0]) for box in boxes]
 
     def _render(self, target: int, *, is_signed: bool) -> np.ndarray:
-        values = self.maps[target]
+        values = self._check(target)
+        return render.make_heatmap(values, self.find_size()[::-1], is_signed=is_signed)
+
+    def find_size(self) -> tuple[int, int]:
+        """(width, height) that heatmaps are drawn at."""
+        return self.size_px or (self.photo.size if self.photo else (self.maps.shape[-1], self.maps.shape[-2]))
+
+    def _check(self, target: int) -> np.ndarray:
+        values: np.ndarray = self.maps[target]
         if values.ndim != 2:
             raise UserError(
                 f"The map is {values.shape}, that of a signal or a volume; a heatmap is drawn of maps (h, w). "
                 "Take the raw values, why.map(), or explain a slice."
             )
-        size = (self.photo.height, self.photo.width) if self.photo else (values.shape[0], values.shape[1])
-        return render.make_heatmap(values, size, is_signed=is_signed)
+        return values
+
+
+def _enlarge(box: localize.Box, x: float, y: float) -> localize.Box:
+    return replace(box, x0=round(box.x0 * x), x1=round(box.x1 * x), y0=round(box.y0 * y), y1=round(box.y1 * y))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import platform
 import shutil
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import platformdirs
 from filelock import FileLock, Timeout
 
 from whycam.errors import UserError, make_disk_error
@@ -26,7 +28,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # The libraries whose versions can change a number.
-_VERSIONED = ("whycam", "torch", "torchvision", "timm", "numpy", "pillow", "torchmetrics")
+_VERSIONED = ("whycam", "torch", "torchvision", "timm", "numpy", "pillow", "torchmetrics", "onnxruntime")
+
+
+def find_cache() -> Path:
+    """The user's cache folder; WHYCAM_CACHE names another."""
+    return Path(os.environ.get("WHYCAM_CACHE") or platformdirs.user_cache_dir("whycam"))
 
 
 @contextmanager
@@ -34,7 +41,7 @@ def open_run(folder: Path, *, overwrite: bool = False, resume: bool = False, kee
     """The folder to work in; it becomes `folder` when the block ends without an error.
 
     With `resume` an interrupted run's files are still there; otherwise the block starts with an empty folder. After an
-    error the work is removed, unless it has a folder of the name `keep`: what a later `resume` goes on with.
+    error the work is removed, unless it holds something of the name `keep`: what a later `resume` goes on with.
 
     Raises:
         UserError: `folder` exists and `overwrite` is False; another process works on it; the disk is full.
@@ -52,7 +59,7 @@ def open_run(folder: Path, *, overwrite: bool = False, resume: bool = False, kee
             try:
                 yield partial
             except BaseException:
-                if keep is None or not (partial / keep).is_dir():
+                if keep is None or not (partial / keep).exists():
                     shutil.rmtree(partial, ignore_errors=True)
                 raise
             _replace_folder(partial, folder)

@@ -69,8 +69,8 @@ def describe_target(target: Target) -> str | int:
     return target if isinstance(target, str | int) else type(target).__name__
 
 
-def resolve_target(target: Target, logits: np.ndarray, class_names: Sequence[str]) -> tuple[np.ndarray, bool]:
-    """(N, T) class indices, and whether one target, not a list of them, was asked for.
+def resolve_target(target: Target, logits: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+    """(N, T) class indices; T is 1 where `is_one`.
 
     Args:
         target: see `whycam.explain`; a tensor as an array.
@@ -83,25 +83,31 @@ def resolve_target(target: Target, logits: np.ndarray, class_names: Sequence[str
     target = _to_plain(target)
     count, classes = logits.shape
     if isinstance(target, np.ndarray):
-        return _check_indices(target, count, classes)[:, None], True
+        return _check_indices(target, count, classes)[:, None]
     if callable(target):
-        return np.full((count, 1), -1), True
+        return np.full((count, 1), -1)
     if target is None or target == "predicted":
-        return logits.argmax(1)[:, None], True
+        return np.asarray(logits.argmax(1))[:, None]
     if isinstance(target, str) and target.startswith("top:"):
-        return (-logits).argsort(1, kind="stable")[:, : _read_count(target, classes)], False
+        return (-logits).argsort(1, kind="stable")[:, : _read_count(target, classes)]
     if isinstance(target, str) and target == "all":
-        indices, is_single = list(range(classes)), False
+        indices = list(range(classes))
     elif isinstance(target, int | str):
-        indices, is_single = [find_class(target, class_names)], True
+        indices = [find_class(target, class_names)]
     elif isinstance(target, Sequence) and len(target):
-        indices, is_single = [find_class(word, class_names) for word in target], False
+        indices = [find_class(word, class_names) for word in target]
     else:
         raise UserError(
             f"target must be a class, a list of classes, a tensor or a function; got {target!r}. "
             "Leave it out for the predicted class."
         )
-    return np.tile(np.array(indices, dtype=np.int64), (count, 1)), is_single
+    return np.tile(np.array(indices, dtype=np.int64), (count, 1))
+
+
+def is_one(target: Target) -> bool:
+    """Whether one target was asked for, not a list of them."""
+    is_list = isinstance(target, Sequence) and not isinstance(target, str)
+    return not (is_list or (isinstance(target, str) and (target == "all" or target.startswith("top:"))))
 
 
 def _check_indices(target: np.ndarray, count: int, classes: int) -> np.ndarray:

@@ -59,6 +59,13 @@ def load_image(
     Raises:
         ImageError: the source is missing, empty, not a picture, truncated, damaged or larger than `max_pixels`.
     """
+    return load_sized(source, max_pixels=max_pixels, at_least=at_least)[0]
+
+
+def load_sized(
+    source: str | Path | bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS, at_least: tuple[int, int] | None = None
+) -> tuple[Image.Image, tuple[int, int]]:
+    """What `load_image` gives, and the (width, height) of the upright picture before any reduction."""
     if isinstance(source, bytes):
         return _decode(io.BytesIO(source), f"the {len(source)} bytes given", max_pixels, at_least)
     if isinstance(source, str | Path):
@@ -151,17 +158,20 @@ def _open_file(path: Path) -> io.BufferedReader:
         raise ImageError(f"{where} cannot be opened: {error}. Expected a picture file. Check the path.") from None
 
 
-def _decode(file: BinaryIO, where: str, max_pixels: int, at_least: tuple[int, int] | None) -> Image.Image:
-    """The upright RGB picture in an open file; every way in which that can go wrong becomes an ImageError."""
+def _decode(
+    file: BinaryIO, where: str, max_pixels: int, at_least: tuple[int, int] | None
+) -> tuple[Image.Image, tuple[int, int]]:
+    """The upright RGB picture in an open file, and its whole size; whatever can go wrong becomes an ImageError."""
     try:
         if not file.seekable():
             file = io.BytesIO(file.read())
         image = _read_header(file, where)
         _check_size(image.size, where, max_pixels)
+        is_turned = _read_orientation(image) >= 5
+        whole = image.size[::-1] if is_turned else image.size
         if at_least is not None and image.format in {"JPEG", "MPO"}:
-            wanted = at_least[::-1] if _read_orientation(image) >= 5 else at_least
-            image.draft(None, wanted)
-        return image_from_pil(image)
+            image.draft(None, at_least[::-1] if is_turned else at_least)
+        return image_from_pil(image), whole
     except UserError:
         raise
     except Image.DecompressionBombError as error:

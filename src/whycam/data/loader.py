@@ -33,12 +33,14 @@ class Photo:
         pixels: (3, H, W) uint8, the network's input before normalisation; None where `error` says why.
         image: the photo at full size, upright, where it was asked for.
         error: why the file can't be read; empty where it could.
+        size_px: (width, height) of the whole upright photo, where it was asked for.
     """
 
     path: Path
     pixels: np.ndarray | None = None
     image: Image.Image | None = None
     error: str = ""
+    size_px: tuple[int, int] | None = None
 
 
 def map_ahead(run: Callable[[T], R], items: Iterable[T], *, workers: int = WORKERS, ahead: int = 32) -> Iterator[R]:

@@ -16,7 +16,7 @@ from whycam.config import ExplainOptions, make_train_options
 from whycam.data.garden import write_garden
 from whycam.data.samples import write_samples
 from whycam.explainer import Model, load
-from whycam.jobs.explain import name_outputs, write_explanations
+from whycam.jobs.explain import explain_files
 from whycam.jobs.progress import show_progress
 from whycam.jobs.train import train
 from whycam.runs import TableWriter, open_run, write_json
@@ -86,10 +86,8 @@ def _remove_cache(folder: Path) -> None:
 def _explain_samples(folder: Path) -> str:
     """(a): installed photos, the installed network, 1,000 classes."""
     paths = write_samples(folder / "photos")
-    maps = folder / "photos-maps"
-    maps.mkdir()
+    explain_files("imagenet", [str(path) for path in paths], str(folder / "photos-maps"), ExplainOptions())
     model = load("imagenet")
-    write_explanations(model, paths, name_outputs(paths), maps, ExplainOptions())
     pictures: list[Image.Image] = []
     captions: list[tuple[str, bool]] = []
     for photo, why in model.stream(paths):

@@ -1,43 +1,45 @@
-"""`whycam explain`: photos and folders to overlays, heatmaps, raw maps and one table."""
+"""`whycam explain`: any number of photos to overlays, heatmaps, raw maps and one table, with flat memory.
+
+Each batch is decoded, explained, drawn and written by one of a few threads; a journal of the rows that are done lies in
+the unfinished folder, so that `--resume` goes on, and the table is made of it at the end.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from PIL import Image
 
 from whycam import render
 from whycam.config import ExplainOptions
-from whycam.data.images import find_images
-from whycam.data.loader import map_ahead
+from whycam.data.images import ImageError, load_sized
+from whycam.data.loader import Photo, in_batches, map_ahead
+from whycam.data.sources import Source, find_sources
 from whycam.errors import UserError
-from whycam.explainer import Model, load
-from whycam.explanation import Explanation
-from whycam.jobs.progress import show_progress
-from whycam.runs import TableWriter, command_line, open_atomic, open_run, write_json
-
-_SCHEMA = pa.schema(
-    [
-        *(pa.field(name, pa.string()) for name in ("path", "target", "predicted")),
-        *(pa.field(name, pa.int32()) for name in ("target_index", "predicted_index", "width_px", "height_px")),
-        *(
-            pa.field(name, pa.float32())
-            for name in ("p_target", "p_predicted", "logit", "map_min", "map_max", "map_mean")
-        ),
-        pa.field("boxes", pa.string()),
-        *(pa.field(name, pa.string()) for name in ("overlay", "heatmap", "map", "note", "error")),
-    ]
+from whycam.jobs.outputs import Destination, choose_destination
+from whycam.jobs.photo_files import (
+    NUMBERS,
+    REMARKS,
+    TEXTS,
+    WHOLE_NUMBERS,
+    list_folders,
+    needs_photo,
+    write_reading,
 )
-_QUALITY = {"jpg": {"quality": 92}, "png": {}, "webp": {"quality": 90}}
-_PIL_FORMAT = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+from whycam.jobs.progress import show_progress
+from whycam.jobs.readers import Reader, choose_reader
+from whycam.reading import Reading
+from whycam.runs import TableWriter, command_line, open_run, write_json
+
+_JOURNAL, _STATE, _RECORD = ".rows.jsonl", ".state.json", "record.json"
+_WORKERS = max(2, os.cpu_count() or 2)
+Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -46,152 +48,181 @@ class Outcome:
 
     photos: int
     unreadable: int
-    out: Path
+    out: str
 
 
-def explain_files(model_name: str, inputs: Sequence[Path], out: Path, options: ExplainOptions) -> Outcome:
-    """Explains photos and folders of photos into the folder `out`; memory does not grow with their number.
+def explain_files(model_name: str, inputs: Sequence[str], out: str, options: ExplainOptions) -> Outcome:
+    """Explains photos into the folder `out`; memory does not grow with their number.
+
+    Args:
+        model_name: see `whycam.load`.
+        inputs: see `find_sources`.
+        out: a folder, or the address of one.
+        options: what is explained, and how it is drawn.
 
     Raises:
         UserError: no photos, an unknown model, class or method, an output folder that exists, a full disk, or not one
             photo that can be read.
     """
-    paths = find_images(inputs)
+    sources = find_sources(inputs)
     render.check_colormap(options.colormap)
-    with open_run(out, overwrite=options.overwrite) as folder:
-        model = load(model_name, device=options.device)
-        names = name_outputs(paths)
-        unreadable = write_explanations(model, paths, names, folder, options)
-        if unreadable == len(paths):
+    destination = choose_destination(out, overwrite=options.overwrite)
+    with open_run(destination.folder, overwrite=options.overwrite, resume=options.resume, keep=_JOURNAL) as folder:
+        _check_state(folder, {"model": model_name, "inputs": list(inputs), "options": _describe(options)})
+        done = _read_done(folder / _JOURNAL)
+        left = [source for source in sources if source.path not in done]
+        reader = choose_reader(model_name, options, len(left))
+        for name in list_folders(options):
+            (folder / name).mkdir(exist_ok=True)
+        work = _Work(reader, folder, options, destination)
+        work.run(left, total=len(sources))
+        unreadable = _write_table(folder)
+        if unreadable == len(sources):
+            (folder / _JOURNAL).unlink()
             raise UserError(
-                f"Not one of the {len(paths)} photos could be read; nothing was written. The first: '{paths[0]}'. "
-                "Check the files."
+                f"Not one of the {len(sources)} photos could be read; nothing was written. The first: "
+                f"'{sources[0].path}'. Check the files."
             )
-        record = {
-            "command": command_line(),
-            "photos": len(paths),
-            "unreadable": unreadable,
-            "options": options.model_dump(mode="json"),
-        }
-        write_json(
-            folder / "record.json",
-            record
-            | {
-                "class_names": list(model.class_names),
-                **json.loads((folder / "record.json").read_text(encoding="utf-8")),
-            },
-        )
-    return Outcome(len(paths), unreadable, out)
+        _write_record(folder, options, reader, photos=len(sources), unreadable=unreadable)
+        for name in (_JOURNAL, _STATE):
+            (folder / name).unlink()
+        destination.finish(folder)
+    destination.clean()
+    return Outcome(len(sources), unreadable, out)
 
 
-def name_outputs(paths: Sequence[Path]) -> list[str]:
-    """A short unique name for each photo's files: its path below the folder that all share, without the suffix."""
-    absolute = [path.absolute() for path in paths]
-    common = Path(os.path.commonpath([path.parent for path in absolute]))
-    names = [path.relative_to(common).with_suffix("").as_posix().replace("/", "__") for path in absolute]
-    times = Counter(names)
-    return [
-        f"{name}{path.suffix.replace('.', '_')}" if times[name] > 1 else name
-        for name, path in zip(names, absolute, strict=True)
-    ]
+class _Work:
+    """One run: batches through decoding, reading and writing, by several threads."""
+
+    def __init__(self, reader: Reader, folder: Path, options: ExplainOptions, destination: Destination) -> None:
+        self.reader, self.folder, self.options, self.destination = reader, folder, options, destination
+        self._lock = threading.Lock()
+
+    def run(self, sources: Sequence[Source], *, total: int) -> None:
+        """Adds a line to the journal for each photo, in order."""
+        batches = in_batches(sources, self.options.batch_size)
+        with show_progress("explaining", total) as advance:
+            advance(total - len(sources))
+            for rows_of in map_ahead(self._explain, batches, workers=_WORKERS, ahead=2 * _WORKERS):
+                # Opened anew each time: there is a journal only where something is done.
+                with (self.folder / _JOURNAL).open("a", encoding="utf-8") as journal:
+                    journal.writelines(json.dumps(rows, ensure_ascii=False) + "\n" for rows in rows_of)
+                advance(len(rows_of))
+
+    def _explain(self, batch: Sequence[Source]) -> list[Rows]:
+        """The rows of each photo, whose files are written."""
+        photos = [self._decode(source) for source in batch]
+        good = [photo for photo in photos if photo.pixels is not None]
+        readings: Iterator[Reading] = iter(())
+        if good:
+            pixels = np.stack([photo.pixels for photo in good if photo.pixels is not None])
+            found = self.reader(pixels, [photo.image for photo in good])
+            readings = iter(found)
+            self._remember(found[0].record)
+        rows_of = []
+        for source, photo in zip(batch, photos, strict=True):
+            if photo.pixels is None:
+                rows_of.append([{"path": source.path, "error": photo.error}])
+                continue
+            reading = replace(next(readings), size_px=photo.size_px)
+            rows = write_reading(reading, source, self.folder, self.options)
+            self.destination.send(self.folder, rows)
+            rows_of.append(rows)
+        return rows_of
+
+    def _decode(self, source: Source) -> Photo:
+        preprocess, keep_image = self.reader.preprocess, needs_photo(self.options)
+        # A scaled decode is enough for the network; to draw on, the photo is wanted whole.
+        at_least = None if keep_image else (2 * preprocess.width_px, 2 * preprocess.height_px)
+        try:
+            image, size_px = load_sized(source.read(), at_least=at_least)
+        except ImageError as error:
+            return Photo(Path(source.path), error=str(error))
+        return Photo(Path(source.path), preprocess.to_pixels(image), image if keep_image else None, size_px=size_px)
+
+    def _remember(self, record: Mapping[str, Any]) -> None:
+        path = self.folder / _RECORD
+        with self._lock:
+            if not path.exists():
+                write_json(path, dict(record))
 
 
-def write_explanations(
-    model: Model, paths: Sequence[Path], names: Sequence[str], folder: Path, options: ExplainOptions
-) -> int:
-    """Writes every photo's files and the table; returns how many photos could not be read."""
-    for sub in ("overlays", "heatmaps", "maps"):
-        (folder / sub).mkdir(exist_ok=True)
-    stream = model.stream(paths, options.target, batch_size=options.batch_size, **read_how(options))
+def _describe(options: ExplainOptions) -> dict[str, Any]:
+    """The options that decide what is written."""
+    return options.model_dump(mode="json", exclude={"overwrite", "resume", "batch_size"})
+
+
+def _check_state(folder: Path, state: dict[str, Any]) -> None:
+    """Refuses to go on with what was begun another way.
+
+    Raises:
+        UserError: the unfinished folder is of other photos, another model or other options.
+    """
+    path = folder / _STATE
+    if path.is_file():
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        if other := [name for name, value in state.items() if begun.get(name) != value]:
+            raise UserError(
+                f"The unfinished '{folder}' was begun with another value of: {', '.join(other)}. "
+                "Give the same command with --resume, or leave --resume out to start anew."
+            )
+    write_json(path, state)
+
+
+def _read_rows(journal: Path) -> Iterator[Rows]:
+    """The rows of each photo that is done; a line that a kill has cut off is none."""
+    if journal.is_file():
+        with journal.open(encoding="utf-8") as file:
+            for line in file:
+                if line.endswith("\n"):
+                    yield json.loads(line)
+
+
+def _read_done(journal: Path) -> set[str]:
+    """The paths that are done; the journal is left without a line that was cut off."""
+    if not journal.is_file():
+        return set()
+    part = journal.with_suffix(".part")
+    done = set()
+    with part.open("w", encoding="utf-8") as whole:
+        for rows in _read_rows(journal):
+            done.add(rows[0]["path"])
+            whole.write(json.dumps(rows, ensure_ascii=False) + "\n")
+    part.replace(journal)
+    return done
+
+
+def _write_table(folder: Path) -> int:
+    """The table of all rows; how many photos could not be read."""
+    import pyarrow as pa  # noqa: PLC0415 - slow to import, and not needed before the end
+
+    schema = pa.schema(
+        [
+            *(pa.field(name, pa.string()) for name in TEXTS),
+            *(pa.field(name, pa.int32()) for name in WHOLE_NUMBERS),
+            *(pa.field(name, pa.float32()) for name in NUMBERS),
+            *(pa.field(name, pa.string()) for name in REMARKS),
+        ]
+    )
     unreadable = 0
-
-    def write(item: tuple[str, Any]) -> list[dict[str, Any]]:
-        name, (photo, why) = item
-        if why is None:
-            return [{"path": str(photo.path), "error": photo.error}]
-        return [write_one(why, t, name, folder, options) for t in range(why.targets.shape[1])]
-
-    with TableWriter(folder, "explanations", _SCHEMA) as table, show_progress("explaining", len(paths)) as advance:
-        for rows in map_ahead(write, _remember_record(zip(names, stream, strict=True), folder), workers=2, ahead=8):
+    with TableWriter(folder, "explanations", schema) as table:
+        for rows in _read_rows(folder / _JOURNAL):
             unreadable += any(row.get("error") for row in rows)
             for row in rows:
                 table.write(row)
-            advance(1)
     return unreadable
 
 
-def _remember_record(items: Iterator[tuple[str, Any]], folder: Path) -> Iterator[tuple[str, Any]]:
-    """Passes on, and writes what the first explanation says of how it was made."""
-    is_written = False
-    for item in items:
-        why = item[1][1]
-        if not is_written and why is not None:
-            write_json(folder / "record.json", dict(why.record))
-            is_written = True
-        yield item
-
-
-def read_how(options: ExplainOptions) -> dict[str, Any]:
-    """What the options say of the maps, in the words of `whycam.explain`.
-
-    Raises:
-        UserError: an option of the method that is not name=value.
-    """
-    own = {}
-    for text in options.option:
-        name, sign, value = text.partition("=")
-        if not sign:
-            raise UserError(f"--option is {text!r}; expected name=value. For example: --option masks=500.")
-        own[name] = value
-    layers = options.layer.split(",") if options.layer else None
-    return {
-        "method": options.method,
-        "versus": options.versus,
-        "layer": layers[0] if layers and len(layers) == 1 else layers,
-        "fuse": options.fuse if layers and len(layers) > 1 else None,
-        "smooth": options.smooth,
-        **own,
-    }
-
-
-def write_one(why: Explanation, t: int, name: str, folder: Path, options: ExplainOptions) -> dict[str, Any]:
-    """The files of one photo and target, and its row of the table."""
-    index, top = int(why.targets[0, t]), int(why.predicted[0])
-    stem = name if why.targets.shape[1] == 1 else f"{name}.{index:04d}"
-    colormap = options.colormap or why.colormap
-    heatmap = why.heatmap(0, t)
-    files = {
-        "overlay": f"overlays/{stem}.{options.format}",
-        "heatmap": f"heatmaps/{stem}.{options.format}",
-        "map": f"maps/{stem}.npy",
-    }
-    overlay = render.lay_over(why.photos[0], heatmap, colormap, alpha=options.alpha, is_signed=why.draws_both_signs)
-    save_picture(overlay, folder / files["overlay"], options.format)
-    save_picture(render.to_picture(heatmap, colormap), folder / files["heatmap"], options.format)
-    values = why.map(0, t).cpu().numpy()
-    with open_atomic(folder / files["map"]) as part, part.open("wb") as file:
-        np.save(file, values)
-    return {
-        "path": str(why.paths[0]),
-        "target": why.name(index),
-        "target_index": index,
-        "predicted": why.name(top),
-        "predicted_index": top,
-        "width_px": why.photos[0].width,
-        "height_px": why.photos[0].height,
-        "p_target": float(why.probabilities[0, index]),
-        "p_predicted": float(why.probabilities[0, top]),
-        "logit": float(why.logits[0, index]),
-        "map_min": float(values.min()),
-        "map_max": float(values.max()),
-        "map_mean": float(values.mean()),
-        "boxes": json.dumps([asdict(box) for box in why.boxes(0, t)]),
-        "note": " ".join(why.notes[0]),
-        **files,
-    }
-
-
-def save_picture(picture: Image.Image, path: Path, kind: str) -> None:
-    """Writes a picture, whole or not at all."""
-    with open_atomic(path) as part:
-        picture.save(part, _PIL_FORMAT[kind], **_QUALITY[kind])
+def _write_record(folder: Path, options: ExplainOptions, reader: Reader, *, photos: int, unreadable: int) -> None:
+    path = folder / _RECORD
+    write_json(
+        path,
+        {
+            "command": command_line(),
+            "photos": photos,
+            "unreadable": unreadable,
+            "options": options.model_dump(mode="json"),
+            "class_names": list(reader.class_names),
+            **json.loads(path.read_text(encoding="utf-8")),
+        },
+    )

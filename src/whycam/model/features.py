@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 import torch
 from filelock import FileLock
 from numpy.lib.format import open_memmap
@@ -24,7 +23,7 @@ from numpy.lib.format import open_memmap
 from whycam.data.loader import Photo, in_batches, stream_photos
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError, make_disk_error
-from whycam.runs import write_json
+from whycam.runs import find_cache, write_json
 
 Progress = Callable[[int], None]
 # The cache keeps what was used last, up to this.
@@ -67,8 +66,8 @@ class FeatureKey:
 
 
 def default_cache_dir() -> Path:
-    """The user's cache folder for features; WHYCAM_CACHE names another."""
-    return Path(os.environ.get("WHYCAM_CACHE") or platformdirs.user_cache_dir("whycam")) / "features"
+    """Where features are kept, if no other place is named."""
+    return find_cache() / "features"
 
 
 def normalise_on(pixels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:

@@ -1,0 +1,193 @@
+"""Where photos come from: files, folders, lists of paths, tar shards, and addresses such as s3://, each photo once."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from whycam.data.images import IMAGE_SUFFIXES, ImageError, find_images
+from whycam.errors import UserError
+
+_LISTS, _TARS, _PACKED_TARS = (".txt", ".lst"), (".tar",), (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One photo, not yet read.
+
+    Attributes:
+        path: what the table says: a path, an address, or SHARD.tar::MEMBER.
+        name: a short unique name for the photo's files.
+        place: the file or address that holds it.
+        span: (first byte, bytes) within a shard; None is the whole file.
+    """
+
+    path: str
+    name: str
+    place: str
+    span: tuple[int, int] | None = None
+
+    def read(self) -> Path | bytes:
+        """The file, or the photo's bytes.
+
+        Raises:
+            ImageError: it can't be read.
+        """
+        if self.span is None and not is_address(self.place):
+            return Path(self.place)
+        try:
+            with open_place(self.place) as file:
+                if self.span is None:
+                    return bytes(file.read())
+                file.seek(self.span[0])
+                return bytes(file.read(self.span[1]))
+        except Exception as error:  # noqa: BLE001 - every file system has errors of its own
+            raise ImageError(
+                f"'{self.path}' can't be read: {error or type(error).__name__}. Check that it is still there."
+            ) from None
+
+
+def is_address(place: str) -> bool:
+    """Whether it names a file system by scheme (s3://bucket/..), not a path."""
+    return "://" in place
+
+
+def open_place(place: str) -> Any:
+    """A path or an address, opened for reading."""
+    if not is_address(place):
+        return Path(place).open("rb")
+    return find_filesystem(place)[0].open(place, "rb")
+
+
+def find_filesystem(address: str) -> tuple[Any, str]:
+    """The file system of an address, and the path there.
+
+    Raises:
+        UserError: no such scheme, or a library that it needs is missing.
+    """
+    import fsspec  # noqa: PLC0415 - only addresses need it
+
+    try:
+        return fsspec.core.url_to_fs(address)  # type: ignore[no-any-return]
+    except (ValueError, ImportError) as error:
+        raise UserError(
+            f"'{address}' can't be opened: {error}. Install what its scheme needs (s3://: pip install s3fs; gs://: "
+            "pip install gcsfs), or copy the photos here."
+        ) from None
+
+
+def find_sources(inputs: Sequence[str]) -> list[Source]:
+    """Every photo of the inputs, each once, with a name of its own.
+
+    Args:
+        inputs: photos; folders, searched in depth; text files with a path or address a line (relative ones to the
+            text's own folder); uncompressed tar shards; and all of these by address.
+
+    Raises:
+        UserError: an input that does not exist, a shard that is compressed or damaged, or no photo at all.
+    """
+    found = [source for text in inputs for source in _expand(text)]
+    unique = {(source.place, source.span): source for source in found}
+    if not unique:
+        raise UserError(
+            f"No pictures in {', '.join(map(repr, inputs)) or 'an empty list'}. "
+            f"Expected files ending in {' '.join(sorted(IMAGE_SUFFIXES))}. Name another folder."
+        )
+    sources = list(unique.values())
+    names = name_outputs([source.path for source in sources])
+    return [replace(source, name=name) for source, name in zip(sources, names, strict=True)]
+
+
+def name_outputs(paths: Sequence[str]) -> list[str]:
+    """A short unique name for each photo: its path below the folder that all share, without the suffix."""
+    plain = [_to_plain(path) for path in paths]
+    is_one_tree = len({path.startswith("/") for path in plain}) == 1
+    common = os.path.commonpath([PurePosixPath(path).parent for path in plain]) if is_one_tree else ""
+    short = [os.path.relpath(path, common) if common else path.lstrip("/") for path in plain]
+    stems = [PurePosixPath(path).with_suffix("").as_posix().replace("/", "__") for path in short]
+    times = Counter(stems)
+    return [
+        f"{stem}{PurePosixPath(path).suffix.replace('.', '_')}" if times[stem] > 1 else stem
+        for stem, path in zip(stems, short, strict=True)
+    ]
+
+
+def _to_plain(path: str) -> str:
+    """An absolute path, or an address without its signs, as a path."""
+    if is_address(path):
+        return path.replace("://", "/").replace("::", "/")
+    return Path(os.path.abspath(path.replace("::", "/"))).as_posix()  # noqa: PTH100 - absolute() would keep "a/../b"
+
+
+def _expand(text: str) -> Iterator[Source]:
+    suffix = PurePosixPath(text).suffix.lower()
+    if text.lower().endswith(_PACKED_TARS):
+        raise UserError(
+            f"'{text}' is a compressed shard, whose photos can't be reached singly. Unpack it to a .tar first."
+        )
+    if is_address(text):
+        yield from _expand_address(text, suffix)
+    elif suffix in _LISTS and Path(text).is_file():
+        yield from _read_list(text)
+    elif suffix in _TARS and Path(text).is_file():
+        yield from _list_shard(text)
+    else:
+        yield from (Source(str(path), "", os.path.abspath(path)) for path in find_images([text]))  # noqa: PTH100
+
+
+def _expand_address(text: str, suffix: str) -> Iterator[Source]:
+    if suffix in _LISTS:
+        yield from _read_list(text)
+    elif suffix in _TARS:
+        yield from _list_shard(text)
+    else:
+        system, path = find_filesystem(text)
+        scheme = text.split("://", 1)[0]
+        try:
+            files = [path] if system.isfile(path) else sorted(system.find(path))
+        except Exception as error:  # noqa: BLE001 - every file system has errors of its own
+            raise UserError(f"'{text}' can't be listed: {error}. Check the address and your rights.") from None
+        if not files:
+            raise UserError(f"No file or folder '{text}'. Expected a picture or a folder. Check the spelling.")
+        for file in files:
+            if len(files) == 1 or PurePosixPath(file).suffix.lower() in IMAGE_SUFFIXES:
+                address = f"{scheme}://{file.removeprefix('/')}" if scheme != "file" else f"file://{file}"
+                yield Source(address, "", address)
+
+
+def _read_list(place: str) -> Iterator[Source]:
+    try:
+        with open_place(place) as file:
+            lines = file.read().decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"'{place}' can't be read as a list of paths: {error}. Expected a text, a path a line."
+        ) from None
+    folder = "" if is_address(place) else str(Path(place).parent)
+    for line in (line.strip() for line in lines):
+        if line and not line.startswith("#"):
+            path = line if is_address(line) or is_address(place) else os.path.join(folder, line)  # noqa: PTH118
+            yield Source(path, "", path if is_address(path) else os.path.abspath(path))  # noqa: PTH100
+
+
+def _list_shard(place: str) -> Iterator[Source]:
+    try:
+        with open_place(place) as file, tarfile.open(fileobj=file, mode="r:") as shard:
+            yield from (
+                Source(f"{place}::{member.name}", "", place, (member.offset_data, member.size))
+                for member in shard
+                if member.isfile() and _is_picture(member.name)
+            )
+    except (OSError, tarfile.TarError) as error:
+        raise UserError(f"'{place}' can't be read as a tar shard: {error}. Expected an uncompressed .tar.") from None
+
+
+def _is_picture(name: str) -> bool:
+    path = PurePosixPath(name)
+    is_hidden = any(part.startswith(".") and part != "." for part in path.parts)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden

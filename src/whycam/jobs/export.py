@@ -1,0 +1,179 @@
+"""`whycam export`: a model to a file or folder that other runtimes load, written only if it gives the same numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from whycam.config import ExportOptions
+from whycam.data.images import find_images
+from whycam.data.loader import stream_photos
+from whycam.errors import UserError
+from whycam.explainer import Model, load, record_methods
+from whycam.model.classifier import GapClassifier, probe_identity, save_classifier
+from whycam.model.export import (
+    ExplainingNet,
+    GraphOptions,
+    check_parity,
+    export_onnx,
+    make_batches,
+    measure_parity,
+    quiet,
+)
+from whycam.model.quantise import Drift, check_drift, measure_drift, quantise
+from whycam.runs import open_atomic, open_run
+
+# Photos that the ranges are taken from, and others that the result is measured on.
+_CALIBRATION_PHOTOS, _MEASURED_PHOTOS = 100, 400
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how near it is to PyTorch.
+
+    Attributes:
+        parity_error: the largest difference of logits and maps, as a share of their range.
+        drift: of a quantised model, measured on photos.
+    """
+
+    out: Path
+    size_mb: float
+    parity_error: float
+    drift: Drift | None = None
+
+
+def export(model_name: str, out: Path, options: ExportOptions) -> Exported:
+    """Writes the model in the format that the options name.
+
+    Raises:
+        UserError: a model without exact maps, an output that exists, numbers that are not PyTorch's, or a format whose
+            library is missing.
+    """
+    _check_options(options)
+    if out.exists() and not options.overwrite:
+        raise UserError(f"'{out.absolute()}' is there already. Choose another name, or give --overwrite.")
+    model = load(model_name, device="cpu", engine="torch")
+    if not isinstance(model.network, GapClassifier):
+        raise UserError(model.no_exact_map)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if options.format == "onnx":
+        parity, drift = _write_onnx(model, out, options)
+    else:
+        parity, drift = _WRITERS[options.format](model, model.network, out, options), None
+    files = [out] if out.is_file() else [path for path in out.rglob("*") if path.is_file()]
+    return Exported(out, sum(path.stat().st_size for path in files) / 1e6, parity, drift)
+
+
+def _check_options(options: ExportOptions) -> None:
+    graph = [name for name in ("int8", "topk", "dynamic_size", "uint8_input") if getattr(options, name)]
+    refused = {"openvino": {"int8"}, "torchscript": {"int8"}, "safetensors": set(graph)}.get(options.format, set())
+    if found := refused.intersection(graph):
+        words = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(found))
+        raise UserError(f"--format {options.format} does not go with {words}. Leave it out, or take --format onnx.")
+    if options.int8 and options.calibrate is None:
+        raise UserError("--int8 takes its ranges from photos; found no --calibrate FOLDER. Give a folder of photos.")
+
+
+def _read_graph_options(options: ExportOptions) -> GraphOptions:
+    return GraphOptions(options.uint8_input, options.topk, options.dynamic_size)
+
+
+def _write_onnx(model: Model, out: Path, options: ExportOptions) -> tuple[float, Drift | None]:
+    network = model.network
+    assert isinstance(network, GapClassifier)  # noqa: S101 - checked by the caller
+    graph = _read_graph_options(options)
+    if not options.int8:
+        card = export_onnx(network, out, graph, origin=model.origin, records=record_methods(model))
+        return card.parity_error, None
+    pixels = _read_pixels(model, options)
+    count = min(_CALIBRATION_PHOTOS, len(pixels) // 2)
+    with open_atomic(out) as part:
+        whole = part.with_name(f"{part.name}.float")
+        try:
+            card = export_onnx(network, whole, graph, origin=model.origin, records=record_methods(model))
+            quantise(whole, part, pixels[:count])
+            drift = measure_drift(whole, part, pixels[count:])
+        finally:
+            whole.unlink(missing_ok=True)
+        check_drift(drift)
+    return card.parity_error, drift
+
+
+def _read_pixels(model: Model, options: ExportOptions) -> np.ndarray:
+    """(N, 3, H, W) uint8 of photos of the folder, in an order drawn by a seed."""
+    assert options.calibrate is not None  # noqa: S101 - checked by the caller
+    paths = find_images([options.calibrate])
+    order = np.random.default_rng(0).permutation(len(paths))[: _CALIBRATION_PHOTOS + _MEASURED_PHOTOS]
+    photos = stream_photos((paths[i] for i in order), model.preprocess)
+    pixels = [photo.pixels for photo in photos if photo.pixels is not None]
+    if len(pixels) < 20:
+        raise UserError(
+            f"Found {len(pixels)} photos in '{options.calibrate}'; expected 20 or more: half give the ranges, half "
+            "measure the result. Give a folder with more photos."
+        )
+    return np.stack(pixels)
+
+
+@contextmanager
+def _open_folder(out: Path, options: ExportOptions) -> Iterator[Path]:
+    with open_run(out, overwrite=options.overwrite) as folder:
+        yield folder
+
+
+def _write_openvino(model: Model, network: GapClassifier, out: Path, options: ExportOptions) -> float:
+    """A folder with model.xml and model.bin, converted from the ONNX graph."""
+    try:
+        import openvino  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise UserError("--format openvino needs the package openvino. Run: pip install 'whycam[openvino]'") from None
+    graph = _read_graph_options(options)
+    with _open_folder(out, options) as folder:
+        onnx_file = folder / "model.onnx"
+        card = export_onnx(network, onnx_file, graph, origin=model.origin, records=record_methods(model))
+        openvino.save_model(openvino.convert_model(onnx_file), folder / "model.xml", compress_to_fp16=False)
+        onnx_file.unlink()
+        (folder / "card.json").write_text(json.dumps(card.model_dump(mode="json"), indent=2), encoding="utf-8")
+        compiled = openvino.compile_model(folder / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return _check(network, graph, lambda images: list(compiled(images).values()), "OpenVINO")
+
+
+def _write_torchscript(model: Model, network: GapClassifier, out: Path, options: ExportOptions) -> float:
+    graph = _read_graph_options(options)
+    net = ExplainingNet(network, graph).eval().requires_grad_(requires_grad=False)
+    with open_atomic(out) as part, quiet():
+        traced = torch.jit.trace(net, make_batches(network, graph)[0])
+        torch.jit.save(traced, part, _extra_files={"class_names": json.dumps(model.class_names)})
+        loaded = torch.jit.load(part)
+        return _check(
+            network, graph, lambda images: [v.numpy() for v in loaded(torch.from_numpy(images))], "TorchScript"
+        )
+
+
+def _check(network: GapClassifier, graph: GraphOptions, run: object, runtime: str) -> float:
+    net = ExplainingNet(network, graph).eval()
+    found = measure_parity(net, run, make_batches(network, graph))  # type: ignore[arg-type]
+    check_parity(found, runtime)
+    return max(found.values())
+
+
+def _write_safetensors(model: Model, network: GapClassifier, out: Path, options: ExportOptions) -> float:
+    """A model folder: whycam loads it, and with a linear head timm does (`local-dir:`)."""
+    with _open_folder(out, options) as folder:
+        save_classifier(network, folder, probe_identity(network))
+        again = load(folder, device="cpu", engine="torch").network
+        return _check(network, GraphOptions(), lambda images: _run_torch(again, images), "The folder")
+
+
+@torch.no_grad()
+def _run_torch(network: object, images: np.ndarray) -> list[np.ndarray]:
+    net = ExplainingNet(network, GraphOptions())  # type: ignore[arg-type]
+    return [value.numpy() for value in net(torch.from_numpy(images))]
+
+
+_WRITERS = {"openvino": _write_openvino, "torchscript": _write_torchscript, "safetensors": _write_safetensors}

@@ -1,0 +1,85 @@
+"""Where results go: a folder here, or one at an address, to which each photo's files are sent when they are done."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from whycam.data.sources import find_filesystem, is_address
+from whycam.errors import UserError
+from whycam.runs import find_cache
+
+
+class Destination:
+    """A folder on this machine: nothing has to be sent."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def send(self, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Passes on the files that the rows of one photo name."""
+
+    def finish(self, folder: Path) -> None:
+        """Passes on what is left: the table and the record, the record last."""
+
+    def clean(self) -> None:
+        """Leaves nothing behind but the result."""
+
+
+class RemoteDestination(Destination):
+    """A folder at an address; the files lie in the cache until they are sent."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.system, self.root = find_filesystem(address.rstrip("/"))
+        name = hashlib.blake2b(address.encode(), digest_size=8).hexdigest()
+        super().__init__(find_cache() / "outgoing" / name)
+
+    def send(self, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        """See Destination."""
+        for row in rows:
+            for kind in ("overlay", "heatmap", "map"):
+                if row.get(kind):
+                    self._move(folder, row[kind])
+
+    def finish(self, folder: Path) -> None:
+        """See Destination."""
+        files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        for file in sorted(files, key=lambda file: file == "record.json"):
+            self._move(folder, file)
+
+    def _move(self, folder: Path, file: str) -> None:
+        target = f"{self.root}/{file}"
+        try:
+            self.system.makedirs(target.rpartition("/")[0], exist_ok=True)
+            self.system.put_file(str(folder / file), target)
+        except Exception as error:
+            raise UserError(
+                f"'{self.address}/{file}' can't be written: {error or type(error).__name__}. Check your rights, "
+                "then run the same command with --resume."
+            ) from error
+        (folder / file).unlink()
+
+    def clean(self) -> None:
+        """See Destination."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def choose_destination(out: str, *, overwrite: bool) -> Destination:
+    """Where the results go.
+
+    Raises:
+        UserError: a finished result is at the address already.
+    """
+    if not is_address(out):
+        return Destination(Path(out))
+    remote = RemoteDestination(out)
+    if not overwrite and remote.system.exists(f"{remote.root}/record.json"):
+        raise UserError(
+            f"'{out}' holds a finished result already; it is never replaced by itself. "
+            "Choose another address, or give --overwrite."
+        )
+    return remote

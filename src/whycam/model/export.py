@@ -1,0 +1,330 @@
+"""A GapClassifier as one ONNX graph that explains itself: images -> logits and maps; kept only if it is right.
+
+The maps are one 1x1 convolution of the last features (Zhou et al., arXiv:1512.04150, eq. 2), so no gradient is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from whycam.data.images import load_image
+from whycam.data.preprocess import Preprocess
+from whycam.data.samples import write_samples
+from whycam.errors import UserError
+from whycam.model.classifier import GapClassifier, measure_identity, probe_images
+from whycam.model.engine import FORMAT, Card, OnnxEngine
+from whycam.runs import open_atomic, read_versions
+
+PARITY_LIMIT = 1e-4
+_OPSET = 18
+_CACHE_LIMIT_BYTES = 4 * 2**30
+_INPUT = (
+    "Photos (N, 3, H, W), the whole photo squashed to the input size: {how}. "
+    "Mean, deviation and interpolation are in the metadata whycam.preprocess."
+)
+_LOGITS = "(N, K) scores; names in the metadata whycam.class_names. mean(map of k) + bias of k = logit of k."
+_MAPS = "(N, {count}, h, w) signed class maps in the logit's unit: positive speaks for the class; {order}."
+
+
+@dataclass(frozen=True)
+class GraphOptions:
+    """What a graph takes and gives.
+
+    Attributes:
+        takes_uint8: pixels as they are, normalised in the graph; else normalised float32.
+        topk: give the maps of so many best classes alone; None gives all.
+        is_dynamic: height and width are free too.
+    """
+
+    takes_uint8: bool = False
+    topk: int | None = None
+    is_dynamic: bool = False
+
+
+class ExplainingNet(nn.Module):
+    """images -> (logits, maps), or (logits, maps, classes) of the best T classes."""
+
+    mean: Tensor
+    std: Tensor
+    kernel: Tensor
+
+    def __init__(self, model: GapClassifier, options: GraphOptions) -> None:
+        super().__init__()
+        self.model, self.options = model, options
+        preprocess = model.preprocess
+        self.register_buffer("mean", torch.tensor(preprocess.mean).view(3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(preprocess.std).view(3, 1, 1) * 255)
+        self.register_buffer("kernel", model.classifier.weight.detach()[:, :, None, None].clone())
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        if self.options.takes_uint8:
+            images = (images.float() - self.mean) / self.std
+        features = self.model.features(images)
+        logits = self.model.classify(features)
+        if self.options.topk is None:
+            return logits, nn.functional.conv2d(features, self.kernel)
+        classes = logits.topk(self.options.topk, dim=1).indices
+        maps = self.model.classifier.weight[classes] @ features.flatten(2)
+        return logits, maps.unflatten(2, features.shape[2:]), classes
+
+
+def open_cached(
+    path: Path, model: GapClassifier, *, origin: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]
+) -> OnnxEngine:
+    """The engine at that place of the cache; exported first where there is none.
+
+    Raises:
+        UserError: as `export_onnx`.
+        OSError: a cache that can't be written to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(Path(tempfile.gettempdir()) / f"whycam-{path.stem}.lock"):
+        if not path.is_file():
+            export_onnx(model, path, GraphOptions(takes_uint8=True), origin=origin, records=records)
+            _prune(path)
+    path.touch()
+    return OnnxEngine(path)
+
+
+def _prune(newest: Path) -> None:
+    """Removes the graphs that were used longest ago, beyond the cache's limit."""
+    total = 0
+    for path in sorted(newest.parent.glob("*.onnx"), key=lambda path: path.stat().st_mtime, reverse=True):
+        total += path.stat().st_size
+        if total > _CACHE_LIMIT_BYTES and path != newest:
+            path.unlink(missing_ok=True)
+
+
+def read_sample_pixels(preprocess: Preprocess) -> np.ndarray:
+    """(2, 3, H, W) uint8: installed photos as the network takes them."""
+    with tempfile.TemporaryDirectory() as folder:
+        return np.stack([preprocess.to_pixels(load_image(path)) for path in write_samples(Path(folder))[:2]])
+
+
+def export_onnx(
+    model: GapClassifier,
+    path: Path,
+    options: GraphOptions,
+    *,
+    origin: Mapping[str, Any],
+    records: Mapping[str, Mapping[str, Any]],
+) -> Card:
+    """Writes the graph, if ONNX Runtime gives PyTorch's logits and maps of photos and of noise; else nothing.
+
+    Args:
+        model: on the CPU.
+        path: the file to write.
+        options: what the graph takes and gives.
+        origin: what is recorded of the model.
+        records: method -> what is recorded with its results.
+
+    Raises:
+        UserError: a network that can't be exported, or whose exported numbers are not PyTorch's.
+    """
+    if options.topk is not None and not 1 <= options.topk <= len(model.class_names):
+        raise UserError(
+            f"--topk is {options.topk}; expected 1 to {len(model.class_names)}, the number of classes. "
+            "Leave it out for all."
+        )
+    net = ExplainingNet(model, options).eval().requires_grad_(requires_grad=False)
+    batches = make_batches(model, options)
+    with open_atomic(path) as part:
+        graph = _convert(net, batches[0], options)
+        card = Card(
+            format=FORMAT,
+            class_names=model.class_names,
+            preprocess=model.preprocess,
+            identity_error=_measure_identity(net, batches),
+            parity_error=0,
+            takes_uint8=options.takes_uint8,
+            topk=options.topk,
+            model=dict(origin),
+            records={name: dict(record) for name, record in records.items()},
+            versions=read_versions(),
+        )
+        _describe(graph, card)
+        _save(graph, part)
+        found = measure_parity(net, OnnxEngine(part).run, batches)
+        check_parity(found, "ONNX Runtime")
+        card = card.model_copy(update={"parity_error": max(found.values())})
+        _describe(graph, card)
+        _save(graph, part)
+    return card
+
+
+def _convert(net: ExplainingNet, images: Tensor, options: GraphOptions) -> onnx.ModelProto:
+    try:
+        with quiet():
+            return _trace(net, images, options) if options.is_dynamic else _compile(net, images)
+    except Exception as error:
+        hint = "Leave --dynamic-size out." if options.is_dynamic else "Export it as --format torchscript."
+        raise UserError(
+            f"{net.model.origin.architecture!r} can't be exported: {str(error).strip().splitlines()[0]} {hint}"
+        ) from error
+
+
+def _list_outputs(options: GraphOptions) -> list[str]:
+    return ["logits", "maps", *(["classes"] if options.topk else [])]
+
+
+def _compile(net: ExplainingNet, images: Tensor) -> onnx.ModelProto:
+    program = torch.onnx.export(
+        net,
+        (images,),
+        dynamo=True,
+        dynamic_shapes={"images": {0: torch.export.Dim.DYNAMIC}},
+        input_names=["images"],
+        output_names=_list_outputs(net.options),
+        opset_version=_OPSET,
+        external_data=False,
+        verbose=False,
+    )
+    assert program is not None  # noqa: S101 - so it is typed, for the older exporter
+    graph: onnx.ModelProto = program.model_proto
+    return graph
+
+
+def _trace(net: ExplainingNet, images: Tensor, options: GraphOptions) -> onnx.ModelProto:
+    """By the older exporter: with free sizes the other one needs minutes for padding that depends on the size."""
+    names, file = _list_outputs(options), io.BytesIO()
+    cells = {"logits": {}, "maps": {2: "h", 3: "w"}, "classes": {}}
+    torch.onnx.export(
+        net,
+        (images,),
+        file,  # type: ignore[arg-type]
+        dynamo=False,
+        dynamic_axes={"images": {0: "N", 2: "H", 3: "W"}, **{name: {0: "N", **cells[name]} for name in names}},
+        input_names=["images"],
+        output_names=names,
+        opset_version=_OPSET,
+    )
+    return onnx.load_model_from_string(file.getvalue())
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the exporter's advice on its own inner steps."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _describe(graph: onnx.ModelProto, card: Card) -> None:
+    """Metadata, and words that a graph viewer shows."""
+    del graph.metadata_props[:]
+    onnx.helper.set_model_props(graph, card.to_metadata())
+    graph.producer_name, graph.producer_version = "whycam", card.versions.get("whycam", "")
+    graph.doc_string = "A classifier that explains itself: class activation maps (arXiv:1512.04150) beside its scores."
+    how = "uint8, 0 to 255" if card.takes_uint8 else "float32, normalised"
+    count, order = ("K", "in the order of the logits") if card.topk is None else ("T", "of the classes in `classes`")
+    words = {
+        "images": _INPUT.format(how=how),
+        "logits": _LOGITS,
+        "maps": _MAPS.format(count=count, order=order),
+        "classes": "(N, T) the classes of the highest scores, the best first.",
+    }
+    for value in (*graph.graph.input, *graph.graph.output):
+        value.doc_string = words.get(value.name, "")
+
+
+def _save(graph: onnx.ModelProto, path: Path) -> None:
+    try:
+        path.write_bytes(graph.SerializeToString())
+    except ValueError as error:  # protobuf's limit
+        raise UserError(
+            f"The graph does not fit into one ONNX file ({error}); expected under 2 GB of weights. "
+            "Take a smaller backbone, or --format torchscript."
+        ) from error
+
+
+def make_batches(model: GapClassifier, options: GraphOptions) -> list[Tensor]:
+    """Inputs to compare on: two photos, then noise, one image and three; of another size too where that is free."""
+    preprocess = model.preprocess
+    photos = read_sample_pixels(preprocess)
+    noise = probe_images(preprocess, 3)
+    if options.is_dynamic:
+        stride = model.origin.map_stride
+        wide = nn.functional.interpolate(noise, (noise.shape[2] + 2 * stride, noise.shape[3] + stride))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
+    real = torch.from_numpy(photos)
+
+    def to_input(images: Tensor) -> Tensor:
+        return ((images * std + mean) * 255).round().clamp(0, 255).byte() if options.takes_uint8 else images
+
+    first = real if options.takes_uint8 else torch.from_numpy(preprocess.normalise(photos))
+    return [first, to_input(noise[:1]), to_input(noise), *([to_input(wide[:2])] if options.is_dynamic else [])]
+
+
+@torch.no_grad()
+def _measure_identity(net: ExplainingNet, batches: list[Tensor]) -> float:
+    whole = ExplainingNet(net.model, GraphOptions(net.options.takes_uint8))
+    answers = [whole(images) for images in batches]
+    return max(float(measure_identity(logits, maps, net.model.classifier.bias).max()) for logits, maps in answers)
+
+
+@torch.no_grad()
+def measure_parity(
+    net: ExplainingNet, run: Callable[[np.ndarray], Sequence[np.ndarray]], batches: list[Tensor]
+) -> dict[str, float]:
+    """The largest difference of logits and of maps to PyTorch's on the batches, as a share of their range.
+
+    Args:
+        net: PyTorch's.
+        run: images -> the outputs of another runtime, in the same order.
+        batches: images as `net` takes them.
+    """
+    found = {"logits": 0.0, "maps": 0.0}
+    for images in batches:
+        expected, got = [value.numpy() for value in net(images)], run(images.numpy())
+        for name, (ours, theirs) in {"logits": (got[0], expected[0]), "maps": _pair_maps(got, expected)}.items():
+            spread = np.ptp(theirs.reshape(len(theirs), -1), axis=1).max() or 1
+            gap = float(np.abs(ours - theirs).max() / spread) if ours.shape == theirs.shape else np.nan
+            found[name] = max(found[name], gap) if np.isfinite(gap) else float("inf")
+    return found
+
+
+def _pair_maps(got: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The maps of both, of the same classes in the same order: two equal scores may change places."""
+    if len(expected) == 2:
+        return got[1], expected[1]
+    if not (np.sort(got[2], 1) == np.sort(expected[2], 1)).all():
+        return np.full_like(expected[1], np.nan), expected[1]
+    ours, theirs = (values[2].argsort(1)[:, :, None, None] for values in (got, expected))
+    return np.take_along_axis(got[1], ours, 1), np.take_along_axis(expected[1], theirs, 1)
+
+
+def check_parity(found: Mapping[str, float], runtime: str) -> None:
+    """Refuses a graph whose numbers are not PyTorch's.
+
+    Raises:
+        UserError: a difference over the limit.
+    """
+    if not max(found.values()) < PARITY_LIMIT:
+        listed = ", ".join(f"{name} {gap:.2g}" for name, gap in found.items())
+        raise UserError(
+            f"{runtime} does not give PyTorch's numbers: they differ by {listed} of their range; expected under "
+            f"{PARITY_LIMIT:g}. Nothing was written. Explain with --engine torch, or take another backbone."
+        )

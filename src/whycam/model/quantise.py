@@ -1,0 +1,128 @@
+"""int8 graphs: static quantisation by ONNX Runtime, and how far maps and classes move by it."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from whycam.errors import UserError
+from whycam.model.engine import OnnxEngine
+
+CORRELATION_LIMIT, CHANGED_LIMIT = 0.98, 0.01
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What quantisation changes, on photos that it was not calibrated on.
+
+    Attributes:
+        correlation: the mean of the predicted class's maps with those of the float graph.
+        changed: the share of photos whose top class is another.
+        photos: how many were measured.
+    """
+
+    correlation: float
+    changed: float
+    photos: int
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Batches of the calibration photos, as the graph takes them."""
+
+    def __init__(self, engine: OnnxEngine, pixels: np.ndarray) -> None:
+        self._batches = _iter_inputs(engine, pixels)
+
+    def get_next(self) -> dict[str, Any] | None:
+        """See ONNX Runtime."""
+        return next(self._batches, None)
+
+
+def _iter_inputs(engine: OnnxEngine, pixels: np.ndarray) -> Iterator[dict[str, Any]]:
+    card = engine.card
+    for start in range(0, len(pixels), _BATCH):
+        batch = pixels[start : start + _BATCH]
+        yield {"images": batch if card.takes_uint8 else card.preprocess.normalise(batch)}
+
+
+def quantise(whole: Path, path: Path, pixels: np.ndarray) -> None:
+    """Writes the graph with int8 convolutions, weights a channel each, ranges from the photos.
+
+    The convolution that makes the maps and the classifier stay in float: their ranges are what is explained.
+
+    Args:
+        whole: the float graph.
+        path: the file to write.
+        pixels: uint8 (N, 3, H, W).
+    """
+    engine = OnnxEngine(whole)
+    logger = logging.getLogger()
+    level = logger.level
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder) / "prepared.onnx"
+        quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
+        try:
+            logger.setLevel(logging.ERROR)
+            quantize_static(
+                str(prepared),
+                str(path),
+                _Reader(engine, pixels),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=_find_heads(prepared),
+            )
+        finally:
+            logger.setLevel(level)
+    graph = onnx.load(path)
+    del graph.metadata_props[:]
+    onnx.helper.set_model_props(graph, engine.card.to_metadata())
+    path.write_bytes(graph.SerializeToString())
+
+
+def _find_heads(path: Path) -> list[str]:
+    """The nodes that make the outputs."""
+    graph = onnx.load(path).graph
+    outputs = {value.name for value in graph.output}
+    return [node.name for node in graph.node if outputs.intersection(node.output)]
+
+
+def measure_drift(whole: Path, path: Path, pixels: np.ndarray) -> Drift:
+    """How far the quantised graph is from the float one on photos, uint8 (N, 3, H, W)."""
+    float_engine, engine = OnnxEngine(whole), OnnxEngine(path)
+    correlations, changed = [], []
+    for start in range(0, len(pixels), _BATCH):
+        batch = pixels[start : start + _BATCH]
+        expected, found = float_engine(batch), engine(batch)
+        tops = expected.logits.argmax(1)
+        changed += (found.logits.argmax(1) != tops).tolist()
+        for row, top in enumerate(tops):
+            ours, theirs = (
+                answer.maps[row, top if answer.classes is None else 0].ravel() for answer in (found, expected)
+            )
+            correlations.append(float(np.corrcoef(ours, theirs)[0, 1]))
+    return Drift(float(np.nan_to_num(correlations).mean()), float(np.mean(changed)), len(pixels))
+
+
+def check_drift(drift: Drift) -> None:
+    """Refuses a graph whose maps or classes moved too far.
+
+    Raises:
+        UserError: with the figures.
+    """
+    if not (drift.correlation > CORRELATION_LIMIT and drift.changed < CHANGED_LIMIT):
+        raise UserError(
+            f"int8 changes this model too much: on {drift.photos} photos the maps correlate {drift.correlation:.3f} "
+            f"(expected over {CORRELATION_LIMIT}) and {drift.changed:.1%} of the top classes change (expected under "
+            f"{CHANGED_LIMIT:.0%}). Nothing was written. Leave --int8 out, or calibrate on more photos."
+        )

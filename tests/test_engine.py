@@ -1,0 +1,230 @@
+"""The exported graph: PyTorch's numbers, refused where they are not, the same from every thread and process."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+import whycam
+from whycam.data.images import find_images
+from whycam.errors import UserError
+from whycam.model.backbone import make_backbone
+from whycam.model.classifier import GapClassifier, save_classifier
+from whycam.model.engine import Card, OnnxEngine, find_engine
+from whycam.model.export import ExplainingNet, GraphOptions, export_onnx
+
+NAMES = ("circle", "square", "triangle")
+EXAMPLE = Path(__file__).parents[1] / "examples" / "explain_onnx.py"
+
+
+def make_model(backbone: str = "test_resnet", size: int = 64, head: str = "linear") -> GapClassifier:
+    torch.manual_seed(0)
+    made = make_backbone(backbone, is_random=True, image_size=size)
+    return GapClassifier(made, NAMES, head).eval()  # type: ignore[arg-type]
+
+
+def write(model: GapClassifier, path: Path, options: GraphOptions = GraphOptions()) -> Card:  # noqa: B008
+    records: dict[str, dict[str, Any]] = {"cam": {"method": "cam", "draws_both_signs": False}}
+    return export_onnx(model, path, options, origin={"backbone": "test"}, records=records)
+
+
+def draw_pixels(count: int, height: int = 64, width: int = 64) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, 3, height, width), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> OnnxEngine:
+    path = tmp_path_factory.mktemp("engine") / "model.onnx"
+    write(make_model(), path, GraphOptions(takes_uint8=True))
+    return OnnxEngine(path, threads=1)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "model"
+    save_classifier(make_model(), folder, 1e-7)
+    return folder
+
+
+@torch.no_grad()
+def check_parity(model: GapClassifier, path: Path, pixels: np.ndarray) -> None:
+    answer = OnnxEngine(path)(pixels)
+    features = model.features(torch.from_numpy(model.preprocess.normalise(pixels)))
+    logits, maps = model.classify(features).numpy(), model.compute_maps(features).numpy()
+    assert np.abs(answer.logits - logits).max() < 1e-4 * np.ptp(logits)
+    if answer.classes is None:
+        assert np.abs(answer.maps - maps).max() < 1e-4 * np.ptp(maps)
+        bias = model.classifier.bias.numpy()
+        assert np.abs(answer.maps.mean((2, 3)) + bias - answer.logits).max() < 1e-4 * np.ptp(logits)
+    else:
+        assert (answer.classes == np.argsort(-logits, 1)[:, : answer.classes.shape[1]]).all()
+        picked = np.take_along_axis(maps, answer.classes[:, :, None, None], 1)
+        assert np.abs(answer.maps - picked).max() < 1e-4 * np.ptp(maps)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "head"),
+    [
+        ("test_resnet", 64, "conv"),
+        ("resnet10t", 96, "linear"),
+        ("test_convnext", 64, "linear"),
+        ("vgg11", 64, "linear"),
+    ],
+)
+def test_onnx_gives_pytorchs_numbers(tmp_path: Path, backbone: str, size: int, head: str) -> None:
+    model = make_model(backbone, size, head)
+    write(model, tmp_path / "m.onnx")
+    for count in (1, 5):
+        check_parity(model, tmp_path / "m.onnx", draw_pixels(count, size, size))
+
+
+@pytest.mark.parametrize("options", [GraphOptions(True), GraphOptions(topk=2), GraphOptions(True, 1, True)], ids=repr)
+def test_uint8_topk_and_free_sizes(tmp_path: Path, options: GraphOptions) -> None:
+    model = make_model()
+    write(model, tmp_path / "m.onnx", options)
+    check_parity(model, tmp_path / "m.onnx", draw_pixels(3))
+    if options.is_dynamic:
+        check_parity(model, tmp_path / "m.onnx", draw_pixels(2, 96, 160))
+
+
+def test_the_file_tells_what_it_is(tmp_path: Path) -> None:
+    card = write(make_model(), tmp_path / "m.onnx", GraphOptions(topk=2))
+    graph = onnx.load(tmp_path / "m.onnx")
+    onnx.checker.check_model(graph)
+    entries = {entry.key: json.loads(entry.value) for entry in graph.metadata_props}
+    assert entries["whycam.class_names"] == list(NAMES)
+    assert entries["whycam.preprocess"]["height_px"] == 64
+    assert 0 < entries["whycam.identity_error"] < 1e-5
+    assert 0 < entries["whycam.parity_error"] < 1e-4
+    assert [value.name for value in graph.graph.output] == ["logits", "maps", "classes"]
+    assert all(value.doc_string for value in (*graph.graph.input, *graph.graph.output))
+    assert OnnxEngine(tmp_path / "m.onnx").card == card
+
+
+def test_a_forced_mismatch_is_refused_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = OnnxEngine.run
+
+    def disturb(self: OnnxEngine, images: np.ndarray) -> list[np.ndarray]:
+        logits, maps = run(self, images)
+        return [logits, maps + 0.01 * np.ptp(maps)]
+
+    monkeypatch.setattr(OnnxEngine, "run", disturb)
+    with pytest.raises(
+        UserError, match=r"does not give PyTorch's numbers: they differ by logits .*, maps 0\.0.*Nothing"
+    ):
+        write(make_model(), tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_words: object, **_named: object) -> None:
+        raise RuntimeError("an operator is missing")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(UserError, match=r"'test_resnet' can't be exported: an operator is missing"):
+        write(make_model(), tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_eight_threads_get_the_same_answers(engine: OnnxEngine) -> None:
+    batches = [draw_pixels(2) + np.uint8(i) for i in range(8)]
+    expected = [engine(batch) for batch in batches]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(engine, batches * 4))
+    for i, answer in enumerate(found):
+        assert np.array_equal(answer.logits, expected[i % 8].logits)
+        assert np.array_equal(answer.maps, expected[i % 8].maps)
+
+
+def test_an_engine_can_be_pickled(engine: OnnxEngine) -> None:
+    again = pickle.loads(pickle.dumps(engine))
+    assert again.card == engine.card
+    assert np.array_equal(again(draw_pixels(2)).maps, engine(draw_pixels(2)).maps)
+
+
+def test_foreign_files_are_refused(tmp_path: Path, engine: OnnxEngine) -> None:
+    (tmp_path / "text.onnx").write_text("hello")
+    with pytest.raises(UserError, match="can't be opened by ONNX Runtime"):
+        OnnxEngine(tmp_path / "text.onnx")
+    graph = onnx.load(engine.path)
+    del graph.metadata_props[:]
+    onnx.save(graph, tmp_path / "bare.onnx")
+    with pytest.raises(UserError, match="has no metadata of whycam"):
+        OnnxEngine(tmp_path / "bare.onnx")
+    onnx.helper.set_model_props(graph, engine.card.model_copy(update={"format": 9}).to_metadata())
+    onnx.save(graph, tmp_path / "later.onnx")
+    with pytest.raises(UserError, match="has format 9; this version reads 1"):
+        OnnxEngine(tmp_path / "later.onnx")
+
+
+def test_explain_by_engine_is_explain_by_network(model_folder: Path, shapes_folder: Path) -> None:
+    photos = find_images([shapes_folder])[:5]
+    assert whycam.load(model_folder).engine is None
+    ours, theirs = whycam.load(model_folder, engine="onnx"), whycam.load(model_folder, engine="torch")
+    assert whycam.load(model_folder).engine is not None
+    for how in ({}, {"target": "top:2"}, {"target": [2, 0]}, {"target": "square", "versus": "circle"}):
+        a, b = ours.explain(photos, **how), theirs.explain(photos, **how)
+        assert a.record["engine"].startswith("onnxruntime")
+        assert a.maps.shape == b.maps.shape
+        assert torch.equal(a.target, b.target)
+        assert torch.allclose(a.maps, b.maps, atol=1e-4 * float(b.maps.max() - b.maps.min()))
+        assert torch.allclose(a.probabilities, b.probabilities, atol=1e-4)
+        assert a.notes == b.notes
+        same = {"method", "paper", "versus", "relu", "scale", "resize", "layer", "target", "backbone", "head", "seed"}
+        assert {key: a.record[key] for key in same} == {key: b.record[key] for key in same}
+    for how in ({"method": "grad-cam"}, {"smooth": "flips"}):
+        assert "engine" not in ours.explain(photos, **how).record
+
+
+def test_a_changed_model_has_another_engine(model_folder: Path, tmp_path: Path) -> None:
+    before = find_engine(str(model_folder))
+    assert before is not None
+    assert before == find_engine(str(model_folder))
+    other = make_model()
+    with torch.no_grad():
+        other.classifier.bias.add_(1)
+    save_classifier(other, tmp_path / "model", 1e-7)
+    assert find_engine(str(tmp_path)) not in (None, before)
+    assert find_engine("resnet18") is None
+
+
+def test_engines_that_cant_be_are_refused(model_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"Unknown engine 'onxx'.*Did you mean 'onnx'"):
+        whycam.load(model_folder, engine="onxx")
+    model = whycam.load(model_folder, engine="torch")
+    plain = replace(model, network=model.network.backbone, no_exact_map="it has no exact maps")
+    with pytest.raises(UserError, match="it has no exact maps"):
+        whycam.explainer.make_engine(plain)
+
+
+def test_the_example_needs_no_torch(tmp_path: Path, shapes_folder: Path) -> None:
+    write(make_model(), tmp_path / "m.onnx")
+    photo = find_images([shapes_folder])[0]
+    code = f"import runpy, sys; runpy.run_path({str(EXAMPLE)!r}); print('torch' in sys.modules)"
+    words = [tmp_path / "m.onnx", photo, tmp_path / "over.png"]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=True)
+    name, is_slow = done.stdout.split()[0], done.stdout.split()[-1]
+    assert is_slow == "False"
+    save_classifier(make_model(), tmp_path / "model", 1e-7)
+    why = whycam.load(tmp_path).explain(photo)
+    assert name == why.name(int(why.predicted[0]))
+    assert Image.open(tmp_path / "over.png").size == Image.open(photo).size
+
+
+def test_explaining_net_is_the_classifier() -> None:
+    model, images = make_model(), torch.rand(2, 3, 64, 64)
+    logits, maps = ExplainingNet(model, GraphOptions())(images)
+    assert torch.equal(logits, model(images))
+    assert torch.equal(maps, model.compute_maps(model.features(images)))
