@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/whycam demo -o demo --overwrite
@@ -24,6 +24,12 @@ $(VENV)/.installed: pyproject.toml
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
+
+# Speed, side by side with the peers; half an hour. WHYCAM_DATA names the photos.
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/recipe.py
+	$(BIN)/python benchmarks/files.py
 
 clean:
 	rm -rf $(VENV) demo

@@ -20,6 +20,7 @@ from PIL import Image
 import whycam
 from whycam.data.images import find_images
 from whycam.errors import UserError
+from whycam.model import export as exporting
 from whycam.model.backbone import make_backbone
 from whycam.model.classifier import GapClassifier, save_classifier
 from whycam.model.engine import Card, OnnxEngine, find_engine
@@ -128,12 +129,21 @@ def test_a_forced_mismatch_is_refused_and_nothing_is_written(tmp_path: Path, mon
     assert not list(tmp_path.iterdir())
 
 
+def test_the_model_stays_as_it_was(tmp_path: Path) -> None:
+    model = make_model()
+    before = [(p.requires_grad, p.clone()) for p in model.parameters()]
+    write(model, tmp_path / "m.onnx")
+    for parameter, (needs_grad, values) in zip(model.parameters(), before, strict=True):
+        assert parameter.requires_grad is needs_grad
+        assert torch.equal(parameter, values)
+
+
 def test_an_export_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_words: object, **_named: object) -> None:
         raise RuntimeError("an operator is missing")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
-    with pytest.raises(UserError, match=r"'test_resnet' can't be exported: an operator is missing"):
+    with pytest.raises(UserError, match=r"The network can't be exported: an operator is missing"):
         write(make_model(), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -228,3 +238,20 @@ def test_explaining_net_is_the_classifier() -> None:
     logits, maps = ExplainingNet(model, GraphOptions())(images)
     assert torch.equal(logits, model(images))
     assert torch.equal(maps, model.compute_maps(model.features(images)))
+
+
+def test_features_by_a_graph_are_the_networks(tmp_path: Path) -> None:
+    model, images = make_model(), torch.rand(3, 3, 64, 64)
+    run = exporting.open_features(tmp_path / "f.onnx", model)
+    expected = model.backbone_features(images)
+    assert torch.allclose(run(images), expected, atol=1e-4 * float(expected.max()))
+    assert [path.name for path in tmp_path.iterdir()] == ["f.onnx"]
+
+
+def test_features_that_differ_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        exporting, "run_features", lambda session, images: make_model().backbone_features(images) * 1.01
+    )
+    with pytest.raises(UserError, match="differ by features"):
+        exporting.open_features(tmp_path / "f.onnx", make_model())
+    assert not list(tmp_path.iterdir())

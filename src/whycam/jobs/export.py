@@ -145,7 +145,7 @@ def _write_openvino(model: Model, network: GapClassifier, out: Path, options: Ex
 
 def _write_torchscript(model: Model, network: GapClassifier, out: Path, options: ExportOptions) -> float:
     graph = _read_graph_options(options)
-    net = ExplainingNet(network, graph).eval().requires_grad_(requires_grad=False)
+    net = ExplainingNet(network, graph).eval()
     with open_atomic(out) as part, quiet():
         traced = torch.jit.trace(net, make_batches(network, graph)[0])
         torch.jit.save(traced, part, _extra_files={"class_names": json.dumps(model.class_names)})

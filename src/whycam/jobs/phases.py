@@ -20,9 +20,12 @@ from whycam.data.check import drop_unreadable
 from whycam.data.folder import PhotoFolder, Sample, count_labels
 from whycam.data.loader import Photo, stream_photos
 from whycam.data.views import ViewDataset
+from whycam.errors import UserError
 from whycam.jobs.progress import show_progress
 from whycam.model.backbone import hash_tensors
 from whycam.model.classifier import GapClassifier
+from whycam.model.engine import place_engine
+from whycam.model.export import open_features
 from whycam.model.features import FeatureKey, FeatureStore, compute_features, default_cache_dir, normalise_on
 from whycam.model.finetune import freeze_batch_norm, make_groups
 from whycam.model.train import Batches, Epoch, Phase, find_best, fit
@@ -30,6 +33,8 @@ from whycam.runs import write_lines
 
 log = logging.getLogger("whycam.train")
 _WORKERS = 2
+# From so many photos on, the time for an export is soon won back.
+_EXPORT_FROM_PHOTOS = 1000
 Reader = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -113,6 +118,7 @@ def _compute_stores(work: Work) -> list[FeatureStore]:
     """Plain features of all photos, then those of each random view of the training photos."""
     model, options = work.model, work.options
     weights = hash_tensors(model.backbone.state_dict())
+    run = _FeatureRun(work, weights)
     cache = options.cache_dir or default_cache_dir()
 
     def compute(samples: Sequence[Sample], view: str, words: str) -> FeatureStore:
@@ -121,9 +127,7 @@ def _compute_stores(work: Work) -> list[FeatureStore]:
         key = FeatureKey(weights, model.preprocess, model.origin.map_stride, content, view)
         read = None if view == "plain" else lambda paths: _read_views(paths, work, int(view.rpartition("-")[2]))
         with show_progress(words, len(content)) as advance:
-            return compute_features(
-                model.backbone_features, photos, key, device=work.device, cache_dir=cache, progress=advance, read=read
-            )
+            return compute_features(run, photos, key, device=work.device, cache_dir=cache, progress=advance, read=read)
 
     plain = compute(work.photos.samples, "plain", "features")
     reasons = {sample.path: plain.unreadable.get(work.hashes[sample.path], "") for sample in work.photos.samples}
@@ -136,6 +140,32 @@ def _compute_stores(work: Work) -> list[FeatureStore]:
         for view in range(options.augment)
     ]
     return [plain, *views]
+
+
+class _FeatureRun:
+    """Images -> features of the frozen backbone, by an exported graph where that pays: many photos and no GPU."""
+
+    def __init__(self, work: Work, weights: str) -> None:
+        self.model, self.weights = work.model, weights
+        passes = len(work.photos.train) * work.options.augment + len(work.photos.samples)
+        self.is_worth_it = work.device.type == "cpu" and passes >= _EXPORT_FROM_PHOTOS
+        self._run: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(N, C, h, w)."""
+        if self._run is None:
+            self._run = self._open()
+        return self._run(images)
+
+    def _open(self) -> Callable[[Tensor], Tensor]:
+        if self.is_worth_it:
+            try:
+                preprocess, stride = self.model.preprocess.model_dump_json(), self.model.origin.map_stride
+                words = ["features", self.weights, preprocess, str(stride)]
+                return open_features(place_engine(words), self.model)
+            except (UserError, OSError) as error:
+                log.info("Features by torch: %s", error)
+        return self.model.backbone_features
 
 
 def _read_views(paths: Iterable[Path], work: Work, view: int) -> Iterator[Photo]:

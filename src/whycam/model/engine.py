@@ -118,19 +118,7 @@ class OnnxEngine:
             UserError: no such file, or not one of whycam's.
         """
         self.path, self.threads = path, threads
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        if not path.is_file():
-            raise UserError(f"Found no file '{path.absolute()}'; expected an .onnx file. Check the path.")
-        try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises classes that it does not name publicly
-            raise UserError(
-                f"'{path.absolute()}' can't be opened by ONNX Runtime ({str(error).splitlines()[0]}). "
-                "Export the model again."
-            ) from None
+        self._session = open_session(path, threads)
         self.card = Card.from_metadata(self._session.get_modelmeta().custom_metadata_map, path)
 
     def __call__(self, pixels: np.ndarray) -> Answer:
@@ -149,6 +137,27 @@ class OnnxEngine:
 
     def __setstate__(self, state: tuple[Path, int | None]) -> None:
         self.__init__(*state)  # type: ignore[misc]
+
+
+def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """A graph in ONNX Runtime on the CPU.
+
+    Raises:
+        UserError: no such file, or no graph.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not path.is_file():
+        raise UserError(f"Found no file '{path.absolute()}'; expected an .onnx file. Check the path.")
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises classes that it does not name publicly
+        raise UserError(
+            f"'{path.absolute()}' can't be opened by ONNX Runtime ({str(error).splitlines()[0]}). "
+            "Export the model again."
+        ) from None
 
 
 def find_engine(model: str) -> Path | None:

@@ -78,6 +78,7 @@ def quantise(whole: Path, path: Path, pixels: np.ndarray) -> None:
                 _Reader(engine, pixels),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
+                reduce_range=True,  # without it sums overflow on processors that lack VNNI
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 nodes_to_exclude=_find_heads(prepared),
