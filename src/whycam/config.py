@@ -157,7 +157,7 @@ class LocalizeOptions(Options):
     refine: bool = Field(False, description="Maps refined to the object, by the same network: better boxes, slower.")
     method: str = Field("cam", description="Without --refine: a map method; `whycam methods` lists them.")
     threshold: float | None = Field(
-        None, ge=0, lt=1, description="Share of the map's maximum that counts [0.28; refined 0.56]."
+        None, ge=0, lt=1, description="Share of the map's maximum that counts [0.28; refined 0.3]."
     )
     max_boxes: int = Field(5, ge=1, le=100, description="Boxes of one class in one photo at the most.")
     least_share: float = Field(

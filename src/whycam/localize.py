@@ -1,4 +1,4 @@
-"""Maps to boxes: the paper's rule, segments over 20 % of the map's maximum (Zhou et al., arXiv:1512.04150, sec. 3)."""
+"""Heatmaps to boxes and outlines: the paper's rule, segments over 20 % of the maximum (arXiv:1512.04150, sec. 3)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ import numpy as np
 from scipy import ndimage
 
 BOX_THRESHOLD = 0.2
+# The shares of the maximum that find most objects on half of 650 ImageNet photos: docs/localization.md.
+PLAIN_THRESHOLD = 0.28
+REFINED_THRESHOLD = 0.3
+# How far an outline may leave the pixels' edges, as a share of its length; under half a pixel's diagonal corners stay.
+_OUTLINE_TOLERANCE, _LEAST_TOLERANCE_PX = 0.001, 0.2
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,21 @@ class Box:
     heat: float
 
 
+@dataclass(frozen=True)
+class Region:
+    """An object that a heatmap shows.
+
+    Attributes:
+        box: around it.
+        outline: (P, 2) x and y of its corners in photo pixels, to half a pixel; holes are filled.
+        area_px: pixels within, holes not counted.
+    """
+
+    box: Box
+    outline: np.ndarray
+    area_px: int
+
+
 def find_boxes(heatmap: np.ndarray, *, threshold: float = BOX_THRESHOLD) -> list[Box]:
     """A box around each connected region (8 neighbours) over `threshold` of the maximum, the largest area first.
 
@@ -32,16 +52,46 @@ def find_boxes(heatmap: np.ndarray, *, threshold: float = BOX_THRESHOLD) -> list
         heatmap: (H, W) in [0, 1], unsigned.
         threshold: share of the heatmap's maximum.
     """
+    _, found = _segment(heatmap, threshold)
+    return [box for _, box, _ in found]
+
+
+def find_regions(heatmap: np.ndarray, *, threshold: float, most: int, least_share: float) -> list[Region]:
+    """The regions of `find_boxes` with their outlines, leaving out what is small beside the largest.
+
+    Args:
+        heatmap: (H, W) in [0, 1], unsigned.
+        threshold: share of the heatmap's maximum.
+        most: so many of the largest at the most.
+        least_share: a region has at least this share of the largest one's area.
+    """
+    labels, found = _segment(heatmap, threshold)
+    kept = [item for item in found[:most] if item[2] >= least_share * found[0][2]]
+    return [Region(box, _outline(labels, label, box), area) for label, box, area in kept]
+
+
+def _segment(heatmap: np.ndarray, threshold: float) -> tuple[np.ndarray, list[tuple[int, Box, int]]]:
+    """(H, W) the number of each pixel's region, and of each region number, box and area, the largest first."""
     peak = float(heatmap.max())
     if peak <= 0:
-        return []
-    regions, count = ndimage.label(heatmap > threshold * peak, structure=np.ones((3, 3)))
-    labels = range(1, count + 1)
-    areas = ndimage.sum_labels(np.ones_like(heatmap), regions, labels)
-    heats = ndimage.sum_labels(heatmap, regions, labels) / heatmap.sum(dtype=np.float64)
-    slices = ndimage.find_objects(regions)
-    boxes = [
-        Box(int(x.start), int(y.start), int(x.stop), int(y.stop), float(heat))
-        for (y, x), heat in zip(slices, heats, strict=True)
+        return np.zeros(heatmap.shape, dtype=np.int32), []
+    labels, count = ndimage.label(heatmap > threshold * peak, structure=np.ones((3, 3)))
+    numbers = range(1, count + 1)
+    areas = ndimage.sum_labels(np.ones_like(heatmap), labels, numbers)
+    heats = ndimage.sum_labels(heatmap, labels, numbers) / heatmap.sum(dtype=np.float64)
+    slices = ndimage.find_objects(labels)
+    found = [
+        (k + 1, Box(int(x.start), int(y.start), int(x.stop), int(y.stop), float(heats[k])), int(areas[k]))
+        for k, (y, x) in enumerate(slices)
     ]
-    return [boxes[i] for i in np.argsort(-areas, kind="stable")]
+    return labels, [found[k] for k in np.argsort(-areas, kind="stable")]
+
+
+def _outline(labels: np.ndarray, label: int, box: Box) -> np.ndarray:
+    from skimage.measure import approximate_polygon, find_contours  # noqa: PLC0415 - slow to import; boxes need none
+
+    inside = np.pad(labels[box.y0 : box.y1, box.x0 : box.x1] == label, 1).astype(np.float32)
+    longest = max(find_contours(inside, 0.5, fully_connected="high"), key=len)
+    corners = approximate_polygon(longest, max(_LEAST_TOLERANCE_PX, _OUTLINE_TOLERANCE * len(longest)))[:-1]
+    # Contours count pixels from their centres, photos from the corner; and there is a pixel of padding.
+    return np.asarray(corners[:, ::-1] - 0.5 + np.array([box.x0, box.y0]))

@@ -1,0 +1,292 @@
+"""`whycam localize`: photos and folders to boxes and outlines, as COCO JSON, YOLO labels and one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from whycam import render
+from whycam.config import LocalizeOptions
+from whycam.data.images import find_images
+from whycam.data.loader import Photo, in_batches
+from whycam.data.sources import name_outputs
+from whycam.errors import UserError
+from whycam.explainer import Model, load
+from whycam.explanation import Explanation
+from whycam.jobs.progress import show_progress
+from whycam.localize import PLAIN_THRESHOLD, REFINED_THRESHOLD, Box, Region, find_regions
+from whycam.model.classifier import GapClassifier
+from whycam.refine import RECIPE, Refiner, make_refiner
+from whycam.runs import TableWriter, command_line, open_atomic, open_run, write_json
+
+_SCHEMA = pa.schema(
+    [
+        *(pa.field(name, pa.string()) for name in ("path", "target", "predicted")),
+        *(pa.field(name, pa.int32()) for name in ("target_index", "width_px", "height_px", "box")),
+        *(pa.field(name, pa.int32()) for name in ("x0", "y0", "x1", "y1", "area_px")),
+        *(pa.field(name, pa.float32()) for name in ("heat", "p_target", "p_predicted")),
+        *(pa.field(name, pa.string()) for name in ("crop_predicted", "both_predicted")),
+        *(pa.field(name, pa.float32()) for name in ("crop_p", "both_p")),
+        *(pa.field(name, pa.string()) for name in ("picture", "note", "error")),
+    ]
+)
+_COLORS = ("#ff3b30", "#34c759", "#0a84ff", "#ffd60a", "#bf5af2")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished `whycam localize` counts."""
+
+    photos: int
+    unreadable: int
+    boxes: int
+    out: Path
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One photo's objects.
+
+    Attributes:
+        why: its explanation; None where it could not be read.
+        regions: for each target, the largest first.
+    """
+
+    photo: Photo
+    why: Explanation | None = None
+    regions: tuple[list[Region], ...] = ()
+
+
+def localize_files(model_name: str, inputs: Sequence[Path], out: Path, options: LocalizeOptions) -> Outcome:
+    """Finds the objects of photos and folders of photos and writes them into the folder `out`.
+
+    Raises:
+        UserError: no photos, an unknown model, class or method, an output folder that exists, a full disk, a model
+            that has no refined maps, or not one photo that can be read.
+    """
+    paths = find_images(inputs)
+    with open_run(out, overwrite=options.overwrite) as folder:
+        model = load(model_name, device=options.device)
+        refiner = _make_refiner(model, options)
+        writer = _Writer(folder, model, options)
+        with (
+            TableWriter(folder, "boxes", _SCHEMA) as table,
+            show_progress("localizing", len(paths)) as advance,
+        ):
+            for name, found in zip(
+                name_outputs([str(path) for path in paths]), find_objects(model, refiner, paths, options), strict=True
+            ):
+                for row in writer.write(name, found):
+                    table.write(row)
+                advance(1)
+        if writer.unreadable == len(paths):
+            raise UserError(
+                f"Not one of the {len(paths)} photos could be read; nothing was written. The first: '{paths[0]}'. "
+                "Check the files."
+            )
+        writer.finish(len(paths))
+    return Outcome(len(paths), writer.unreadable, len(writer.annotations), out)
+
+
+def _make_refiner(model: Model, options: LocalizeOptions) -> Refiner | None:
+    if not options.refine:
+        return None
+    if not isinstance(model.network, GapClassifier):
+        raise UserError(f"--refine starts from exact class maps. {model.no_exact_map}")
+    if options.method != "cam":
+        raise UserError(f"--refine refines class maps, and --method is {options.method!r}. Leave one of the two out.")
+    return make_refiner(model.network)
+
+
+def find_objects(
+    model: Model, refiner: Refiner | None, paths: Sequence[Path], options: LocalizeOptions
+) -> Iterator[Finding]:
+    """Every photo's objects, in order; memory does not grow with their number."""
+    threshold = read_threshold(options)
+    stream = model.stream(paths, options.target, batch_size=options.batch_size, method=options.method)
+    for batch in in_batches(stream, options.batch_size):
+        known = [why for _, why in batch if why is not None]
+        maps = iter(refine_batch(refiner, known) if refiner and known else [_read_maps(why) for why in known])
+        for photo, why in batch:
+            if why is None:
+                yield Finding(photo)
+                continue
+            size = (why.photos[0].height, why.photos[0].width)
+            heatmaps = [render.make_heatmap(values, size, is_signed=False) for values in next(maps)]
+            yield Finding(
+                photo,
+                why,
+                tuple(
+                    find_regions(heat, threshold=threshold, most=options.max_boxes, least_share=options.least_share)
+                    for heat in heatmaps
+                ),
+            )
+
+
+def read_threshold(options: LocalizeOptions) -> float:
+    """The given share of the maximum, or the default one of the kind of map."""
+    if options.threshold is not None:
+        return options.threshold
+    return REFINED_THRESHOLD if options.refine else PLAIN_THRESHOLD
+
+
+def refine_batch(refiner: Refiner, known: Sequence[Explanation]) -> list[np.ndarray]:
+    """For each photo (T, g, g) refined maps of the targets that its explanation has."""
+    targets = np.concatenate([why.targets.cpu().numpy() for why in known])
+    return list(refiner([why.photos[0] for why in known], targets).cpu().numpy())
+
+
+def _read_maps(why: Explanation) -> np.ndarray:
+    return why.reading().maps
+
+
+class _Writer:
+    """Turns findings into rows, COCO's lists, YOLO's label files and pictures."""
+
+    def __init__(self, folder: Path, model: Model, options: LocalizeOptions) -> None:
+        self.folder, self.model, self.options = folder, model, options
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+        self.unreadable = 0
+        for sub in ("labels", "pictures"):
+            (folder / sub).mkdir()
+
+    def write(self, name: str, found: Finding) -> Iterator[dict[str, Any]]:
+        """The files of one photo, and its rows of the table."""
+        if found.why is None:
+            self.unreadable += 1
+            yield {"path": str(found.photo.path), "error": found.photo.error}
+            return
+        why, photo = found.why, found.why.photos[0]
+        classes = why.targets[0].tolist()
+        self._add_image(found.photo.path, photo)
+        lines = [
+            to_yolo(region.box, photo, index)
+            for index, regions in zip(classes, found.regions, strict=True)
+            for region in regions
+        ]
+        (self.folder / "labels" / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
+        with open_atomic(self.folder / "pictures" / f"{name}.jpg") as part:
+            draw_boxes(photo, found.regions).save(part, "JPEG", quality=90)
+        again = self._classify_again(why, found) if self.options.crop_reclassify else {}
+        for t, (index, regions) in enumerate(zip(classes, found.regions, strict=True)):
+            for box, region in enumerate(regions):
+                self._add_annotation(region, index, float(why.probabilities[0, index]))
+                yield {**describe(why, t), **describe_region(region, box), "picture": f"pictures/{name}.jpg", **again}
+            if not regions:
+                yield {**describe(why, t), "note": "; ".join(why.notes[0]) or "the map has no evidence for this class"}
+
+    def _classify_again(self, why: Explanation, found: Finding) -> dict[str, Any]:
+        """What the network says of the first target's largest box alone, and of photo and box together."""
+        if not found.regions[0]:
+            return {}
+        box = found.regions[0][0].box
+        crop = self.model.explain(why.photos[0].crop((box.x0, box.y0, box.x1, box.y1)), method=self.options.method)
+        both = (why.probabilities + crop.probabilities)[0] / 2
+        return {
+            **dict(zip(("crop_predicted", "crop_p"), _name_top(crop.probabilities[0], why), strict=True)),
+            **dict(zip(("both_predicted", "both_p"), _name_top(both, why), strict=True)),
+        }
+
+    def _add_image(self, path: Path, photo: Image.Image) -> None:
+        self.images.append(
+            {"id": len(self.images) + 1, "file_name": str(path), "width": photo.width, "height": photo.height}
+        )
+
+    def _add_annotation(self, region: Region, index: int, score: float) -> None:
+        box = region.box
+        self.annotations.append(
+            {
+                "id": len(self.annotations) + 1,
+                "image_id": len(self.images),
+                "category_id": index + 1,
+                "bbox": [box.x0, box.y0, box.x1 - box.x0, box.y1 - box.y0],
+                "segmentation": [region.outline.ravel().tolist()],
+                "area": region.area_px,
+                "iscrowd": 0,
+                "score": round(score, 6),
+            }
+        )
+
+    def finish(self, photos: int) -> None:
+        """Writes what is known at the end alone: COCO's file, the names of YOLO's numbers, and the record."""
+        names = self.model.class_names
+        categories = [{"id": index + 1, "name": name} for index, name in enumerate(names)]
+        write_json(
+            self.folder / "coco.json",
+            {"images": self.images, "annotations": self.annotations, "categories": categories},
+        )
+        (self.folder / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        record = {
+            "command": command_line(),
+            "model": self.model.name,
+            **self.model.origin,
+            "photos": photos,
+            "unreadable": self.unreadable,
+            "boxes": len(self.annotations),
+            "threshold": read_threshold(self.options),
+            "refine": asdict(RECIPE) if self.options.refine else None,
+            "options": self.options.model_dump(mode="json"),
+        }
+        write_json(self.folder / "record.json", record)
+
+
+def describe(why: Explanation, t: int) -> dict[str, Any]:
+    """The columns of a photo and its target."""
+    index, top = int(why.targets[0, t]), int(why.predicted[0])
+    return {
+        "path": str(why.paths[0]),
+        "target": why.name(index),
+        "target_index": index,
+        "predicted": why.name(top),
+        "width_px": why.photos[0].width,
+        "height_px": why.photos[0].height,
+        "p_target": float(why.probabilities[0, index]),
+        "p_predicted": float(why.probabilities[0, top]),
+    }
+
+
+def describe_region(region: Region, number: int) -> dict[str, Any]:
+    """The columns of a box; the largest of its class is number 0."""
+    box = region.box
+    return {
+        "box": number,
+        "x0": box.x0,
+        "y0": box.y0,
+        "x1": box.x1,
+        "y1": box.y1,
+        "heat": box.heat,
+        "area_px": region.area_px,
+    }
+
+
+def to_yolo(box: Box, photo: Image.Image, index: int) -> str:
+    """A line of a YOLO label file: class, then centre and size as shares of the photo."""
+    middle = ((box.x0 + box.x1) / 2 / photo.width, (box.y0 + box.y1) / 2 / photo.height)
+    size = ((box.x1 - box.x0) / photo.width, (box.y1 - box.y0) / photo.height)
+    return f"{index} {middle[0]:.6f} {middle[1]:.6f} {size[0]:.6f} {size[1]:.6f}\n"
+
+
+def draw_boxes(photo: Image.Image, regions: Sequence[Sequence[Region]]) -> Image.Image:
+    """The photo with every box and outline; a colour for each target."""
+    picture = photo.convert("RGB").copy()
+    pen, width = ImageDraw.Draw(picture), max(2, round(min(picture.size) / 150))
+    for t, found in enumerate(regions):
+        color = _COLORS[t % len(_COLORS)]
+        for region in found:
+            box = region.box
+            pen.rectangle((box.x0, box.y0, box.x1 - 1, box.y1 - 1), outline=color, width=width)
+            pen.polygon([(float(x), float(y)) for x, y in region.outline], outline=color)
+    return picture
+
+
+def _name_top(shares: Tensor, why: Explanation) -> tuple[str, float]:
+    top = int(shares.argmax())
+    return why.name(top), float(shares[top])

@@ -1,0 +1,212 @@
+"""`whycam units`: the channels that a class is made of, each with its own map on the photos that excite it most."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from whycam import render
+from whycam.config import UnitsOptions
+from whycam.data.images import find_images, load_image
+from whycam.data.loader import Photo, in_batches, stream_photos
+from whycam.data.samples import write_samples
+from whycam.errors import UserError
+from whycam.explainer import load
+from whycam.jobs.progress import show_progress
+from whycam.model.classifier import GapClassifier
+from whycam.model.features import normalise_on
+from whycam.runs import TableWriter, command_line, open_run, write_json
+from whycam.targets import find_class
+
+_SCHEMA = pa.schema(
+    [
+        *(pa.field(name, pa.int32()) for name in ("rank", "unit", "photo_rank")),
+        *(pa.field(name, pa.float32()) for name in ("weight", "mean_activation", "contribution", "activation", "peak")),
+        pa.field("path", pa.string()),
+    ]
+)
+_TILE_PX, _LABEL_PX, _GAP_PX = 144, 150, 6
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished `whycam units` counts."""
+
+    name: str
+    units: int
+    photos: int
+    unreadable: int
+
+
+@dataclass
+class Survey:
+    """What is remembered of each of C channels over any number of photos.
+
+    Attributes:
+        total: (C,) sums of mean activations over the photos that the network gives the class, `counted` of them.
+        total_all: (C,) the same over all photos, `photos` of them.
+        strongest: (C, P) the highest mean activations, and `best`, (C, P), the numbers of their photos.
+    """
+
+    total: Tensor
+    total_all: Tensor
+    strongest: Tensor
+    best: Tensor
+    paths: list[Path]
+    counted: int = 0
+    unreadable: int = 0
+
+    @property
+    def mean(self) -> Tensor:
+        """(C,) mean activation over the class's photos, or over all where the network gives it none."""
+        return self.total / self.counted if self.counted else self.total_all / len(self.paths)
+
+    def add(self, activations: Tensor, is_class: Tensor, paths: Sequence[Path]) -> None:
+        """Counts photos in: activations (N, C) and whether each is given the class."""
+        numbers = torch.arange(len(self.paths), len(self.paths) + len(paths)).expand(activations.shape[1], -1)
+        values = torch.cat([self.strongest, activations.T], dim=1)
+        self.strongest, order = values.topk(self.strongest.shape[1], dim=1)
+        self.best = torch.cat([self.best, numbers], dim=1).gather(1, order)
+        self.total += activations[is_class].sum(0)
+        self.total_all += activations.sum(0)
+        self.counted += int(is_class.sum())
+        self.paths.extend(paths)
+
+
+def show_units(model_name: str, target: str, folder: Path | None, out: Path, options: UnitsOptions) -> Outcome:
+    """Writes the sheet and the table of a class's channels; without `folder` on the photos that come with whycam.
+
+    Raises:
+        UserError: an unknown model or class, a model without exact maps, no photo that can be read, or an output folder
+            that exists.
+    """
+    with tempfile.TemporaryDirectory() as scratch, open_run(out, overwrite=options.overwrite) as work:
+        paths = find_images([folder]) if folder else write_samples(Path(scratch))
+        model = load(model_name, device=options.device)
+        if not isinstance(model.network, GapClassifier):
+            raise UserError(f"Units are channels that a class weighs. {model.no_exact_map}")
+        index = find_class(target, model.class_names)
+        survey = survey_photos(model.network, index, paths, options)
+        units = rank_units(model.network, index, survey, options)
+        rows = list(describe_units(model.network, index, units, survey))
+        draw_sheet(model.network, rows, len(units), options.photos).save(work / "sheet.png")
+        with TableWriter(work, "units", _SCHEMA) as table:
+            for row in rows:
+                table.write(row)
+        record = {
+            "command": command_line(),
+            "model": model.name,
+            **model.origin,
+            "class": model.class_names[index],
+            "photos": len(survey.paths),
+            "photos_of_the_class": survey.counted,
+            "unreadable": survey.unreadable,
+            "options": options.model_dump(mode="json"),
+        }
+        write_json(work / "record.json", record)
+    return Outcome(model.class_names[index], len(units), len(survey.paths), survey.unreadable)
+
+
+@torch.no_grad()
+def survey_photos(network: GapClassifier, index: int, paths: Sequence[Path], options: UnitsOptions) -> Survey:
+    """Every channel's mean activation in every photo, of which only sums and the highest are kept.
+
+    Raises:
+        UserError: not one photo can be read.
+    """
+    channels = network.classifier.in_features
+    survey = Survey(
+        torch.zeros(channels),
+        torch.zeros(channels),
+        torch.full((channels, options.photos), -torch.inf),
+        torch.full((channels, options.photos), -1),
+        [],
+    )
+    with show_progress("looking", len(paths)) as advance:
+        for batch in in_batches(stream_photos(paths, network.preprocess), options.batch_size):
+            good = [photo for photo in batch if photo.pixels is not None]
+            survey.unreadable += len(batch) - len(good)
+            if good:
+                features = _read_features(network, good)
+                predicted = network.classify(features).argmax(1).cpu()
+                survey.add(features.mean(dim=(2, 3)).cpu(), predicted == index, [photo.path for photo in good])
+            advance(len(batch))
+    if not survey.paths:
+        raise UserError(f"Not one of the {len(paths)} photos could be read. The first: '{paths[0]}'. Check the files.")
+    return survey
+
+
+def _read_features(network: GapClassifier, photos: Sequence[Photo]) -> Tensor:
+    pixels = torch.from_numpy(np.stack([photo.pixels for photo in photos if photo.pixels is not None]))
+    return network.features(normalise_on(pixels.to(network.classifier.weight.device), network.preprocess))
+
+
+def rank_units(network: GapClassifier, index: int, survey: Survey, options: UnitsOptions) -> list[int]:
+    """The channels that add most to the class's score, by their weight alone or times their mean activation."""
+    weights = network.classifier.weight[index].cpu()
+    worth = weights * survey.mean if options.by == "contribution" else weights
+    return worth.topk(min(options.units, len(worth))).indices.tolist()
+
+
+def describe_units(
+    network: GapClassifier, index: int, units: Sequence[int], survey: Survey
+) -> Iterator[dict[str, Any]]:
+    """A row for each channel and photo; `peak` is the channel's highest activation in its photos' maps."""
+    mean, weights = survey.mean, network.classifier.weight[index].cpu()
+    for rank, unit in enumerate(units):
+        photos = [number for number in survey.best[unit].tolist() if number >= 0]
+        for photo_rank, number in enumerate(photos):
+            yield {
+                "rank": rank + 1,
+                "unit": unit,
+                "weight": float(weights[unit]),
+                "mean_activation": float(mean[unit]),
+                "contribution": float(weights[unit] * mean[unit]),
+                "photo_rank": photo_rank + 1,
+                "activation": float(survey.strongest[unit, photo_rank]),
+                "path": str(survey.paths[number]),
+            }
+
+
+@torch.no_grad()
+def draw_sheet(network: GapClassifier, rows: list[dict[str, Any]], units: int, photos: int) -> Image.Image:
+    """A line for each channel: its number, weight and contribution, and its own map over its photos.
+
+    The heat of a line is scaled by the line's highest activation, which is entered in its rows as `peak`.
+    """
+    step = _TILE_PX + _GAP_PX
+    sheet = Image.new("RGB", (_LABEL_PX + photos * step, units * step), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
+    for line in range(units):
+        own = [row for row in rows if row["rank"] == line + 1]
+        pictures = [load_image(row["path"]) for row in own]
+        maps = [_read_map(network, picture, own[0]["unit"]) for picture in pictures]
+        peak = max(float(values.max()) for values in maps)
+        first = own[0]
+        text = (
+            f"unit {first['unit']}\nweight {first['weight']:+.3f}\nactivation {first['mean_activation']:.3f}\n"
+            f"adds {first['contribution']:+.3f}"
+        )
+        pen.multiline_text((_GAP_PX, line * step + _TILE_PX // 4), text, fill="black", font=font, spacing=5)
+        for column, (row, picture, values) in enumerate(zip(own, pictures, maps, strict=True)):
+            row["peak"] = peak
+            tile = picture.resize((_TILE_PX, _TILE_PX))
+            heat = render.resize_map(values.clip(0) / (peak if peak > 0 else 1), (_TILE_PX, _TILE_PX))
+            drawn = render.lay_over(tile, heat, render.COLORMAP_POSITIVE, alpha=render.ALPHA, is_signed=False)
+            sheet.paste(drawn, (_LABEL_PX + column * step, line * step))
+    return sheet
+
+
+def _read_map(network: GapClassifier, picture: Image.Image, unit: int) -> np.ndarray:
+    pixels = torch.from_numpy(network.preprocess.to_pixels(picture))[None]
+    images = normalise_on(pixels.to(network.classifier.weight.device), network.preprocess)
+    return np.asarray(network.features(images)[0, unit].cpu())
