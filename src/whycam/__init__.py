@@ -7,19 +7,32 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from whycam.errors import UserError
+    from whycam.evaluation import Evaluation, evaluate
     from whycam.explainer import Model, explain, load
     from whycam.explanation import Explanation
     from whycam.model.tap import cut_model
 
 __version__ = "0.1.0"
-__all__ = ["Explanation", "Model", "UserError", "__version__", "cut_model", "explain", "load"]
+__all__ = [
+    "Evaluation",
+    "Explanation",
+    "Model",
+    "UserError",
+    "__version__",
+    "cut_model",
+    "evaluate",
+    "explain",
+    "load",
+]
 
 # Public name -> the file that has it; loaded at first use, so that `import whycam` brings in no torch.
 _HOMES = {
+    "Evaluation": "whycam.evaluation",
     "Explanation": "whycam.explanation",
     "Model": "whycam.explainer",
     "UserError": "whycam.errors",
     "cut_model": "whycam.model.tap",
+    "evaluate": "whycam.evaluation",
     "explain": "whycam.explainer",
     "load": "whycam.explainer",
 }

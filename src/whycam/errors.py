@@ -45,5 +45,6 @@ def make_disk_error(error: OSError, folder: Path) -> UserError | None:
         return None
     return UserError(
         f"No room to write '{where}': {error.strerror}. Nothing was left under the final name. "
-        "Free some space (or choose a folder on another disk) and run the same command again, with --resume if it has it."
+        "Free some space (or choose a folder on another disk) and run the same command again (with --resume where "
+        "there is one)."
     )
