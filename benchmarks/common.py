@@ -16,13 +16,17 @@ PACKAGES = ("whycam", "torch", "timm", "onnxruntime", "grad-cam", "torchcam", "n
 RESULTS = Path(__file__).parent / "results"
 
 
-def alternate(calls: Mapping[str, Callable[[], object]], pairs: int) -> dict[str, list[float]]:
-    """Seconds of each call, one after the other in every round, in reversed order every second time."""
+def alternate(calls: Mapping[str, Callable[[], object]], pairs: int, rest_s: float = 0) -> dict[str, list[float]]:
+    """Seconds of each call, one after the other in every round, in reversed order every second time.
+
+    Before each there is a rest: the idle threads of one runtime spin for a while, at the cost of the next one's.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
     for pair in range(pairs):
         for name in reversed(calls) if pair % 2 else calls:
+            time.sleep(rest_s)
             start = time.perf_counter()
             calls[name]()
             times[name].append(time.perf_counter() - start)
