@@ -1,0 +1,308 @@
+"""evaluate(): methods x metrics over photos, with intervals, baselines and what is more than noise."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_recall,
+)
+
+from whycam.data.annotations import Annotation
+from whycam.data.folder import Sample
+from whycam.data.loader import Photo, in_batches, stream_photos
+from whycam.errors import UserError
+from whycam.explainer import Model, load
+from whycam.measuring import Sitting, make_runner
+from whycam.metrics.pooling import Estimate, compare, estimate, is_defined
+from whycam.metrics.registry import Metric, get_metrics
+
+BASELINES = ("random", "centre", "edges")
+MIN_PHOTOS = 2
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Numbers of methods and metrics over photos.
+
+    Attributes:
+        methods: those asked for, then the baselines.
+        metrics: in the order asked for.
+        rows: method -> metric's name -> (N, ...) what each photo gives; NaN where a metric is not defined.
+        photos: N files.
+        classes: N names of the class whose maps were made.
+        logits: (N, K).
+        labels: (N,) index of the true class; -1 where it is not known.
+        same: method -> the earlier method whose maps it repeats, up to scale and negative values, on every photo.
+        counts: what was left out, and of how many photos.
+        class_names: K names.
+        record: how it was made.
+    """
+
+    methods: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    rows: Mapping[str, Mapping[str, np.ndarray]]
+    photos: tuple[Path, ...]
+    classes: tuple[str, ...]
+    logits: np.ndarray
+    labels: np.ndarray
+    same: Mapping[str, str]
+    counts: Mapping[str, int]
+    class_names: tuple[str, ...]
+    record: Mapping[str, Any]
+    _kept: dict[object, Estimate] = field(default_factory=dict, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    @property
+    def distinct(self) -> tuple[str, ...]:
+        """Methods whose maps no earlier one has."""
+        return tuple(name for name in self.methods if name not in self.same)
+
+    def find_metric(self, name: str) -> Metric:
+        """The metric of that name, with or without its baseline."""
+        return next(m for m in self.metrics if name in (m.name, m.family))
+
+    def estimate(self, method: str, metric: str) -> Estimate:
+        """The number over all photos, with its 95 % interval."""
+        found = self.find_metric(metric)
+        key = (method, found.name)
+        if key not in self._kept:
+            self._kept[key] = estimate(self.rows[method][found.name], found.pool)
+        return self._kept[key]
+
+    def difference(self, method: str, other: str, metric: str) -> Estimate:
+        """`method` - `other` on the same photos, with its 95 % interval (paired bootstrap)."""
+        found = self.find_metric(metric)
+        key = (method, other, found.name)
+        if key not in self._kept:
+            self._kept[key] = compare(self.rows[method][found.name], self.rows[other][found.name], found.pool)
+        return self._kept[key]
+
+    def is_noise(self, method: str, other: str, metric: str) -> bool:
+        """Whether the difference of two methods may be 0, or can't be told."""
+        gap = self.difference(method, other, metric)
+        return not (gap.low > 0 or gap.high < 0)
+
+    def best(self, metric: str) -> str | None:
+        """The method with the best number, baselines aside; None where none has one."""
+        found = self.find_metric(metric)
+        values = {m: self.estimate(m, metric).value for m in self.distinct if m not in self.record["baselines"]}
+        values = {m: v for m, v in values.items() if np.isfinite(v)}
+        choose = max if found.better == "higher" else min
+        return choose(values, key=values.__getitem__) if values else None
+
+    def per_photo(self, method: str, metric: str) -> np.ndarray:
+        """(N,): one number a photo; NaN where it is not defined."""
+        found = self.find_metric(metric)
+        rows = self.rows[method][found.name]
+        good = is_defined(rows)
+        values = np.full(len(rows), np.nan)
+        if good.any():
+            values[good] = found.pool.each(rows[good], rows[good].mean(0))
+        return values
+
+    def classifier(self) -> dict[str, Any]:
+        """The network's own accuracy and calibration on photos with labels, by torchmetrics; empty without labels."""
+        known = self.labels >= 0
+        logits, labels = torch.from_numpy(self.logits[known]), torch.from_numpy(self.labels[known])
+        if not len(labels):
+            return {}
+        count = logits.shape[1]
+        right = (logits.argmax(1) == labels).numpy()
+        found = estimate(right.astype(float))
+        per_class = multiclass_recall(logits, labels, count, average="none")
+        return {
+            "photos": len(labels),
+            "accuracy": float(multiclass_accuracy(logits, labels, count, average="micro")),
+            "accuracy_low": _to_number(found.low),
+            "accuracy_high": _to_number(found.high),
+            "top5_accuracy": float(multiclass_accuracy(logits, labels, count, average="micro", top_k=min(5, count))),
+            "calibration_error": float(multiclass_calibration_error(logits.softmax(1), labels, count)),
+            "classes": {self.class_names[k]: float(per_class[k]) for k in labels.unique().tolist()},
+        }
+
+    def overall(self) -> list[dict[str, Any]]:
+        """A row for each metric and method: number, interval, the best method, and whether it is more than noise."""
+        table = []
+        for metric in self.metrics:
+            best = self.best(metric.name)
+            for method in self.methods:
+                found = self.estimate(method, metric.name)
+                row: dict[str, Any] = {"metric": metric.name, "better": metric.better, "method": method}
+                row |= {"value": found.value, "low": found.low, "high": found.high}
+                row |= {"photos": found.photos, "undefined": found.undefined, "same_as": self.same.get(method)}
+                row["is_baseline"] = method in self.record["baselines"]
+                if best is not None:
+                    gap = self.difference(method, best, metric.name)
+                    row |= {"best": best, "gap": gap.value, "gap_low": gap.low, "gap_high": gap.high}
+                    row["is_noise"] = self.is_noise(method, best, metric.name)
+                table.append({k: _to_number(v) if isinstance(v, float) else v for k, v in row.items()})
+        return table
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """A row for each class and method: the pooled numbers of its photos alone."""
+        table = []
+        for name in sorted(set(self.classes)):
+            of_class = np.array([one == name for one in self.classes])
+            for method in self.methods:
+                row: dict[str, Any] = {"class": name, "method": method, "photos": int(of_class.sum())}
+                for one in self.metrics:
+                    rows = self.rows[method][one.name][of_class]
+                    good = rows[is_defined(rows)]
+                    row[one.name] = float(one.pool.finish(good.mean(0, keepdims=True))[0]) if len(good) else None
+                table.append(row)
+        return table
+
+
+def evaluate(
+    model: Model | str | Path,
+    samples: Iterable[str | Path | Sample | Annotation],
+    *,
+    methods: Sequence[str] = ("cam",),
+    metrics: Sequence[str] = ("all",),
+    target: str = "auto",
+    baselines: Sequence[str] = BASELINES,
+    limit: int | None = None,
+    batch_size: int = 8,
+    seed: int = 0,
+    engine: str = "auto",
+    progress: Progress | None = None,
+    **how: Any,
+) -> Evaluation:
+    """How good the maps of methods are, by metrics, over photos.
+
+    Args:
+        model: what `whycam.load` gives, or takes.
+        samples: paths; `Sample`s with their labels; or `Annotation`s, as `read_photos` makes them, with boxes or masks.
+        methods: names that `whycam methods` lists.
+        metrics: `all`, a category, or names; see docs/metrics.md.
+        target: which class is explained: `true`, `predicted`, or `auto`: the true one where it is known.
+        baselines: methods that are measured beside the others.
+        limit: so many of the photos, drawn by the seed.
+        batch_size: photos at a time.
+        seed: of everything that is drawn at random.
+        engine: what scores changed photos. onnx: the exported graph, made once and kept in the cache; torch: the
+            network; auto: the first, where the model can be exported and there is no GPU.
+        progress: is told how many photos are done.
+        how: what `whycam.explain` takes beside these: layer, smooth.
+
+    Raises:
+        UserError: fewer than 2 photos, unknown names, or metrics that need boxes or masks where there are none.
+    """
+    model = model if isinstance(model, Model) else load(model)
+    chosen = get_metrics(metrics)
+    listed = _draw_samples([_to_annotation(one) for one in samples], limit, seed)
+    names = tuple(dict.fromkeys([*methods, *baselines]))
+    chosen, left_out = _choose_metrics(chosen, metrics, listed)
+    sitting = Sitting(
+        model=model,
+        methods=names,
+        metrics=tuple(chosen),
+        target=target,
+        seed=seed,
+        runner=make_runner(model, engine),
+        how=how,
+        total=len(listed),
+    )
+    sitting.find_classes(listed)
+    for batch in in_batches(_stream(model, listed), batch_size):
+        sitting.measure(batch)
+        if progress:
+            progress(len(batch))
+    return _finish(sitting, tuple(b for b in baselines if b not in methods), left_out)
+
+
+def _to_annotation(sample: str | Path | Sample | Annotation) -> Annotation:
+    if isinstance(sample, Annotation):
+        return sample
+    if isinstance(sample, Sample):
+        return Annotation(sample.path, (sample.label,))
+    return Annotation(Path(sample))
+
+
+def _draw_samples(samples: list[Annotation], limit: int | None, seed: int) -> list[Annotation]:
+    if limit is not None and limit < len(samples):
+        kept = sorted(random.Random(seed).sample(range(len(samples)), limit))  # noqa: S311 - a sample, not a secret
+        samples = [samples[k] for k in kept]
+    if len(samples) < MIN_PHOTOS:
+        raise UserError(
+            f"Found {len(samples)} photos to measure on; expected {MIN_PHOTOS} or more, for an interval. Add photos."
+        )
+    return samples
+
+
+def _choose_metrics(
+    chosen: list[Metric], words: Sequence[str], samples: Sequence[Annotation]
+) -> tuple[list[Metric], list[str]]:
+    """The metrics that the photos allow: one that was named and lacks boxes is an error, one of `all` is left out."""
+    has = {
+        "nothing": True,
+        "boxes": any(s.has_truth for s in samples),
+        "region": any(s.has_truth for s in samples),
+        "mask": any(s.mask is not None for s in samples),
+    }
+    lacking = [m for m in chosen if not has[m.needs]]
+    named = [m.name for m in lacking if {m.name, m.family, m.category} & set(words)]
+    if m := next((m for m in lacking if {m.name, m.family} & set(words)), None):
+        raise UserError(
+            f"{m.name} needs {'masks' if m.needs == 'mask' else 'boxes or masks'}, and none of the {len(samples)} "
+            "photos has any. Give --boxes, --masks or --coco."
+        )
+    kept = [m for m in chosen if has[m.needs]]
+    if not kept:
+        raise UserError(f"Found no boxes and no masks, which {', '.join(named)} need. Give --boxes, --masks or --coco.")
+    return kept, [m.name for m in lacking]
+
+
+def _stream(model: Model, samples: Sequence[Annotation]) -> Iterator[tuple[Annotation, Photo]]:
+    # The photo itself is kept for its size, which boxes and masks are checked against.
+    photos = stream_photos((s.photo for s in samples), model.preprocess, keep_image=True, ahead=16)
+    return zip(samples, photos, strict=True)
+
+
+def _finish(sitting: Sitting, baselines: tuple[str, ...], left_out: Sequence[str]) -> Evaluation:
+    if len(sitting.photos) < MIN_PHOTOS:
+        told = "; ".join(f"{what}: {count}" for what, count in sitting.counts.items() if count)
+        raise UserError(
+            f"{len(sitting.photos)} photos are left to measure on; expected {MIN_PHOTOS} or more. Left out: {told}."
+        )
+    methods, names, count = sitting.methods, sitting.model.class_names, len(sitting.photos)
+    return Evaluation(
+        methods,
+        sitting.metrics,
+        {m: {name: rows[:count] for name, rows in of_method.items()} for m, of_method in sitting.rows.items()},
+        tuple(sitting.photos),
+        tuple(names[min(k, len(names) - 1)] for k in sitting.targets),
+        np.concatenate(sitting.logits),
+        np.array(sitting.labels),
+        {m: min(same, key=methods.index) for m, same in sitting.same.items() if same},
+        {what: count for what, count in sitting.counts.items() if count},
+        names,
+        {
+            "model": sitting.model.name,
+            **sitting.model.origin,
+            "preprocess": sitting.model.preprocess.model_dump(),
+            "target": sitting.target,
+            "seed": sitting.seed,
+            "engine": sitting.runner.name,
+            "baselines": list(baselines),
+            "left_out": list(left_out),
+            "maps": sitting.record,
+        },
+    )
+
+
+def _to_number(value: float) -> float | None:
+    """JSON and tables have no NaN: what is not defined is empty."""
+    return float(value) if np.isfinite(value) else None

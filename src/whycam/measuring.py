@@ -1,0 +1,248 @@
+"""One evaluation as it goes on: photos to cases, cases to rows of numbers; what scores the changed photos."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from whycam.data.annotations import Annotation, AnnotationError, Truth
+from whycam.data.loader import Photo
+from whycam.errors import UserError, make_unknown_name
+from whycam.explainer import Model
+from whycam.metrics.case import Case, Photos, Score, to_heat
+from whycam.metrics.registry import Metric
+from whycam.model.backbone import hash_tensors
+from whycam.model.classifier import GapClassifier
+from whycam.model.engine import OnnxEngine, place_engine
+from whycam.model.export import GraphOptions, export_onnx
+from whycam.model.features import normalise_on
+from whycam.model.output import select_output
+from whycam.targets import find_class
+
+ENGINES = ("auto", "onnx", "torch")
+_SAME = 1e-4
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What gives logits (B, K) of images (B, 3, H, W).
+
+    Attributes:
+        name: onnx or torch.
+        logits: of any number of images.
+        chunk: how many at a time are fastest.
+    """
+
+    name: str
+    logits: Callable[[Tensor], Tensor]
+    chunk: int
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, K) logits; a single logit stands against 0, as a second class."""
+        logits = self.logits(images)
+        return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
+
+
+def make_runner(model: Model, engine: str = "auto") -> Runner:
+    """The fastest runner of an engine; see `evaluate`.
+
+    Raises:
+        UserError: an unknown engine, or onnx for a model that can't be exported.
+    """
+    if engine not in ENGINES:
+        raise make_unknown_name("engine", engine, ENGINES)
+    is_possible = isinstance(model.network, GapClassifier) and model.device.type == "cpu"
+    if engine == "onnx" or (engine == "auto" and is_possible):
+        try:
+            return _open_graph(model)
+        except (UserError, OSError):
+            if engine == "onnx":
+                raise
+
+    def run(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return select_output(model.network(images))
+
+    # On a CPU a few photos' activations stay in its cache.
+    return Runner("torch", run, 8 if model.device.type == "cpu" else 32)
+
+
+def _open_graph(model: Model) -> Runner:
+    """The classifier in ONNX Runtime, from the cache, or exported now."""
+    network = model.network
+    if not isinstance(network, GapClassifier):
+        raise UserError(model.no_exact_map)
+    words = [hash_tensors(network.state_dict()), model.preprocess.model_dump_json(), "scores"]
+    path = place_engine(words)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():
+        # The maps are not wanted: one class's are the least that a graph gives.
+        export_onnx(network, path, GraphOptions(topk=1), origin=model.origin, records={})
+    graph = OnnxEngine(path)
+    return Runner("onnx", lambda images: torch.from_numpy(graph(images.cpu().numpy()).logits).to(images.device), 32)
+
+
+@dataclass(kw_only=True)
+class Sitting:
+    """One evaluation as it goes on: photos come in batches, rows of numbers pile up.
+
+    Attributes:
+        model, methods, metrics, target, seed, how: see `evaluate`.
+        runner: scores changed photos.
+        counts: what was left out -> of how many photos.
+        total: the most photos there may be.
+        rows: method -> metric -> (total, ...), of which the first ones are filled.
+        same: method -> the earlier ones whose maps it repeats, so far.
+        photos, labels, targets, logits: of the photos that were measured; a label is -1 where it is not known.
+        record: method -> how its maps were made.
+    """
+
+    model: Model
+    methods: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    target: str
+    seed: int
+    runner: Runner
+    how: Mapping[str, Any]
+    total: int
+    counts: Counter[str] = field(default_factory=Counter)
+    rows: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    same: dict[str, set[str]] = field(default_factory=dict)
+    photos: list[Path] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    logits: list[np.ndarray] = field(default_factory=list)
+    record: dict[str, Any] = field(default_factory=dict)
+    _indices: dict[str | int, int | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Maps are asked for of changed photos and of randomised networks: the exported graph knows neither.
+        self.model = replace(self.model, engine=None)
+        self.rows = {method: {} for method in self.methods}
+        self.same = {method: set(self.methods[:k]) for k, method in enumerate(self.methods)}
+
+    def find_classes(self, samples: Sequence[Annotation]) -> None:
+        """Which of the model's classes the samples' words mean.
+
+        Raises:
+            UserError: they have classes, and not one is the model's.
+        """
+        words = {word for sample in samples for word in sample.classes or ()}
+        for word in words:
+            try:
+                self._indices[word] = find_class(word, self.model.class_names)
+            except UserError:
+                self._indices[word] = None
+        if self.target != "predicted" and words and not any(i is not None for i in self._indices.values()):
+            raise UserError(
+                f"Not one of the {len(words)} class names of the photos ({', '.join(sorted(map(str, words))[:5])}, ...)"
+                f" is among the model's {len(self.model.class_names)} ({', '.join(self.model.class_names[:5])}, ...). "
+                "Give --target predicted to explain what the model says, or rename the folders."
+            )
+
+    def measure(self, batch: Sequence[tuple[Annotation, Photo]]) -> None:
+        """The numbers of a batch of photos."""
+        readable = [(a, p) for a, p in batch if p.pixels is not None]
+        self.counts["unreadable photos"] += len(batch) - len(readable)
+        if not readable:
+            return
+        pixels = torch.from_numpy(np.stack([p.pixels for _, p in readable if p.pixels is not None]))
+        images = normalise_on(pixels.to(self.model.device), self.model.preprocess)
+        logits = torch.cat([self.runner(part) for part in images.split(self.runner.chunk)]).float()
+        found = [self._find_target(a, logits[k]) for k, (a, _) in enumerate(readable)]
+        at = [k for k, (target, _) in enumerate(found) if target >= 0]
+        if not at:
+            return
+        truths = [self._fit(*readable[k]) for k in at]
+        targets = torch.tensor([found[k][0] for k in at], device=images.device)
+        labels = torch.tensor([found[k][1] for k in at], device=images.device)
+        self._measure_all(self._make_photos(images[at], targets, labels, logits[at], truths))
+        self.photos += [readable[k][0].photo for k in at]
+        self.labels += labels.tolist()
+        self.targets += targets.tolist()
+        self.logits.append(logits[at].cpu().numpy())
+
+    def _find_target(self, sample: Annotation, logits: Tensor) -> tuple[int, int]:
+        """The class to explain and the true one; -1 where there is none."""
+        known = [k for k in (self._indices[word] for word in sample.classes or ()) if k is not None]
+        # Where several classes are right, the one that the model sees most of.
+        label = max(known, key=lambda k: float(logits[k])) if known else -1
+        if self.target == "predicted" or (self.target == "auto" and sample.classes is None):
+            return int(logits.argmax()), label
+        if label < 0:
+            self.counts["photos whose class the model does not have"] += 1
+        return label, label
+
+    def _fit(self, sample: Annotation, photo: Photo) -> Truth | None:
+        if photo.image is None:
+            raise RuntimeError(f"'{photo.path}' was decoded and not kept.")
+        if not sample.has_truth:
+            self.counts["photos without boxes or masks"] += 1
+            return None
+        try:
+            return sample.fit(photo.image.size, (self.model.preprocess.height_px, self.model.preprocess.width_px))
+        except AnnotationError as error:
+            self.counts[f"photos left out of localization: {error}"] += 1
+            return None
+
+    def _make_photos(
+        self, images: Tensor, targets: Tensor, labels: Tensor, logits: Tensor, truths: Sequence[Truth | None]
+    ) -> Photos:
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        right = best == labels[:, None]
+        hits = torch.stack([right[:, 0], right.any(1)], dim=1).double()
+        hits[labels < 0] = torch.nan
+        black = torch.from_numpy(self.model.preprocess.normalise(np.zeros((3, 1, 1), dtype=np.uint8))).view(3)
+        return Photos(
+            images,
+            Score(self.runner, targets, self.runner.chunk),
+            truths,
+            self._explain,
+            self.model.network,
+            black,
+            hits if bool((labels >= 0).any()) else None,
+            self.seed,
+        )
+
+    def _explain(self, method: str, images: Tensor, targets: Tensor, network: nn.Module | None) -> Tensor:
+        model = self.model if network is None else replace(self.model, network=network)
+        targets = targets.clamp(max=len(model.class_names) - 1)  # the two sides of a single logit are one class
+        why = model.explain(images, targets, method=method, seed=self.seed, **self.how)
+        self.record.setdefault(method, dict(why.record))
+        return why.maps
+
+    def _measure_all(self, photos: Photos) -> None:
+        cases: dict[str, Case] = {}
+        for method in self.methods:
+            case = Case(photos, self._explain(method, photos.images, photos.score.target, None), method)
+            twins = [other for other in self.same[method] if other in cases and is_same(case.maps, cases[other].maps)]
+            self.same[method] &= set(twins)
+            cases[method] = case
+            first = next((other for other in self.methods if other in twins), None)
+            for one in self.metrics:
+                # What a repeated map scores is known.
+                done = slice(len(self.photos), len(self.photos) + len(case))
+                rows = self.rows[first][one.name][done] if first else self._run_metric(one, case)
+                # Room for all at once: small arrays that stay, between large ones that go, would scatter the memory.
+                held = self.rows[method].setdefault(one.name, np.empty((self.total, *rows.shape[1:]), rows.dtype))
+                held[done] = rows
+
+    def _run_metric(self, one: Metric, case: Case) -> np.ndarray:
+        values = one.run(case).detach().cpu().numpy()
+        if len(values) != len(case):
+            raise RuntimeError(f"{one.name} gave {values.shape} for {len(case)} photos.")
+        return values
+
+
+def is_same(maps: Tensor, others: Tensor) -> bool:
+    """Whether two sets of maps (N, h, w) are one up to scale and negative values, photo by photo."""
+    if maps.shape != others.shape:
+        return False
+    return bool((to_heat(maps) - to_heat(others)).abs().max() < _SAME)
