@@ -47,7 +47,7 @@ SCRIPTS = {
         from pytorch_grad_cam import GradCAM
         from pytorch_grad_cam.utils.image import show_cam_on_image
         with GradCAM(model=model, target_layers=[model.bn2]) as cam:
-            maps = cam(input_tensor=images)
+            maps = cam(input_tensor=images, targets=None)
         for path, photo, heat in zip(paths, photos, maps):
             resized = np.asarray(Image.fromarray(heat).resize(photo.size))
             overlay = show_cam_on_image(np.asarray(photo, dtype=np.float32) / 255, resized, use_rgb=True)
