@@ -210,6 +210,19 @@ def test_a_changed_model_has_another_engine(model_folder: Path, tmp_path: Path) 
     assert find_engine("resnet18") is None
 
 
+def test_another_size_or_other_weights_never_get_the_names_own_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[Path] = []
+
+    def keep(path: Path, *_: object, **__: object) -> None:
+        places.append(path)
+
+    monkeypatch.setattr("whycam.explainer.open_cached", keep)
+    whycam.load("imagenet", engine="onnx")
+    whycam.load("imagenet", image_size=64, engine="onnx")
+    assert places[0] == find_engine("imagenet")
+    assert places[1] != places[0]
+
+
 def test_engines_that_cant_be_are_refused(model_folder: Path) -> None:
     with pytest.raises(UserError, match=r"Unknown engine 'onxx'.*Did you mean 'onnx'"):
         whycam.load(model_folder, engine="onxx")

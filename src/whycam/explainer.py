@@ -22,7 +22,7 @@ from whycam.cam.registry import Method, get_method
 from whycam.data.images import image_from_array, image_from_pil, load_image
 from whycam.data.loader import Photo, in_batches, stream_photos
 from whycam.data.preprocess import Preprocess
-from whycam.errors import UserError, make_unknown_name
+from whycam.errors import UserError
 from whycam.explanation import Explanation
 from whycam.model.backbone import Backbone, hash_tensors
 from whycam.model.classifier import (
@@ -35,7 +35,7 @@ from whycam.model.classifier import (
     probe_identity,
     probe_images,
 )
-from whycam.model.engine import OnnxEngine, find_engine, place_engine
+from whycam.model.engine import OnnxEngine, check_engine, find_engine, place_engine
 from whycam.model.export import open_cached
 from whycam.model.features import normalise_on
 from whycam.model.tap import Cut, unwrap
@@ -229,8 +229,13 @@ def join_readings(readings: Sequence[Reading], paths: tuple[Path, ...], *, is_si
     )
 
 
-def make_engine(model: Model) -> OnnxEngine:
+def make_engine(model: Model, path: Path | None = None, threads: int | None = None) -> OnnxEngine:
     """The model's exported graph, from the cache, or made now.
+
+    Args:
+        model: on the CPU.
+        path: its place, where `find_engine` knows one; None finds it by the model's tensors.
+        threads: that one call uses; None takes one for each core.
 
     Raises:
         UserError: it has no exact maps, or can't be exported.
@@ -239,10 +244,10 @@ def make_engine(model: Model) -> OnnxEngine:
     network = model.network
     if not isinstance(network, GapClassifier):
         raise UserError(model.no_exact_map)
-    path = find_engine(model.name) or place_engine(
+    path = path or place_engine(
         [hash_tensors(network.state_dict()), model.preprocess.model_dump_json(), *model.class_names]
     )
-    return open_cached(path, network, origin=model.origin, records=record_methods(model))
+    return open_cached(path, network, origin=model.origin, records=record_methods(model), threads=threads)
 
 
 def record_methods(model: Model) -> dict[str, dict[str, Any]]:
@@ -288,24 +293,17 @@ def load(
     Raises:
         UserError: no such model, a missing or tampered file, weights out of reach, a broken identity.
     """
+    check_engine(engine)
     found = _load(model, device, weights, image_size)
-    return attach_engine(found, engine, is_own=weights is None and image_size is None)
-
-
-def attach_engine(model: Model, engine: str, *, is_own: bool = True) -> Model:
-    """The model with its engine, as `load` says; `is_own`: its name alone says what it is.
-
-    Raises:
-        UserError: an unknown engine, or one that this model can't have.
-    """
-    if engine not in {"auto", "onnx", "torch"}:
-        raise make_unknown_name("engine", engine, ["auto", "onnx", "torch"])
     if engine == "torch":
-        return model
+        return found
+    # With weights or a size of the caller's own, the name does not say which graph it is.
+    path = find_engine(found.name) if weights is None and image_size is None else None
     if engine == "onnx":
-        return replace(model, engine=make_engine(model))
-    path = find_engine(model.name) if is_own and model.device.type == "cpu" else None
-    return replace(model, engine=OnnxEngine(path)) if path is not None and path.is_file() else model
+        return replace(found, engine=make_engine(found, path))
+    if path is None or not path.is_file() or found.device.type != "cpu":
+        return found
+    return replace(found, engine=OnnxEngine(path))
 
 
 def _load(model: str | Path, device: str, weights: Path | None, image_size: int | None) -> Model:

@@ -14,19 +14,18 @@ from torch import Tensor, nn
 
 from whycam.data.annotations import Annotation, AnnotationError, Truth
 from whycam.data.loader import Photo
-from whycam.errors import UserError, make_unknown_name
+from whycam.errors import UserError
 from whycam.explainer import Model
 from whycam.metrics.case import Case, Photos, Score, to_heat
 from whycam.metrics.registry import Metric
 from whycam.model.backbone import hash_tensors
 from whycam.model.classifier import GapClassifier
-from whycam.model.engine import OnnxEngine, place_engine
-from whycam.model.export import GraphOptions, export_onnx
+from whycam.model.engine import check_engine, place_engine
+from whycam.model.export import GraphOptions, open_cached
 from whycam.model.features import normalise_on
 from whycam.model.output import select_output
 from whycam.targets import find_class
 
-ENGINES = ("auto", "onnx", "torch")
 _SAME = 1e-4
 
 
@@ -56,8 +55,7 @@ def make_runner(model: Model, engine: str = "auto") -> Runner:
     Raises:
         UserError: an unknown engine, or onnx for a model that can't be exported.
     """
-    if engine not in ENGINES:
-        raise make_unknown_name("engine", engine, ENGINES)
+    check_engine(engine)
     is_possible = isinstance(model.network, GapClassifier) and model.device.type == "cpu"
     if engine == "onnx" or (engine == "auto" and is_possible):
         try:
@@ -80,12 +78,8 @@ def _open_graph(model: Model) -> Runner:
     if not isinstance(network, GapClassifier):
         raise UserError(model.no_exact_map)
     words = [hash_tensors(network.state_dict()), model.preprocess.model_dump_json(), "scores"]
-    path = place_engine(words)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.is_file():
-        # The maps are not wanted: one class's are the least that a graph gives.
-        export_onnx(network, path, GraphOptions(topk=1), origin=model.origin, records={})
-    graph = OnnxEngine(path)
+    # The maps are not wanted: one class's are the least that a graph gives.
+    graph = open_cached(place_engine(words), network, GraphOptions(topk=1), origin=model.origin, records={})
     return Runner("onnx", lambda images: torch.from_numpy(graph(images.cpu().numpy()).logits).to(images.device), 32)
 
 

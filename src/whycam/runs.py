@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -34,6 +35,23 @@ _VERSIONED = ("whycam", "torch", "torchvision", "timm", "numpy", "pillow", "torc
 def find_cache() -> Path:
     """The user's cache folder; WHYCAM_CACHE names another."""
     return Path(os.environ.get("WHYCAM_CACHE") or platformdirs.user_cache_dir("whycam"))
+
+
+def lock_cached(path: Path) -> FileLock:
+    """One process at a time makes what has that place in the cache; the lock lies where anyone may write."""
+    return FileLock(Path(tempfile.gettempdir()) / f"whycam-{path.stem}.lock")
+
+
+def prune_cached(newest: Path, limit_bytes: int) -> list[Path]:
+    """Removes the files of the newest one's kind that were used longest ago, beyond the limit; says which."""
+    removed, total = [], 0
+    files = newest.parent.glob(f"*{newest.suffix}")
+    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+        total += path.stat().st_size
+        if total > limit_bytes and path != newest:
+            path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed
 
 
 @contextmanager

@@ -84,6 +84,7 @@ def choose_reader(name: str, options: ExplainOptions, photos: int) -> Reader:
             "--engine onnx has the exact maps of classes alone; found options that need the network "
             "(another method, a layer, --smooth, an --option, or a GPU). Leave --engine out."
         )
+    # The engine has a thread a call: several batches are under way at once.
     wants_engine = has_answer and (options.engine == "onnx" or (options.engine == "auto" and not _has_gpu(options)))
     path = find_engine(name) if wants_engine else None
     if path is None or not path.is_file():
@@ -94,14 +95,15 @@ def choose_reader(name: str, options: ExplainOptions, photos: int) -> Reader:
         if not wants_engine or (options.engine == "auto" and not is_worth_it):
             return NetworkReader(model, options)
         try:
-            path = make_engine(model).path
+            engine = make_engine(model, path, threads=1)
         except (UserError, OSError) as error:
             if options.engine == "onnx":
                 raise
             log.warning("Explaining with torch: %s", error)
             return NetworkReader(model, options)
-    # A thread a call: several batches are under way at once.
-    return EngineReader(OnnxEngine(path, threads=1), name, options.target, options.versus)
+    else:
+        engine = OnnxEngine(path, threads=1)
+    return EngineReader(engine, name, options.target, options.versus)
 
 
 def _has_gpu(options: ExplainOptions) -> bool:

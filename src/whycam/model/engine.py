@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import onnxruntime
@@ -18,10 +18,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from whycam.data.images import content_hash
 from whycam.data.preprocess import Preprocess
-from whycam.errors import UserError
+from whycam.errors import UserError, make_unknown_name
 from whycam.runs import find_cache, read_versions
 
 FORMAT = 1
+ENGINES = ("auto", "onnx", "torch")
 _PREFIX = "whycam."
 
 
@@ -38,19 +39,6 @@ class Answer:
     logits: np.ndarray
     maps: np.ndarray
     classes: np.ndarray | None = None
-
-
-class Engine(Protocol):
-    """What explains pixels: uint8 (N, 3, H, W), or normalised float32 where the engine takes them."""
-
-    @property
-    def card(self) -> Card:
-        """What the engine says of itself."""
-        ...
-
-    def __call__(self, pixels: np.ndarray) -> Answer:
-        """Logits and maps of a batch."""
-        ...
 
 
 class Card(BaseModel):
@@ -123,9 +111,12 @@ class OnnxEngine:
 
     def __call__(self, pixels: np.ndarray) -> Answer:
         """Logits and maps of pixels (N, 3, H, W): uint8, or float32 as `card.preprocess` normalises them."""
-        if pixels.dtype == np.uint8 and not self.card.takes_uint8:
-            pixels = self.card.preprocess.normalise(pixels)
-        return Answer(*self.run(pixels))
+        return Answer(*self.run(self.to_images(pixels)))
+
+    def to_images(self, pixels: np.ndarray) -> np.ndarray:
+        """The pixels as the graph takes them."""
+        is_ready = self.card.takes_uint8 or pixels.dtype != np.uint8
+        return pixels if is_ready else self.card.preprocess.normalise(pixels)
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         """The graph's outputs of images as it takes them."""
@@ -137,6 +128,16 @@ class OnnxEngine:
 
     def __setstate__(self, state: tuple[Path, int | None]) -> None:
         self.__init__(*state)  # type: ignore[misc]
+
+
+def check_engine(name: str) -> None:
+    """Refuses a word that is none of `ENGINES`.
+
+    Raises:
+        UserError: an unknown engine.
+    """
+    if name not in ENGINES:
+        raise make_unknown_name("engine", name, ENGINES)
 
 
 def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:

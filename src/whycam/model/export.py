@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from filelock import FileLock
 from onnxruntime import InferenceSession
 from torch import Tensor, nn
 
@@ -28,7 +27,8 @@ from whycam.data.samples import write_samples
 from whycam.errors import UserError
 from whycam.model.classifier import GapClassifier, measure_identity, probe_images
 from whycam.model.engine import FORMAT, Card, OnnxEngine, open_session
-from whycam.runs import open_atomic, read_versions
+from whycam.model.features import normalise_on
+from whycam.runs import lock_cached, open_atomic, prune_cached, read_versions
 
 PARITY_LIMIT = 1e-4
 _OPSET = 18
@@ -59,33 +59,31 @@ class GraphOptions:
 class ExplainingNet(nn.Module):
     """images -> (logits, maps), or (logits, maps, classes) of the best T classes."""
 
-    mean: Tensor
-    std: Tensor
-    kernel: Tensor
-
     def __init__(self, model: GapClassifier, options: GraphOptions) -> None:
         super().__init__()
         self.model, self.options = model, options
-        preprocess = model.preprocess
-        self.register_buffer("mean", torch.tensor(preprocess.mean).view(3, 1, 1) * 255)
-        self.register_buffer("std", torch.tensor(preprocess.std).view(3, 1, 1) * 255)
-        self.register_buffer("kernel", model.classifier.weight.detach()[:, :, None, None].clone())
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
         if self.options.takes_uint8:
-            images = (images.float() - self.mean) / self.std
+            images = normalise_on(images, self.model.preprocess)
         features = self.model.features(images)
         logits = self.model.classify(features)
         if self.options.topk is None:
-            return logits, nn.functional.conv2d(features, self.kernel)
+            return logits, self.model.compute_maps(features)
         classes = logits.topk(self.options.topk, dim=1).indices
         maps = self.model.classifier.weight[classes] @ features.flatten(2)
         return logits, maps.unflatten(2, features.shape[2:]), classes
 
 
 def open_cached(
-    path: Path, model: GapClassifier, *, origin: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]
+    path: Path,
+    model: GapClassifier,
+    options: GraphOptions = GraphOptions(takes_uint8=True),
+    *,
+    origin: Mapping[str, Any],
+    records: Mapping[str, Mapping[str, Any]],
+    threads: int | None = None,
 ) -> OnnxEngine:
     """The engine at that place of the cache; exported first where there is none.
 
@@ -93,22 +91,18 @@ def open_cached(
         UserError: as `export_onnx`.
         OSError: a cache that can't be written to.
     """
+    _make_once(path, lambda: export_onnx(model, path, options, origin=origin, records=records))
+    return OnnxEngine(path, threads)
+
+
+def _make_once(path: Path, make: Callable[[], object]) -> None:
+    """What has that place in the cache is made by the first process that wants it; what is there counts as used."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(Path(tempfile.gettempdir()) / f"whycam-{path.stem}.lock"):
+    with lock_cached(path):
         if not path.is_file():
-            export_onnx(model, path, GraphOptions(takes_uint8=True), origin=origin, records=records)
-            _prune(path)
+            make()
+            prune_cached(path, _CACHE_LIMIT_BYTES)
     path.touch()
-    return OnnxEngine(path)
-
-
-def _prune(newest: Path) -> None:
-    """Removes the graphs that were used longest ago, beyond the cache's limit."""
-    total = 0
-    for path in sorted(newest.parent.glob("*.onnx"), key=lambda path: path.stat().st_mtime, reverse=True):
-        total += path.stat().st_size
-        if total > _CACHE_LIMIT_BYTES and path != newest:
-            path.unlink(missing_ok=True)
 
 
 def read_sample_pixels(preprocess: Preprocess) -> np.ndarray:
@@ -202,15 +196,15 @@ def open_features(path: Path, model: GapClassifier) -> Callable[[Tensor], Tensor
         OSError: a cache that can't be written to.
     """
     net, images = _FeatureNet(model).eval(), probe_images(model.preprocess)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(Path(tempfile.gettempdir()) / f"whycam-{path.stem}.lock"):
-        if not path.is_file():
-            with open_atomic(path) as part:
-                _save(_convert(net, images, ["features"]), part)
-                expected = net(images)
-                gap = (run_features(open_session(part), images) - expected).abs().max()
-                check_parity({"features": float(gap / (expected.max() - expected.min()))}, "ONNX Runtime")
-            _prune(path)
+
+    def make() -> None:
+        with open_atomic(path) as part:
+            _save(_convert(net, images, ["features"]), part)
+            expected = net(images)
+            gap = (run_features(open_session(part), images) - expected).abs().max()
+            check_parity({"features": float(gap / (expected.max() - expected.min()))}, "ONNX Runtime")
+
+    _make_once(path, make)
     session = open_session(path)
     return lambda images: run_features(session, images)
 

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,13 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.lib.format import open_memmap
 
 from whycam.data.loader import Photo, in_batches, stream_photos
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError, make_disk_error
-from whycam.runs import find_cache, write_json
+from whycam.runs import find_cache, lock_cached, prune_cached, write_json
 
 Progress = Callable[[int], None]
 # The cache keeps what was used last, up to this.
@@ -110,13 +108,14 @@ def compute_features(
         progress(len(photos))
         return _open_store(path, key, about["unreadable"], was_cached=True)
     read = read or (lambda paths: stream_photos(paths, key.preprocess))
-    with FileLock(Path(tempfile.gettempdir()) / f"whycam-{key.digest}.lock"):
+    with lock_cached(path):
         # Another process may have made the same store while this one waited.
         if done.is_file() and path.is_file():
             return compute_features(run, photos, key, device=device, cache_dir=cache_dir, progress=progress, read=read)
         unreadable = _fill(run, photos, key, path, device=device, progress=progress, read=read)
         write_json(done, {"unreadable": unreadable, "photos": len(photos)})
-    _prune(cache_dir, keep=key.digest)
+    for old in prune_cached(path, _CACHE_LIMIT_BYTES):
+        old.with_suffix(".json").unlink(missing_ok=True)
     return _open_store(path, key, unreadable, was_cached=False)
 
 
@@ -190,14 +189,3 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
                 raise UserError(message) from error
             raise
     return store
-
-
-def _prune(cache_dir: Path, keep: str) -> None:
-    """Removes the stores that were used longest ago, beyond the cache's limit."""
-    stores = sorted(cache_dir.glob("*.npy"), key=lambda path: path.stat().st_mtime, reverse=True)
-    total = 0
-    for path in stores:
-        total += path.stat().st_size
-        if total > _CACHE_LIMIT_BYTES and path.stem != keep:
-            path.unlink(missing_ok=True)
-            path.with_suffix(".json").unlink(missing_ok=True)

@@ -48,10 +48,8 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _iter_inputs(engine: OnnxEngine, pixels: np.ndarray) -> Iterator[dict[str, Any]]:
-    card = engine.card
     for start in range(0, len(pixels), _BATCH):
-        batch = pixels[start : start + _BATCH]
-        yield {"images": batch if card.takes_uint8 else card.preprocess.normalise(batch)}
+        yield {"images": engine.to_images(pixels[start : start + _BATCH])}
 
 
 def quantise(whole: Path, path: Path, pixels: np.ndarray) -> None:
