@@ -11,19 +11,18 @@ import importlib
 import io
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from common import describe_machine
 from PIL import Image
 from timm.models import VisionTransformer
 from torch import Tensor, nn
@@ -247,16 +246,6 @@ def make_report(machine: dict[str, str], subjects: Sequence[Subject], rows: Sequ
             holds = worst((worst(values), limit)) == limit
             lines.append(f"| {text} | {worst(values):.3g} | {'yes' if holds else 'no'} |")
     return "\n".join(lines) + "\n" + NOTES
-
-
-def describe_machine() -> dict[str, str]:
-    cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    named = [line.split(": ")[1] for line in cpu.splitlines() if line.startswith("model name")] or [platform.machine()]
-    versions = {p: version(p) for p in ("torch", "timm", "grad-cam", "torchcam")} | {"whycam": whycam.__version__}
-    return {
-        "machine": f"{named[0]}, {torch.get_num_threads()} threads, no GPU",
-        "versions": ", ".join([f"Python {platform.python_version()}", *(f"{p} {v}" for p, v in versions.items())]),
-    }
 
 
 def main() -> None:

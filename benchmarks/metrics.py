@@ -8,14 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from common import describe_machine
 from methods import find_photos, make_inputs
 from pytorch_grad_cam.metrics.road import ROADCombined
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
@@ -133,9 +132,9 @@ def write(rows: list[dict[str, object]], args: argparse.Namespace) -> None:
             ours, theirs = (statistics.median(times[name] for times in of_metric) for name in ("ours", other))
             wanted = f"at least {EXPECTED[metric, other]}" if (metric, other) in EXPECTED else ""
             lines.append(f"| {metric} | {other} | {ours:.2f} | {theirs:.2f} | {ratio:.1f} | {wanted} |")
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "onnxruntime", "torchcam", "grad-cam"))
     load = f"; load average at the end {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    lines.append(f"\n{platform.machine()}, {os.cpu_count()} cores, {args.threads} threads{load}; {libraries}.")
+    about = describe_machine()
+    lines.append(f"\n{about['machine']}, {args.threads} threads{load}; {about['versions']}.")
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "metrics.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (args.out / "metrics.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 import whycam
 from whycam.model.backbone import make_backbone
-from whycam.model.classifier import GapClassifier
+from whycam.model.classifier import GapClassifier, save_classifier
 
 SHAPES = ("circle", "square", "triangle")
 PHOTOS_A_CLASS = 12
@@ -44,11 +44,24 @@ def photos_dir() -> Path:
     return Path(os.environ["WHYCAM_DATA"])
 
 
-@pytest.fixture
-def tiny_model() -> GapClassifier:
+def make_tiny() -> GapClassifier:
     """A seeded three-class classifier on a small random ResNet, 64 px, in eval mode."""
     torch.manual_seed(0)
     return GapClassifier(make_backbone("test_resnet", is_random=True, image_size=64), SHAPES).eval()
+
+
+@pytest.fixture
+def tiny_model() -> GapClassifier:
+    """See make_tiny; each test has its own."""
+    return make_tiny()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, saved; to be read only."""
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    save_classifier(make_tiny(), folder, 0.0)
+    return folder
 
 
 @pytest.fixture(scope="session")

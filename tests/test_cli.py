@@ -16,15 +16,8 @@ import pytest
 from PIL import Image
 
 from whycam.config import TrainOptions
-from whycam.model.classifier import GapClassifier, save_classifier
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def tiny_folder(tiny_model: GapClassifier, tmp_path: Path) -> Path:
-    save_classifier(tiny_model, tmp_path / "model", 0.0)
-    return tmp_path / "model"
 
 
 def test_help_needs_no_torch() -> None:

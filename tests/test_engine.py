@@ -52,13 +52,6 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> OnnxEngine:
     return OnnxEngine(path, threads=1)
 
 
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "model"
-    save_classifier(make_model(), folder, 1e-7)
-    return folder
-
-
 @torch.no_grad()
 def check_parity(model: GapClassifier, path: Path, pixels: np.ndarray) -> None:
     answer = OnnxEngine(path)(pixels)
@@ -179,11 +172,11 @@ def test_foreign_files_are_refused(tmp_path: Path, engine: OnnxEngine) -> None:
         OnnxEngine(tmp_path / "later.onnx")
 
 
-def test_explain_by_engine_is_explain_by_network(model_folder: Path, shapes_folder: Path) -> None:
+def test_explain_by_engine_is_explain_by_network(tiny_folder: Path, shapes_folder: Path) -> None:
     photos = find_images([shapes_folder])[:5]
-    assert whycam.load(model_folder).engine is None
-    ours, theirs = whycam.load(model_folder, engine="onnx"), whycam.load(model_folder, engine="torch")
-    assert whycam.load(model_folder).engine is not None
+    assert whycam.load(tiny_folder).engine is None
+    ours, theirs = whycam.load(tiny_folder, engine="onnx"), whycam.load(tiny_folder, engine="torch")
+    assert whycam.load(tiny_folder).engine is not None
     for how in ({}, {"target": "top:2"}, {"target": [2, 0]}, {"target": "square", "versus": "circle"}):
         a, b = ours.explain(photos, **how), theirs.explain(photos, **how)
         assert a.record["engine"].startswith("onnxruntime")
@@ -198,10 +191,10 @@ def test_explain_by_engine_is_explain_by_network(model_folder: Path, shapes_fold
         assert "engine" not in ours.explain(photos, **how).record
 
 
-def test_a_changed_model_has_another_engine(model_folder: Path, tmp_path: Path) -> None:
-    before = find_engine(str(model_folder))
+def test_a_changed_model_has_another_engine(tiny_folder: Path, tmp_path: Path) -> None:
+    before = find_engine(str(tiny_folder))
     assert before is not None
-    assert before == find_engine(str(model_folder))
+    assert before == find_engine(str(tiny_folder))
     other = make_model()
     with torch.no_grad():
         other.classifier.bias.add_(1)
@@ -223,10 +216,10 @@ def test_another_size_or_other_weights_never_get_the_names_own_graph(monkeypatch
     assert places[1] != places[0]
 
 
-def test_engines_that_cant_be_are_refused(model_folder: Path) -> None:
+def test_engines_that_cant_be_are_refused(tiny_folder: Path) -> None:
     with pytest.raises(UserError, match=r"Unknown engine 'onxx'.*Did you mean 'onnx'"):
-        whycam.load(model_folder, engine="onxx")
-    model = whycam.load(model_folder, engine="torch")
+        whycam.load(tiny_folder, engine="onxx")
+    model = whycam.load(tiny_folder, engine="torch")
     plain = replace(model, network=model.network.backbone, no_exact_map="it has no exact maps")
     with pytest.raises(UserError, match="it has no exact maps"):
         whycam.explainer.make_engine(plain)

@@ -21,21 +21,10 @@ from whycam.config import ExportOptions
 from whycam.data.images import find_images
 from whycam.errors import UserError
 from whycam.jobs.export import export
-from whycam.model.backbone import make_backbone
-from whycam.model.classifier import GapClassifier, save_classifier
 from whycam.model.engine import OnnxEngine
 from whycam.model.quantise import Drift, check_drift
 
 NAMES = ("circle", "square", "triangle")
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    model = GapClassifier(make_backbone("test_resnet", is_random=True, image_size=64), NAMES).eval()
-    folder = tmp_path_factory.mktemp("model") / "model"
-    save_classifier(model, folder, 1e-7)
-    return folder
 
 
 def run(model: object, out: Path, **options: object) -> object:
@@ -43,25 +32,25 @@ def run(model: object, out: Path, **options: object) -> object:
 
 
 @pytest.fixture(scope="module")
-def expected(model_folder: Path, shapes_folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    model = whycam.load(model_folder, engine="torch")
+def expected(tiny_folder: Path, shapes_folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    model = whycam.load(tiny_folder, engine="torch")
     why = model.explain(find_images([shapes_folder])[:3], "all")
     pixels = np.stack([model.preprocess.to_pixels(photo) for photo in why.photos])
     return pixels, why.logits.numpy(), why.maps.numpy()
 
 
 def test_onnx_beside_int8(
-    model_folder: Path, expected: tuple[np.ndarray, ...], shapes_folder: Path, tmp_path: Path
+    tiny_folder: Path, expected: tuple[np.ndarray, ...], shapes_folder: Path, tmp_path: Path
 ) -> None:
-    done = run(model_folder, tmp_path / "m.onnx", uint8_input=True)
+    done = run(tiny_folder, tmp_path / "m.onnx", uint8_input=True)
     assert done.parity_error < 1e-4  # type: ignore[attr-defined]
     pixels, logits, maps = expected
     answer = OnnxEngine(tmp_path / "m.onnx")(pixels)
     assert np.allclose(answer.logits, logits, atol=1e-4 * np.ptp(logits))
     assert np.allclose(answer.maps, maps, atol=1e-4 * np.ptp(maps))
     with pytest.raises(UserError, match="is there already"):
-        run(model_folder, tmp_path / "m.onnx")
-    quantised = run(model_folder, tmp_path / "q.onnx", uint8_input=True, int8=True, calibrate=shapes_folder)
+        run(tiny_folder, tmp_path / "m.onnx")
+    quantised = run(tiny_folder, tmp_path / "q.onnx", uint8_input=True, int8=True, calibrate=shapes_folder)
     drift = quantised.drift  # type: ignore[attr-defined]
     assert drift.photos == 18
     assert drift.correlation > 0.98
@@ -78,16 +67,16 @@ def test_int8_that_changes_too_much_is_refused_with_its_figures(correlation: flo
         check_drift(Drift(correlation, changed, 200))
 
 
-def test_torchscript(model_folder: Path, expected: tuple[np.ndarray, ...], tmp_path: Path) -> None:
-    run(model_folder, tmp_path / "m.pt", format="torchscript", uint8_input=True)
+def test_torchscript(tiny_folder: Path, expected: tuple[np.ndarray, ...], tmp_path: Path) -> None:
+    run(tiny_folder, tmp_path / "m.pt", format="torchscript", uint8_input=True)
     pixels, logits, maps = expected
     found = torch.jit.load(tmp_path / "m.pt")(torch.from_numpy(pixels))
     assert np.allclose(found[0].numpy(), logits, atol=1e-4)
     assert np.allclose(found[1].numpy(), maps, atol=1e-4)
 
 
-def test_a_folder_for_plain_timm(model_folder: Path, expected: tuple[np.ndarray, ...], tmp_path: Path) -> None:
-    run(model_folder, tmp_path / "m", format="safetensors")
+def test_a_folder_for_plain_timm(tiny_folder: Path, expected: tuple[np.ndarray, ...], tmp_path: Path) -> None:
+    run(tiny_folder, tmp_path / "m", format="safetensors")
     pixels, logits, _ = expected
     plain = timm.create_model(f"local-dir:{tmp_path / 'm'}", pretrained=True).eval()
     preprocess = whycam.load(tmp_path / "m").preprocess
@@ -97,10 +86,10 @@ def test_a_folder_for_plain_timm(model_folder: Path, expected: tuple[np.ndarray,
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is an extra")
-def test_openvino(model_folder: Path, expected: tuple[np.ndarray, ...], tmp_path: Path) -> None:
+def test_openvino(tiny_folder: Path, expected: tuple[np.ndarray, ...], tmp_path: Path) -> None:
     import openvino
 
-    run(model_folder, tmp_path / "ov", format="openvino", uint8_input=True)
+    run(tiny_folder, tmp_path / "ov", format="openvino", uint8_input=True)
     pixels, logits, maps = expected
     compiled = openvino.compile_model(tmp_path / "ov" / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = list(compiled(pixels).values())
@@ -118,19 +107,19 @@ def test_openvino(model_folder: Path, expected: tuple[np.ndarray, ...], tmp_path
         ({"format": "openvino", "int8": True}, "--format openvino does not go with --int8"),
     ],
 )
-def test_options_that_do_not_go(model_folder: Path, tmp_path: Path, options: dict[str, object], message: str) -> None:
+def test_options_that_do_not_go(tiny_folder: Path, tmp_path: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        run(model_folder, tmp_path / "m.onnx", **options)
+        run(tiny_folder, tmp_path / "m.onnx", **options)
     assert not list(tmp_path.iterdir())
 
 
-def test_few_photos_do_not_calibrate(model_folder: Path, tmp_path: Path) -> None:
+def test_few_photos_do_not_calibrate(tiny_folder: Path, tmp_path: Path) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "one.png")
     with pytest.raises(UserError, match=r"Found 1 photos in .*; expected 20 or more"):
-        run(model_folder, tmp_path / "m.onnx", int8=True, calibrate=tmp_path)
+        run(tiny_folder, tmp_path / "m.onnx", int8=True, calibrate=tmp_path)
 
 
-def test_a_killed_export_leaves_no_half_file(model_folder: Path, tmp_path: Path) -> None:
+def test_a_killed_export_leaves_no_half_file(tiny_folder: Path, tmp_path: Path) -> None:
     code = (
         "import time, whycam.model.export as module\n"
         "save = module._save\n"
@@ -138,7 +127,7 @@ def test_a_killed_export_leaves_no_half_file(model_folder: Path, tmp_path: Path)
         "module._save = slow\n"
         "from whycam.jobs.export import export\nfrom whycam.config import ExportOptions\n"
         "from pathlib import Path\n"
-        f"export({str(model_folder)!r}, Path({str(tmp_path / 'm.onnx')!r}), ExportOptions())"
+        f"export({str(tiny_folder)!r}, Path({str(tmp_path / 'm.onnx')!r}), ExportOptions())"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -147,5 +136,5 @@ def test_a_killed_export_leaves_no_half_file(model_folder: Path, tmp_path: Path)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "m.onnx").exists()
-    run(model_folder, tmp_path / "m.onnx")
+    run(tiny_folder, tmp_path / "m.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]

@@ -19,7 +19,6 @@ from whycam.explainer import Model, load
 from whycam.jobs import localize as job
 from whycam.jobs.localize import localize_files, to_yolo
 from whycam.localize import Box, Region, find_boxes, find_regions
-from whycam.model.classifier import GapClassifier, save_classifier
 
 
 def make_heatmap(*regions: tuple[int, int, int, int, float]) -> np.ndarray:
@@ -102,21 +101,15 @@ def test_a_line_of_a_yolo_file() -> None:
     )
 
 
-@pytest.fixture
-def model_folder(tiny_model: GapClassifier, tmp_path: Path) -> Path:
-    save_classifier(tiny_model, tmp_path / "model", 0.0)
-    return tmp_path / "model"
-
-
 def read_rows(out: Path) -> list[dict[str, str]]:
     with (out / "boxes.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def test_table_coco_and_yolo_say_the_same(model_folder: Path, shapes_folder: Path, tmp_path: Path) -> None:
+def test_table_coco_and_yolo_say_the_same(tiny_folder: Path, shapes_folder: Path, tmp_path: Path) -> None:
     photos = shapes_folder / "circle"
     options = LocalizeOptions(target="top:2", refine=True, batch_size=5, crop_reclassify=True)
-    done = localize_files(str(model_folder), [photos], tmp_path / "out", options)
+    done = localize_files(str(tiny_folder), [photos], tmp_path / "out", options)
     rows, coco = read_rows(tmp_path / "out"), json.loads((tmp_path / "out/coco.json").read_text(encoding="utf-8"))
     with_box = [row for row in rows if row["box"]]
     assert done.boxes == len(with_box) == len(coco["annotations"])
@@ -140,7 +133,7 @@ def test_table_coco_and_yolo_say_the_same(model_folder: Path, shapes_folder: Pat
 
 
 def test_the_heatmap_and_the_threshold_decide(
-    monkeypatch: pytest.MonkeyPatch, model_folder: Path, shapes_folder: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tiny_folder: Path, shapes_folder: Path, tmp_path: Path
 ) -> None:
     heat = np.zeros((1, 8, 8), dtype=np.float32)
     heat[0, :3, :3], heat[0, 5:, 5:] = 1.0, 0.4
@@ -149,40 +142,38 @@ def test_the_heatmap_and_the_threshold_decide(
     counts = []
     for threshold in (0.2, 0.5):
         options = LocalizeOptions(threshold=threshold, overwrite=True)
-        counts.append(localize_files(str(model_folder), [photo], tmp_path / "out", options).boxes)
+        counts.append(localize_files(str(tiny_folder), [photo], tmp_path / "out", options).boxes)
     assert counts == [2, 1]
 
 
-def test_one_bad_file_is_recorded_and_the_rest_goes_on(model_folder: Path, shapes_folder: Path, tmp_path: Path) -> None:
+def test_one_bad_file_is_recorded_and_the_rest_goes_on(tiny_folder: Path, shapes_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "bad.jpg").write_bytes(b"no picture")
     (folder / "good.jpg").write_bytes(next((shapes_folder / "circle").iterdir()).read_bytes())
-    done = localize_files(str(model_folder), [folder], tmp_path / "out", LocalizeOptions(refine=True))
+    done = localize_files(str(tiny_folder), [folder], tmp_path / "out", LocalizeOptions(refine=True))
     assert (done.photos, done.unreadable) == (2, 1)
     rows = read_rows(tmp_path / "out")
     assert rows[0]["error"]
     assert not rows[1]["error"]
     (folder / "good.jpg").unlink()
     with pytest.raises(UserError, match="Not one of the 1 photos"):
-        localize_files(str(model_folder), [folder], tmp_path / "none", LocalizeOptions())
+        localize_files(str(tiny_folder), [folder], tmp_path / "none", LocalizeOptions())
     assert not (tmp_path / "none").exists()
 
 
-def test_what_can_not_be_refined_is_told(model_folder: Path, shapes_folder: Path, tmp_path: Path) -> None:
+def test_what_can_not_be_refined_is_told(tiny_folder: Path, shapes_folder: Path, tmp_path: Path) -> None:
     options = LocalizeOptions(refine=True, method="grad-cam")
     with pytest.raises(UserError, match="--method is 'grad-cam'"):
-        localize_files(str(model_folder), [shapes_folder / "circle"], tmp_path / "out", options)
-    plain = load(str(model_folder))
+        localize_files(str(tiny_folder), [shapes_folder / "circle"], tmp_path / "out", options)
+    plain = load(str(tiny_folder))
     vague = Model(torch.nn.Identity(), (), plain.preprocess, "vague", {}, plain.device, "It has no class maps.")
     with pytest.raises(UserError, match="It has no class maps"):
         job._make_refiner(vague, LocalizeOptions(refine=True))
 
 
-def test_the_command(
-    run_whycam: Callable[..., object], model_folder: Path, shapes_folder: Path, tmp_path: Path
-) -> None:
-    done = run_whycam("localize", model_folder, shapes_folder / "square", "-o", tmp_path / "out", "--refine")
+def test_the_command(run_whycam: Callable[..., object], tiny_folder: Path, shapes_folder: Path, tmp_path: Path) -> None:
+    done = run_whycam("localize", tiny_folder, shapes_folder / "square", "-o", tmp_path / "out", "--refine")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Found ")
     assert (tmp_path / "out/coco.json").is_file()

@@ -11,14 +11,12 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 from PIL import Image
 
 import whycam
@@ -27,43 +25,29 @@ from whycam.data.sources import find_sources
 from whycam.errors import UserError
 from whycam.jobs import explain as job
 from whycam.jobs.explain import explain_files
-from whycam.model.backbone import make_backbone
-from whycam.model.classifier import GapClassifier, save_classifier
 from whycam.model.engine import OnnxEngine, find_engine
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
-NAMES = ("circle", "square", "triangle")
-
 
 @pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    torch.manual_seed(0)
-    model = GapClassifier(make_backbone("test_resnet", is_random=True, image_size=64), NAMES).eval()
-    folder = tmp_path_factory.mktemp("model") / "model"
-    save_classifier(model, folder, 1e-7)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def graph(model_folder: str) -> bytes:
-    engine = whycam.load(model_folder, engine="onnx").engine
+def graph(tiny_folder: Path) -> bytes:
+    engine = whycam.load(tiny_folder, engine="onnx").engine
     assert engine is not None
     return engine.path.read_bytes()
 
 
 @pytest.fixture
-def cached(model_folder: str, graph: bytes) -> str:
+def cached(tiny_folder: Path, graph: bytes) -> str:
     """The model, its graph in the test's own cache."""
-    path = find_engine(model_folder)
+    path = find_engine(str(tiny_folder))
     assert path is not None
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(graph)
-    return model_folder
+    return str(tiny_folder)
 
 
-def explain(model: str, inputs: object, out: object, **options: object) -> list[dict[str, object]]:
+def explain(model: object, inputs: object, out: object, **options: object) -> list[dict[str, object]]:
     listed = inputs if isinstance(inputs, list) else [inputs]
-    explain_files(model, [str(text) for text in listed], str(out), ExplainOptions.model_validate(options))
+    explain_files(str(model), [str(text) for text in listed], str(out), ExplainOptions.model_validate(options))
     return read_table(out)
 
 
@@ -307,21 +291,21 @@ def test_results_can_go_to_an_address(cached: str, shapes_folder: Path, tmp_path
 
 
 def test_few_photos_do_not_pay_for_an_export_many_do(
-    model_folder: str, shapes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_folder: Path, shapes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    explain(model_folder, shapes_folder, tmp_path / "few", maps_only=True)
+    explain(tiny_folder, shapes_folder, tmp_path / "few", maps_only=True)
     assert "engine" not in json.loads((tmp_path / "few" / "record.json").read_text())
     monkeypatch.setattr("whycam.jobs.readers._EXPORT_FROM_PHOTOS", 30)
-    explain(model_folder, shapes_folder, tmp_path / "many", maps_only=True)
+    explain(tiny_folder, shapes_folder, tmp_path / "many", maps_only=True)
     assert "engine" in json.loads((tmp_path / "many" / "record.json").read_text())
 
 
 def test_a_failed_export_falls_back_to_torch_unless_it_was_asked_for(
-    model_folder: str, shapes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_folder: Path, shapes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("whycam.jobs.readers._EXPORT_FROM_PHOTOS", 1)
     monkeypatch.setattr(OnnxEngine, "run", lambda self, images: [np.zeros((len(images), 3)), np.zeros(1)])
-    explain(model_folder, shapes_folder / "circle", tmp_path / "out", maps_only=True)
+    explain(tiny_folder, shapes_folder / "circle", tmp_path / "out", maps_only=True)
     assert "engine" not in json.loads((tmp_path / "out" / "record.json").read_text())
     with pytest.raises(UserError, match="does not give PyTorch's numbers"):
-        explain(model_folder, shapes_folder / "circle", tmp_path / "two", maps_only=True, engine="onnx")
+        explain(tiny_folder, shapes_folder / "circle", tmp_path / "two", maps_only=True, engine="onnx")

@@ -13,13 +13,7 @@ from whycam.config import UnitsOptions
 from whycam.data.images import find_images, load_image
 from whycam.errors import UserError
 from whycam.jobs.units import show_units
-from whycam.model.classifier import GapClassifier, save_classifier
-
-
-@pytest.fixture
-def model_folder(tiny_model: GapClassifier, tmp_path: Path) -> Path:
-    save_classifier(tiny_model, tmp_path / "model", 0.0)
-    return tmp_path / "model"
+from whycam.model.classifier import GapClassifier
 
 
 def read_rows(out: Path) -> list[dict[str, str]]:
@@ -42,12 +36,12 @@ def count_slowly(model: GapClassifier, folder: Path) -> tuple[torch.Tensor, torc
 
 @pytest.mark.parametrize("by", ["contribution", "weight"])
 def test_the_channels_and_photos_are_those_of_a_slow_count(
-    by: str, tiny_model: GapClassifier, model_folder: Path, shapes_folder: Path, tmp_path: Path
+    by: str, tiny_model: GapClassifier, tiny_folder: Path, shapes_folder: Path, tmp_path: Path
 ) -> None:
     activations, predicted, files = count_slowly(tiny_model, shapes_folder)
     index = int(predicted[0])
     options = UnitsOptions(units=3, photos=2, by=by, batch_size=5)
-    done = show_units(str(model_folder), str(index), shapes_folder, tmp_path / "out", options)
+    done = show_units(str(tiny_folder), str(index), shapes_folder, tmp_path / "out", options)
     assert (done.units, done.photos) == (3, len(files))
     weights = tiny_model.classifier.weight[index].detach()
     mean = activations[predicted == index].mean(0)
@@ -69,27 +63,27 @@ def test_the_channels_and_photos_are_those_of_a_slow_count(
 
 
 def test_fewer_photos_than_columns_and_an_unreadable_one(
-    model_folder: Path, shapes_folder: Path, tmp_path: Path
+    tiny_folder: Path, shapes_folder: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "bad.jpg").write_bytes(b"no picture")
     for path in list((shapes_folder / "circle").iterdir())[:2]:
         (folder / path.name).write_bytes(path.read_bytes())
-    done = show_units(str(model_folder), "circle", folder, tmp_path / "out", UnitsOptions(units=2, photos=6))
+    done = show_units(str(tiny_folder), "circle", folder, tmp_path / "out", UnitsOptions(units=2, photos=6))
     assert (done.photos, done.unreadable) == (2, 1)
     assert [row["photo_rank"] for row in read_rows(tmp_path / "out")] == ["1", "2", "1", "2"]
 
 
-def test_without_a_folder_the_installed_photos_are_shown(model_folder: Path, tmp_path: Path) -> None:
-    done = show_units(str(model_folder), "square", None, tmp_path / "out", UnitsOptions(units=1, photos=1))
+def test_without_a_folder_the_installed_photos_are_shown(tiny_folder: Path, tmp_path: Path) -> None:
+    done = show_units(str(tiny_folder), "square", None, tmp_path / "out", UnitsOptions(units=1, photos=1))
     assert (done.name, done.photos) == ("square", 8)
 
 
-def test_an_unknown_class_and_no_photo_are_told(model_folder: Path, shapes_folder: Path, tmp_path: Path) -> None:
+def test_an_unknown_class_and_no_photo_are_told(tiny_folder: Path, shapes_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Did you mean 'square'"):
-        show_units(str(model_folder), "sqare", shapes_folder, tmp_path / "out", UnitsOptions())
+        show_units(str(tiny_folder), "sqare", shapes_folder, tmp_path / "out", UnitsOptions())
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     with pytest.raises(UserError, match="Not one of the 1 photos"):
-        show_units(str(model_folder), "square", tmp_path / "bad.jpg", tmp_path / "out", UnitsOptions())
+        show_units(str(tiny_folder), "square", tmp_path / "bad.jpg", tmp_path / "out", UnitsOptions())
     assert not (tmp_path / "out").exists()

@@ -108,8 +108,7 @@ def explain(
     from whycam.jobs.explain import explain_files
 
     done = explain_files(model, inputs, out, options)
-    left = f" ({done.unreadable} could not be read: see the table)" if done.unreadable else ""
-    typer.echo(f"Explained {done.photos - done.unreadable} photos{left}; overlays, maps and table are in {out}")
+    typer.echo(f"Explained {_count_read(done.photos, done.unreadable)}; overlays, maps and table are in {out}")
 
 
 @app.command()
@@ -187,9 +186,8 @@ def localize(
     from whycam.jobs.localize import localize_files
 
     done = localize_files(model, inputs, out, options)
-    left = f" ({done.unreadable} could not be read: see the table)" if done.unreadable else ""
     typer.echo(
-        f"Found {done.boxes} boxes in {done.photos - done.unreadable} photos{left}; coco.json, labels, boxes.csv and "
+        f"Found {done.boxes} boxes in {_count_read(done.photos, done.unreadable)}; coco.json, labels, boxes.csv and "
         f"pictures are in {out}"
     )
 
@@ -237,6 +235,11 @@ def main() -> None:
         _tell(str(error))
     except ValidationError as error:
         _tell("\n".join(map(_describe, error.errors())))
+
+
+def _count_read(photos: int, unreadable: int) -> str:
+    left = f" ({unreadable} could not be read: see the table)" if unreadable else ""
+    return f"{photos - unreadable} photos{left}"
 
 
 def _describe(error: ErrorDetails) -> str:

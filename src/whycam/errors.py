@@ -48,3 +48,10 @@ def make_disk_error(error: OSError, folder: Path) -> UserError | None:
         "Free some space (or choose a folder on another disk) and run the same command again (with --resume where "
         "there is one)."
     )
+
+
+def make_unreadable_error(photos: int, first: str | Path) -> UserError:
+    """A UserError for photos of which not one could be read."""
+    return UserError(
+        f"Not one of the {photos} photos could be read; nothing was written. The first: '{first}'. Check the files."
+    )

@@ -151,15 +151,17 @@ class Explanation:
         folder.mkdir(parents=True, exist_ok=True)
         rows = []
         for i in range(len(self)):
-            for t, index in enumerate(self.targets[i].tolist()):
+            reading = self.reading(i)
+            for t, index in enumerate(reading.targets.tolist()):
                 stem = f"{i:04d}-{t}"
-                np.save(folder / f"{stem}.npy", self.map(i, t).cpu().numpy())
+                np.save(folder / f"{stem}.npy", reading.maps[t])
                 boxes = []
                 if self.has_pictures:
-                    render.to_picture(self.heatmap(i, t), self.colormap).save(folder / f"{stem}.heatmap.png")
-                    boxes = [vars(box) for box in self.boxes(i, t)]
-                if self.photos:
-                    self.overlay(i, t).save(folder / f"{stem}.overlay.png")
+                    heatmap = reading.heatmap(t)
+                    render.to_picture(heatmap, self.colormap).save(folder / f"{stem}.heatmap.png")
+                    boxes = [vars(box) for box in reading.boxes(t)]
+                    if self.photos:
+                        reading.overlay(t, heatmap=heatmap).save(folder / f"{stem}.overlay.png")
                 rows.append(
                     {
                         "photo": i,

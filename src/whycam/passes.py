@@ -348,8 +348,10 @@ _NOTHING_AT_ALL = "nothing in the features of this layer speaks for or against i
 def explain_zeros(method: Method, prepared: Prepared, question: Question, maps: Tensor) -> list[list[str]]:
     """For each of the maps (N, T, h, w) that is zero everywhere, why; an empty string for the others."""
     is_zero = ~maps.flatten(2).any(2)  # (N, T)
-    has_features = prepared.trace[0].detach().flatten(1).any(1).tolist()
     reasons = [[""] * maps.shape[1] for _ in maps]
+    if not is_zero.any():
+        return reasons
+    has_features = prepared.trace[0].detach().flatten(1).any(1).tolist()
     for t in is_zero.any(0).nonzero()[:, 0].tolist():
         found = _find_reasons(method, prepared, question, t)
         for i in is_zero[:, t].nonzero()[:, 0].tolist():

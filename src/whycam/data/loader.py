@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from whycam.data.images import ImageError, load_image
+from whycam.data.images import ImageError, load_sized
 from whycam.data.preprocess import Preprocess
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ class Photo:
         pixels: (3, H, W) uint8, the network's input before normalisation; None where `error` says why.
         image: the photo at full size, upright, where it was asked for.
         error: why the file can't be read; empty where it could.
-        size_px: (width, height) of the whole upright photo, where it was asked for.
+        size_px: (width, height) of the whole upright photo.
     """
 
     path: Path
@@ -59,15 +59,17 @@ def map_ahead(run: Callable[[T], R], items: Iterable[T], *, workers: int = WORKE
                 future.cancel()
 
 
-def load_photo(path: Path, preprocess: Preprocess, *, keep_image: bool = False) -> Photo:
-    """One photo, with the reason where it can't be read."""
+def load_photo(
+    path: Path, preprocess: Preprocess, *, keep_image: bool = False, read: Callable[[], Path | bytes] | None = None
+) -> Photo:
+    """One photo, with the reason where it can't be read; `read` gets it from elsewhere than its path."""
     try:
         # A scaled decode is enough for the network; the photo itself is wanted at full size.
         at_least = None if keep_image else (2 * preprocess.width_px, 2 * preprocess.height_px)
-        image = load_image(path, at_least=at_least)
+        image, size_px = load_sized(read() if read else path, at_least=at_least)
     except ImageError as error:
         return Photo(path, error=str(error))
-    return Photo(path, preprocess.to_pixels(image), image if keep_image else None)
+    return Photo(path, preprocess.to_pixels(image), image if keep_image else None, size_px=size_px)
 
 
 def stream_photos(

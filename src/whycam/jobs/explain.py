@@ -18,10 +18,9 @@ import numpy as np
 
 from whycam import render
 from whycam.config import ExplainOptions
-from whycam.data.images import ImageError, load_sized
-from whycam.data.loader import Photo, in_batches, map_ahead
+from whycam.data.loader import Photo, in_batches, load_photo, map_ahead
 from whycam.data.sources import Source, find_sources
-from whycam.errors import UserError
+from whycam.errors import UserError, make_unreadable_error
 from whycam.jobs.outputs import Destination, choose_destination
 from whycam.jobs.photo_files import (
     NUMBERS,
@@ -79,10 +78,7 @@ def explain_files(model_name: str, inputs: Sequence[str], out: str, options: Exp
         unreadable = _write_table(folder)
         if unreadable == len(sources):
             (folder / _JOURNAL).unlink()
-            raise UserError(
-                f"Not one of the {len(sources)} photos could be read; nothing was written. The first: "
-                f"'{sources[0].path}'. Check the files."
-            )
+            raise make_unreadable_error(len(sources), sources[0].path)
         _write_record(folder, options, reader, photos=len(sources), unreadable=unreadable)
         for name in (_JOURNAL, _STATE):
             (folder / name).unlink()
@@ -131,14 +127,8 @@ class _Work:
         return rows_of
 
     def _decode(self, source: Source) -> Photo:
-        preprocess, keep_image = self.reader.preprocess, needs_photo(self.options)
-        # A scaled decode is enough for the network; to draw on, the photo is wanted whole.
-        at_least = None if keep_image else (2 * preprocess.width_px, 2 * preprocess.height_px)
-        try:
-            image, size_px = load_sized(source.read(), at_least=at_least)
-        except ImageError as error:
-            return Photo(Path(source.path), error=str(error))
-        return Photo(Path(source.path), preprocess.to_pixels(image), image if keep_image else None, size_px=size_px)
+        path, keep_image = Path(source.path), needs_photo(self.options)
+        return load_photo(path, self.reader.preprocess, keep_image=keep_image, read=source.read)
 
     def _remember(self, record: Mapping[str, Any]) -> None:
         path = self.folder / _RECORD

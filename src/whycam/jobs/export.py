@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +61,7 @@ def export(model_name: str, out: Path, options: ExportOptions) -> Exported:
         raise UserError(model.no_exact_map)
     out.parent.mkdir(parents=True, exist_ok=True)
     if options.format == "onnx":
-        parity, drift = _write_onnx(model, out, options)
+        parity, drift = _write_onnx(model, model.network, out, options)
     else:
         parity, drift = _WRITERS[options.format](model, model.network, out, options), None
     files = [out] if out.is_file() else [path for path in out.rglob("*") if path.is_file()]
@@ -84,14 +82,12 @@ def _read_graph_options(options: ExportOptions) -> GraphOptions:
     return GraphOptions(options.uint8_input, options.topk, options.dynamic_size)
 
 
-def _write_onnx(model: Model, out: Path, options: ExportOptions) -> tuple[float, Drift | None]:
-    network = model.network
-    assert isinstance(network, GapClassifier)  # noqa: S101 - checked by the caller
+def _write_onnx(model: Model, network: GapClassifier, out: Path, options: ExportOptions) -> tuple[float, Drift | None]:
     graph = _read_graph_options(options)
-    if not options.int8:
+    if not options.int8 or options.calibrate is None:
         card = export_onnx(network, out, graph, origin=model.origin, records=record_methods(model))
         return card.parity_error, None
-    pixels = _read_pixels(model, options)
+    pixels = _read_pixels(model, options.calibrate)
     count = min(_CALIBRATION_PHOTOS, len(pixels) // 2)
     with open_atomic(out) as part:
         whole = part.with_name(f"{part.name}.float")
@@ -105,25 +101,18 @@ def _write_onnx(model: Model, out: Path, options: ExportOptions) -> tuple[float,
     return card.parity_error, drift
 
 
-def _read_pixels(model: Model, options: ExportOptions) -> np.ndarray:
+def _read_pixels(model: Model, folder: Path) -> np.ndarray:
     """(N, 3, H, W) uint8 of photos of the folder, in an order drawn by a seed."""
-    assert options.calibrate is not None  # noqa: S101 - checked by the caller
-    paths = find_images([options.calibrate])
+    paths = find_images([folder])
     order = np.random.default_rng(0).permutation(len(paths))[: _CALIBRATION_PHOTOS + _MEASURED_PHOTOS]
     photos = stream_photos((paths[i] for i in order), model.preprocess)
     pixels = [photo.pixels for photo in photos if photo.pixels is not None]
     if len(pixels) < 20:
         raise UserError(
-            f"Found {len(pixels)} photos in '{options.calibrate}'; expected 20 or more: half give the ranges, half "
+            f"Found {len(pixels)} photos in '{folder}'; expected 20 or more: half give the ranges, half "
             "measure the result. Give a folder with more photos."
         )
     return np.stack(pixels)
-
-
-@contextmanager
-def _open_folder(out: Path, options: ExportOptions) -> Iterator[Path]:
-    with open_run(out, overwrite=options.overwrite) as folder:
-        yield folder
 
 
 def _write_openvino(model: Model, network: GapClassifier, out: Path, options: ExportOptions) -> float:
@@ -133,7 +122,7 @@ def _write_openvino(model: Model, network: GapClassifier, out: Path, options: Ex
     except ImportError:
         raise UserError("--format openvino needs the package openvino. Run: pip install 'whycam[openvino]'") from None
     graph = _read_graph_options(options)
-    with _open_folder(out, options) as folder:
+    with open_run(out, overwrite=options.overwrite) as folder:
         onnx_file = folder / "model.onnx"
         card = export_onnx(network, onnx_file, graph, origin=model.origin, records=record_methods(model))
         openvino.save_model(openvino.convert_model(onnx_file), folder / "model.xml", compress_to_fp16=False)
@@ -164,7 +153,7 @@ def _check(network: GapClassifier, graph: GraphOptions, run: object, runtime: st
 
 def _write_safetensors(model: Model, network: GapClassifier, out: Path, options: ExportOptions) -> float:
     """A model folder: whycam loads it, and with a linear head timm does (`local-dir:`)."""
-    with _open_folder(out, options) as folder:
+    with open_run(out, overwrite=options.overwrite) as folder:
         save_classifier(network, folder, probe_identity(network))
         again = load(folder, device="cpu", engine="torch").network
         return _check(network, GraphOptions(), lambda images: _run_torch(again, images), "The folder")

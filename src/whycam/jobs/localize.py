@@ -17,9 +17,10 @@ from whycam.config import LocalizeOptions
 from whycam.data.images import find_images
 from whycam.data.loader import Photo, in_batches
 from whycam.data.sources import name_outputs
-from whycam.errors import UserError
+from whycam.errors import UserError, make_unreadable_error
 from whycam.explainer import Model, load
 from whycam.explanation import Explanation
+from whycam.jobs.photo_files import describe_target
 from whycam.jobs.progress import show_progress
 from whycam.localize import PLAIN_THRESHOLD, REFINED_THRESHOLD, Box, Region, find_regions
 from whycam.model.classifier import GapClassifier
@@ -87,10 +88,7 @@ def localize_files(model_name: str, inputs: Sequence[Path], out: Path, options: 
                     table.write(row)
                 advance(1)
         if writer.unreadable == len(paths):
-            raise UserError(
-                f"Not one of the {len(paths)} photos could be read; nothing was written. The first: '{paths[0]}'. "
-                "Check the files."
-            )
+            raise make_unreadable_error(len(paths), paths[0])
         writer.finish(len(paths))
     return Outcome(len(paths), writer.unreadable, len(writer.annotations), out)
 
@@ -176,12 +174,14 @@ class _Writer:
         with open_atomic(self.folder / "pictures" / f"{name}.jpg") as part:
             draw_boxes(photo, found.regions).save(part, "JPEG", quality=90)
         again = self._classify_again(why, found) if self.options.crop_reclassify else {}
+        reading = why.reading()
         for t, (index, regions) in enumerate(zip(classes, found.regions, strict=True)):
+            columns = {"path": str(found.photo.path), **describe_target(reading, t)}
             for box, region in enumerate(regions):
                 self._add_annotation(region, index, float(why.probabilities[0, index]))
-                yield {**describe(why, t), **describe_region(region, box), "picture": f"pictures/{name}.jpg", **again}
+                yield {**columns, **describe_region(region, box), "picture": f"pictures/{name}.jpg", **again}
             if not regions:
-                yield {**describe(why, t), "note": "; ".join(why.notes[0]) or "the map has no evidence for this class"}
+                yield {**columns, "note": "; ".join(why.notes[0]) or "the map has no evidence for this class"}
 
     def _classify_again(self, why: Explanation, found: Finding) -> dict[str, Any]:
         """What the network says of the first target's largest box alone, and of photo and box together."""
@@ -236,21 +236,6 @@ class _Writer:
             "options": self.options.model_dump(mode="json"),
         }
         write_json(self.folder / "record.json", record)
-
-
-def describe(why: Explanation, t: int) -> dict[str, Any]:
-    """The columns of a photo and its target."""
-    index, top = int(why.targets[0, t]), int(why.predicted[0])
-    return {
-        "path": str(why.paths[0]),
-        "target": why.name(index),
-        "target_index": index,
-        "predicted": why.name(top),
-        "width_px": why.photos[0].width,
-        "height_px": why.photos[0].height,
-        "p_target": float(why.probabilities[0, index]),
-        "p_predicted": float(why.probabilities[0, top]),
-    }
 
 
 def describe_region(region: Region, number: int) -> dict[str, Any]:

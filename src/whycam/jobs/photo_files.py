@@ -42,8 +42,8 @@ def write_reading(reading: Reading, source: Source, folder: Path, options: Expla
 
 
 def _write_target(reading: Reading, t: int, source: Source, folder: Path, options: ExplainOptions) -> dict[str, Any]:
-    name, index, top = source.name, int(reading.targets[t]), reading.predicted
-    stem = name if len(reading.targets) == 1 else f"{name}.{index:04d}"
+    index = int(reading.targets[t])
+    stem = source.name if len(reading.targets) == 1 else f"{source.name}.{index:04d}"
     wanted = list_folders(options)
     suffix = {"overlays": options.format, "heatmaps": options.format, "maps": "npy"}
     files = {kind.removesuffix("s"): f"{kind}/{stem}.{suffix[kind]}" for kind in wanted}
@@ -57,9 +57,24 @@ def _write_target(reading: Reading, t: int, source: Source, folder: Path, option
     values = reading.maps[t]
     with open_atomic(folder / files["map"]) as part, part.open("wb") as file:
         np.save(file, values)
-    width, height = reading.find_size()
     return {
         "path": source.path,
+        **describe_target(reading, t),
+        "logit": float(reading.logits[index]),
+        "map_min": float(values.min()),
+        "map_max": float(values.max()),
+        "map_mean": float(values.mean()),
+        "boxes": json.dumps([asdict(box) for box in reading.boxes(t)]),
+        "note": " ".join(reading.notes),
+        **files,
+    }
+
+
+def describe_target(reading: Reading, t: int) -> dict[str, Any]:
+    """The columns of a photo's size, its prediction, and the target that is explained."""
+    index, top = int(reading.targets[t]), reading.predicted
+    width, height = reading.find_size()
+    return {
         "target": reading.name(index),
         "target_index": index,
         "predicted": reading.name(top),
@@ -68,13 +83,6 @@ def _write_target(reading: Reading, t: int, source: Source, folder: Path, option
         "height_px": height,
         "p_target": float(reading.probabilities[index]),
         "p_predicted": float(reading.probabilities[top]),
-        "logit": float(reading.logits[index]),
-        "map_min": float(values.min()),
-        "map_max": float(values.max()),
-        "map_mean": float(values.mean()),
-        "boxes": json.dumps([asdict(box) for box in reading.boxes(t)]),
-        "note": " ".join(reading.notes),
-        **files,
     }
 
 

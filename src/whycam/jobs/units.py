@@ -19,7 +19,7 @@ from whycam.config import UnitsOptions
 from whycam.data.images import find_images, load_image
 from whycam.data.loader import Photo, in_batches, stream_photos
 from whycam.data.samples import write_samples
-from whycam.errors import UserError
+from whycam.errors import UserError, make_unreadable_error
 from whycam.explainer import load
 from whycam.jobs.progress import show_progress
 from whycam.model.classifier import GapClassifier
@@ -141,7 +141,7 @@ def survey_photos(network: GapClassifier, index: int, paths: Sequence[Path], opt
                 survey.add(features.mean(dim=(2, 3)).cpu(), predicted == index, [photo.path for photo in good])
             advance(len(batch))
     if not survey.paths:
-        raise UserError(f"Not one of the {len(paths)} photos could be read. The first: '{paths[0]}'. Check the files.")
+        raise make_unreadable_error(len(paths), paths[0])
     return survey
 
 

@@ -54,7 +54,20 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Photos:
+class Shared:
+    """What several metrics want of the same thing is computed once."""
+
+    _kept: dict[object, object] = field(default_factory=dict, kw_only=True, repr=False, compare=False)
+
+    def once(self, key: object, make: Callable[[], T]) -> T:
+        """What `make` gives, computed the first time."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Photos(Shared):
     """N photos and what is known of them without any map: all methods share it, with what has been computed of it.
 
     Attributes:
@@ -77,16 +90,9 @@ class Photos:
     black: Tensor
     hits: Tensor | None = None
     seed: int = 0
-    _kept: dict[object, object] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def once(self, key: object, make: Callable[[], T]) -> T:
-        """What `make` gives, computed the first time."""
-        if key not in self._kept:
-            self._kept[key] = make()
-        return self._kept[key]  # type: ignore[return-value]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -134,7 +140,7 @@ class Photos:
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(Shared):
     """Photos with the maps of one method: what a metric reads.
 
     Attributes:
@@ -146,16 +152,9 @@ class Case:
     photos: Photos
     maps: Tensor
     method: str = ""
-    _kept: dict[object, object] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.maps)
-
-    def once(self, key: object, make: Callable[[], T]) -> T:
-        """What `make` gives, computed the first time: metrics of one case share it."""
-        if key not in self._kept:
-            self._kept[key] = make()
-        return self._kept[key]  # type: ignore[return-value]
 
     def explain(self, images: Tensor, target: Tensor | None = None, network: nn.Module | None = None) -> Tensor:
         """(N, h, w): raw maps of other images, classes or networks by the same method."""

@@ -57,6 +57,12 @@ def _sum_patches(case: Case) -> Tensor:
     return sums.index_add_(1, grid, case.surface.flatten(1))
 
 
+def _sum_subsets(case: Case, baseline: str) -> tuple[Tensor, Tensor]:
+    """The raw map's sum over each subset of patches, (N, subsets), and how much the logit falls without it."""
+    subsets, falls = _drop_subsets(case.photos, baseline)
+    return torch.einsum("nsp,np->ns", subsets.to(case.surface.dtype), _sum_patches(case)), falls
+
+
 @metric(
     "sensitivity-n",
     better="higher",
@@ -67,8 +73,7 @@ def _sum_patches(case: Case) -> Tensor:
 )
 def sensitivity_n(case: Case, baseline: str) -> Tensor:
     """Correlation of the map's sum over a random subset with the fall of the logit without it, mean over n."""
-    subsets, falls = _drop_subsets(case.photos, baseline)
-    sums = torch.einsum("nsp,np->ns", subsets.to(case.surface.dtype), _sum_patches(case))
+    sums, falls = _sum_subsets(case, baseline)
     pairs = zip(sums.split(_SUBSETS_EACH, dim=1), falls.split(_SUBSETS_EACH, dim=1), strict=True)
     return torch.stack([correlate(a, b).nan_to_num(0.0) for a, b in pairs]).mean(0)
 
@@ -83,9 +88,7 @@ def sensitivity_n(case: Case, baseline: str) -> Tensor:
 )
 def infidelity(case: Case, baseline: str) -> Tensor:
     """Squared error of the map's sum over a random subset as a prediction of the fall of the logit without it."""
-    subsets, falls = _drop_subsets(case.photos, baseline)
-    sums = torch.einsum("nsp,np->ns", subsets.to(case.surface.dtype), _sum_patches(case)).double()
-    falls = falls.double()
+    sums, falls = (values.double() for values in _sum_subsets(case, baseline))
     scale = (sums * falls).sum(1) / sums.square().sum(1).clamp(min=_TINY)
     error = (scale[:, None] * sums - falls).square().sum(1)
     return error / falls.square().sum(1).clamp(min=_TINY)
