@@ -42,7 +42,7 @@ it in ONNX Runtime (`whycam evaluate`'s own choice on a CPU), `ours, torch` in P
 def make_case(image: Tensor, heat: Tensor, target: int, runner: Runner) -> Case:
     """Nothing is kept from one call to the next: a case starts empty."""
     score = Score(runner, torch.tensor([target]), runner.chunk)
-    photos = Photos(image[None], score, [None], lambda *_: heat, torch.nn.Identity(), torch.full((3,), -1.0))
+    photos = Photos(image[None], score, [None], (), lambda *_: {}, torch.nn.Identity(), torch.full((3,), -1.0))
     return Case(photos, heat)
 
 

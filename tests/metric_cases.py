@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,7 @@ from whycam.metrics.case import Case, Photos, Score
 SIDE = 32
 # Where the class is, as x0, y0, x1, y1.
 PLACE = (8, 4, 20, 24)
+METHODS = ("red", "fixed")
 
 
 class Red(nn.Module):
@@ -44,13 +47,13 @@ def make_photos(images: Tensor | None = None, *, seed: int = 0, has_mask: bool =
     images = make_images() if images is None else images
     network = Red().eval()
 
-    def explain(method: str, batch: Tensor, target: Tensor, other: nn.Module | None) -> Tensor:
-        if method == "fixed":
-            return make_mask().float().expand(len(batch), -1, -1).clone()
+    def explain(methods: Sequence[str], batch: Tensor, target: Tensor, other: nn.Module | None) -> dict[str, Tensor]:
         with torch.no_grad():
             used = other or network
             red = batch[:, 0] * used.where * used.gain
-        return torch.where((target == 0).view(-1, 1, 1), red, batch[:, 1] / SIDE**2)
+        red = torch.where((target == 0).view(-1, 1, 1), red, batch[:, 1] / SIDE**2)
+        found = {"red": red, "fixed": make_mask().float().expand(len(batch), -1, -1).clone()}
+        return {method: found[method] for method in methods}
 
     def run(batch: Tensor) -> Tensor:
         with torch.no_grad():
@@ -62,6 +65,7 @@ def make_photos(images: Tensor | None = None, *, seed: int = 0, has_mask: bool =
         images,
         Score(run, torch.zeros(count, dtype=torch.long), chunk=5),
         [truth if is_known else None] * count,
+        METHODS,
         explain,
         network,
         torch.tensor([-1.0, -1.0, -1.0]),
@@ -73,7 +77,7 @@ def make_photos(images: Tensor | None = None, *, seed: int = 0, has_mask: bool =
 def make_case(maps: Tensor | None = None, method: str = "red", **how: object) -> Case:
     photos = make_photos(**how)  # type: ignore[arg-type]
     if maps is None:
-        maps = photos.explain(method, photos.images, photos.score.target, None)
+        maps = photos.explain_all(photos.images)[method]
     return Case(photos, maps, method)
 
 

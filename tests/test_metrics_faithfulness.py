@@ -139,7 +139,7 @@ def ask_net(net: nn.Module, images: Tensor, maps: Tensor, target: Tensor) -> Cas
     from whycam.metrics.case import Photos, Score
 
     score = Score(lambda batch: net(batch).detach(), target)
-    return Case(Photos(images, score, [None] * len(images), lambda *_: maps, net, -torch.ones(3)), maps)
+    return Case(Photos(images, score, [None] * len(images), (), lambda *_: {}, net, -torch.ones(3)), maps)
 
 
 @pytest.mark.oracle

@@ -198,6 +198,7 @@ class Sitting:
             images,
             Score(self.runner, targets, self.runner.chunk),
             truths,
+            self.methods,
             self._explain,
             self.model.network,
             black,
@@ -205,17 +206,20 @@ class Sitting:
             self.seed,
         )
 
-    def _explain(self, method: str, images: Tensor, targets: Tensor, network: nn.Module | None) -> Tensor:
+    def _explain(
+        self, methods: Sequence[str], images: Tensor, targets: Tensor, network: nn.Module | None
+    ) -> dict[str, Tensor]:
         model = self.model if network is None else replace(self.model, network=network)
         targets = targets.clamp(max=len(model.class_names) - 1)  # the two sides of a single logit are one class
-        why = model.explain(images, targets, method=method, seed=self.seed, **self.how)
-        self.record.setdefault(method, dict(why.record))
-        return why.maps
+        found = model.explain(images, targets, method=list(methods), seed=self.seed, **self.how)
+        for method, why in found.items():
+            self.record.setdefault(method, dict(why.record))
+        return {method: why.maps for method, why in found.items()}
 
     def _measure_all(self, photos: Photos) -> None:
         cases: dict[str, Case] = {}
-        for method in self.methods:
-            case = Case(photos, self._explain(method, photos.images, photos.score.target, None), method)
+        for method, maps in photos.explain_all(photos.images).items():
+            case = Case(photos, maps, method)
             twins = [other for other in self.same[method] if other in cases and is_same(case.maps, cases[other].maps)]
             self.same[method] &= set(twins)
             cases[method] = case

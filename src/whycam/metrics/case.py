@@ -74,7 +74,9 @@ class Photos(Shared):
         images: (N, 3, H, W), normalised.
         score: see there.
         truths: where the object of each photo's class is, as far as that is known.
-        explain: (method, images (N, ...), target (N,), network) -> raw maps (N, h, w); None takes the network itself.
+        methods: whose maps are asked for.
+        explain: (methods, images (N, ...), target (N,), network) -> method -> raw maps (N, h, w), all of one forward
+            pass; None takes the network itself.
         network: the classifier.
         black: (3,) black in the network's input; what `zero` puts in a pixel's place.
         hits: (N, 2) whether the photo's true class is the first of the prediction, and among its five first; None
@@ -85,7 +87,8 @@ class Photos(Shared):
     images: Tensor
     score: Score
     truths: Sequence[Truth | None]
-    explain: Callable[[str, Tensor, Tensor, nn.Module | None], Tensor]
+    methods: tuple[str, ...]
+    explain: Callable[[Sequence[str], Tensor, Tensor, nn.Module | None], dict[str, Tensor]]
     network: nn.Module
     black: Tensor
     hits: Tensor | None = None
@@ -134,6 +137,12 @@ class Photos(Shared):
             return self.black.to(self.images).view(1, -1, 1, 1).expand_as(self.images)
         return torch.zeros_like(self.images)
 
+    def explain_all(
+        self, images: Tensor, target: Tensor | None = None, network: nn.Module | None = None
+    ) -> dict[str, Tensor]:
+        """Method -> (N, h, w) raw maps of other images, classes or networks, for metrics that ask the same of each."""
+        return self.explain(self.methods, images, self.score.target if target is None else target, network)
+
     def empty(self, name: str) -> Tensor:
         """(N, 2): probability and logit of the baseline alone."""
         return self.once(("empty", name), lambda: self.score.sweep(lambda rows, _: self.baseline(name)[rows], 1)[:, 0])
@@ -156,10 +165,9 @@ class Case(Shared):
     def __len__(self) -> int:
         return len(self.maps)
 
-    def explain(self, images: Tensor, target: Tensor | None = None, network: nn.Module | None = None) -> Tensor:
-        """(N, h, w): raw maps of other images, classes or networks by the same method."""
-        wanted = self.photos.score.target if target is None else target
-        return self.photos.explain(self.method, images, wanted, network)
+    def explain(self, images: Tensor) -> Tensor:
+        """(N, h, w): raw maps of other images, which depend on these maps, by the same method."""
+        return self.photos.explain((self.method,), images, self.photos.score.target, None)[self.method]
 
     @cached_property
     def surface(self) -> Tensor:

@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
-from whycam.metrics.case import Case, correlate, to_heat
+from whycam.metrics.case import Case, Photos, correlate, to_heat
 from whycam.metrics.registry import metric
 
 STAGES = 4
@@ -60,8 +60,13 @@ def compare_ranks(left: Tensor, right: Tensor) -> Tensor:
 def parameter_randomization(case: Case) -> Tensor:
     """Spearman's correlation of the map's cells with those of networks randomised from the last layers on."""
     photos = case.photos
+    stages = photos.once("randomised", lambda: _explain_randomised(photos))
+    return torch.stack([compare_ranks(case.maps, maps[case.method]) for maps in stages]).mean(0)
+
+
+def _explain_randomised(photos: Photos) -> list[dict[str, Tensor]]:
     stages = randomise(photos.network, "top down", photos.seed)
-    return torch.stack([compare_ranks(case.maps, case.explain(photos.images, None, net)) for net in stages]).mean(0)
+    return [photos.explain_all(photos.images, None, network) for network in stages]
 
 
 @metric(
@@ -73,31 +78,35 @@ def parameter_randomization(case: Case) -> Tensor:
 )
 def parameter_randomization_smooth(case: Case) -> Tensor:
     """As parameter-randomization, from the first layers on, each map the mean over noisy views of the photo."""
-    before = _smooth(case, None)
-    stages = randomise(case.photos.network, "bottom up", case.photos.seed)
-    return torch.stack([compare_ranks(before, _smooth(case, net)) for net in stages]).mean(0)
+    photos = case.photos
+    before, *stages = photos.once("smooth", lambda: _explain_smooth(photos))
+    return torch.stack([compare_ranks(before[case.method], maps[case.method]) for maps in stages]).mean(0)
 
 
-def _smooth(case: Case, network: nn.Module | None) -> Tensor:
-    generators = case.photos.generators("smooth views")
-    spread = _NOISE * _measure_range(case)
-    views = [case.photos.images + spread * _draw(case, generators) for _ in range(_NOISY_VIEWS)]
-    return torch.stack([case.explain(view, None, network) for view in views]).mean(0)
+def _explain_smooth(photos: Photos) -> list[dict[str, Tensor]]:
+    """Of the network and of each of its stages: method -> (N, h, w), the mean map over noisy views."""
+    generators, spread = photos.generators("smooth views"), _NOISE * _measure_range(photos)
+    views = [photos.images + spread * _draw(photos, generators) for _ in range(_NOISY_VIEWS)]
+    found = []
+    for network in (None, *randomise(photos.network, "bottom up", photos.seed)):
+        maps = [photos.explain_all(view, None, network) for view in views]
+        found.append({method: torch.stack([one[method] for one in maps]).mean(0) for method in photos.methods})
+    return found
 
 
-def _measure_range(case: Case) -> Tensor:
+def _measure_range(photos: Photos) -> Tensor:
     """(N, 1, 1, 1): the difference of each photo's largest and smallest input value."""
-    low, high = case.photos.images.flatten(1).aminmax(dim=1)
+    low, high = photos.images.flatten(1).aminmax(dim=1)
     return (high - low).view(-1, 1, 1, 1)
 
 
-def _draw(case: Case, generators: list[torch.Generator], *, is_normal: bool = True) -> Tensor:
+def _draw(photos: Photos, generators: list[torch.Generator], *, is_normal: bool = True) -> Tensor:
     """(N, 3, H, W) standard normal, or uniform in [-1, 1]."""
-    shape = case.photos.images.shape[1:]
+    shape = photos.images.shape[1:]
     drawn = [
         torch.randn(shape, generator=g) if is_normal else 2 * torch.rand(shape, generator=g) - 1 for g in generators
     ]
-    return torch.stack(drawn).to(case.photos.images)
+    return torch.stack(drawn).to(photos.images)
 
 
 @metric(
@@ -113,15 +122,20 @@ def random_logit(case: Case) -> Tensor:
     classes = photos.once("classes", lambda: photos.score.run(photos.images[:1]).shape[1])
     if classes < 2:
         return torch.full((len(case),), torch.nan)
-    steps = [int(torch.randint(1, classes, (), generator=g)) for g in photos.generators("other class")]
-    other = (photos.score.target + torch.tensor(steps, device=photos.score.target.device)) % classes
-    maps, others = (to_heat(m).cpu().numpy() for m in (case.maps, case.explain(photos.images, other)))
+    of_other = photos.once("other class", lambda: _explain_other(photos, classes))[case.method]
+    maps, others = (to_heat(m).cpu().numpy() for m in (case.maps, of_other))
     window = min(7, *(side - 1 + side % 2 for side in maps.shape[1:]))
     if window < 3:
         return torch.full((len(case),), torch.nan)
     pairs = zip(maps, others, strict=True)
     found = [float(structural_similarity(a, b, win_size=window, data_range=1.0)) for a, b in pairs]
     return torch.tensor(found)
+
+
+def _explain_other(photos: Photos, classes: int) -> dict[str, Tensor]:
+    steps = [int(torch.randint(1, classes, (), generator=g)) for g in photos.generators("other class")]
+    other = (photos.score.target + torch.tensor(steps, device=photos.score.target.device)) % classes
+    return photos.explain_all(photos.images, other)
 
 
 @metric(
@@ -133,10 +147,13 @@ def random_logit(case: Case) -> Tensor:
 )
 def max_sensitivity(case: Case) -> Tensor:
     """The largest |map of the noisy photo - map| / |map| over draws of uniform noise."""
-    photos, generators = case.photos, case.photos.generators("small noise")
-    radius, size = _RADIUS * _measure_range(case), case.maps.flatten(1).norm(dim=1)
-    changes = []
-    for _ in range(_DRAWS):
-        noisy = case.explain(photos.images + radius * _draw(case, generators, is_normal=False))
-        changes.append((noisy - case.maps).flatten(1).norm(dim=1) / size)
+    photos, size = case.photos, case.maps.flatten(1).norm(dim=1)
+    noisy = photos.once("small noise", lambda: _explain_noisy(photos))
+    changes = [(maps[case.method] - case.maps).flatten(1).norm(dim=1) / size for maps in noisy]
     return torch.where(size > 0, torch.stack(changes).amax(0), torch.nan)
+
+
+def _explain_noisy(photos: Photos) -> list[dict[str, Tensor]]:
+    generators, radius = photos.generators("small noise"), _RADIUS * _measure_range(photos)
+    noise = (_draw(photos, generators, is_normal=False) for _ in range(_DRAWS))
+    return [photos.explain_all(photos.images + radius * drawn) for drawn in noise]
