@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from skimage.measure import grid_points_in_poly
 from whycam.config import LocalizeOptions
 from whycam.errors import UserError
 from whycam.explainer import Model, load
-from whycam.jobs import localize as job
+from whycam.explanation import Explanation
 from whycam.jobs.localize import localize_files, to_yolo
 from whycam.localize import Box, Region, find_boxes, find_regions
 
@@ -137,7 +138,8 @@ def test_the_heatmap_and_the_threshold_decide(
 ) -> None:
     heat = np.zeros((1, 8, 8), dtype=np.float32)
     heat[0, :3, :3], heat[0, 5:, 5:] = 1.0, 0.4
-    monkeypatch.setattr(job, "_read_maps", lambda why: heat)
+    plain = Explanation.reading
+    monkeypatch.setattr(Explanation, "reading", lambda self, photo=0: replace(plain(self, photo), maps=heat))
     photo = next((shapes_folder / "square").iterdir())
     counts = []
     for threshold in (0.2, 0.5):
@@ -164,12 +166,12 @@ def test_one_bad_file_is_recorded_and_the_rest_goes_on(tiny_folder: Path, shapes
 
 def test_what_can_not_be_refined_is_told(tiny_folder: Path, shapes_folder: Path, tmp_path: Path) -> None:
     options = LocalizeOptions(refine=True, method="grad-cam")
-    with pytest.raises(UserError, match="--method is 'grad-cam'"):
+    with pytest.raises(UserError, match="found method 'grad-cam' beside"):
         localize_files(str(tiny_folder), [shapes_folder / "circle"], tmp_path / "out", options)
     plain = load(str(tiny_folder))
     vague = Model(torch.nn.Identity(), (), plain.preprocess, "vague", {}, plain.device, "It has no class maps.")
     with pytest.raises(UserError, match="It has no class maps"):
-        job._make_refiner(vague, LocalizeOptions(refine=True))
+        vague.explain(Image.new("RGB", (8, 8)), refine=True)
 
 
 def test_the_command(run_whycam: Callable[..., object], tiny_folder: Path, shapes_folder: Path, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ import torch
 from PIL import Image
 
 from whycam.data.images import load_image
+from whycam.errors import UserError
+from whycam.explainer import load
 from whycam.localize import PLAIN_THRESHOLD, REFINED_THRESHOLD, find_boxes
 from whycam.metrics.localization import measure_overlap
 from whycam.model.backbone import make_backbone
@@ -181,3 +185,23 @@ def test_refined_boxes_overlap_more_than_plain_ones(photos_dir: Path) -> None:
             box = find_boxes(heatmap, threshold=threshold)[0]
             overlaps[name].append(measure_overlap(np.array([[box.x0, box.y0, box.x1, box.y1]]), truth).max())
     assert np.mean(overlaps["refined"]) > np.mean(overlaps["plain"]) + 0.02
+
+
+def test_an_explanation_may_be_refined(tiny_folder: Path) -> None:
+    model, photos = load(str(tiny_folder), engine="torch"), make_photos(2)
+    plain, why = (model.explain(photos, "top:2", refine=is_refined) for is_refined in (False, True))
+    assert torch.equal(why.maps, refine_maps(model.network, photos, why.targets))
+    assert torch.equal(why.logits, plain.logits)
+    assert torch.equal(why.target, plain.target)
+    assert why.record["refined"]["grid"] == RECIPE.grid
+    assert "refined" not in plain.record
+    assert model.explain(photos[0], refine=True).maps.shape == (1, RECIPE.grid, RECIPE.grid)
+    with pytest.raises(UserError, match="found versus 1 beside"):
+        model.explain(photos, refine=True, versus=1)
+
+
+def test_the_command_draws_refined_maps(run_whycam: Callable[..., Any], tiny_folder: Path, tmp_path: Path) -> None:
+    make_photos(1)[0].save(tmp_path / "photo.png")
+    done = run_whycam("explain", tiny_folder, tmp_path / "photo.png", "-o", tmp_path / "out", "--refine", "--maps-only")
+    assert done.returncode == 0, done.stderr
+    assert np.load(tmp_path / "out/maps/photo.npy").shape == (RECIPE.grid, RECIPE.grid)

@@ -109,6 +109,7 @@ class ExplainOptions(Options):
     smooth: str | None = Field(
         None, description="Average over views of the photo: flips, scales, or both with a comma."
     )
+    refine: bool = Field(False, description="Maps refined to the object: where it is, not how much each place counts.")
     colormap: str | None = Field(None, description="A matplotlib colour map [inferno; for signed maps RdBu_r].")
     alpha: float = Field(0.5, ge=0, le=1, description="Opacity of the heat where it is strongest.")
     format: Literal["jpg", "png", "webp"] = Field("jpg", description="Picture format of overlays and heatmaps.")

@@ -6,7 +6,7 @@ Methods are in `cam/`; this file names none but the default.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, cast, overload
@@ -52,6 +52,7 @@ from whycam.passes import (
 )
 from whycam.reader import EngineReader, is_answered
 from whycam.reading import Reading
+from whycam.refine import Refiner, make_refiner
 from whycam.runs import read_versions
 from whycam.smoothing import parse_smooth
 from whycam.targets import (
@@ -94,6 +95,7 @@ class Model:
     no_exact_map: str = ""
     engine: OnnxEngine | None = None
     _cuts: dict[object, list[Cut | None]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _refiners: list[Refiner] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @overload
     def explain(
@@ -121,7 +123,9 @@ class Model:
             target: class index or name; `top:N`; `all`; a list of them (each photo then has a map of each); a tensor
                 of N indices (one for each photo); a callable on the output; None explains each photo's top class.
             method: a name that `whycam methods` lists; a list of them gives a dict of explanations.
-            how: what `whycam.explain` takes beside these: layer, versus, smooth, fuse, and options of the method.
+            how: what `whycam.explain` takes beside these: layer, versus, smooth, fuse, and options of the method;
+                refine=True gives maps that tell where the object is, not how much each place counts
+                (docs/localization.md).
 
         Raises:
             UserError: an unreadable photo, an unknown class, method or layer, or a model that the method can't explain.
@@ -149,6 +153,10 @@ class Model:
         **how: Any,
     ) -> Explanation | dict[str, Explanation]:
         """Class maps of (N, 3, H, W) uint8, the network's input before normalisation; see `explain`."""
+        if how.pop("refine", False):
+            self._check_refined(method, target, how)
+            why = self.explain_pixels(pixels, target, photos=photos, paths=paths)
+            return self._refine(cast(Explanation, why), pixels)
         if self.engine is not None and is_answered(method, target, how):
             names = [method] if isinstance(method, str) else method
             read = EngineReader(self.engine, self.name, target, how.get("versus"))
@@ -156,6 +164,27 @@ class Model:
             return why if isinstance(method, str) else dict.fromkeys(names, why)
         inputs = normalise_on(torch.from_numpy(pixels).to(self.device), self.preprocess)
         return self._explain(inputs, target, method, photos=photos, paths=paths, **how)
+
+    def _check_refined(self, method: str | Names, target: Target, how: Mapping[str, Any]) -> None:
+        if not isinstance(self.network, GapClassifier):
+            raise UserError(f"Refined maps start from exact class maps. {self.no_exact_map}")
+        given = {"method": method, **how}
+        others = [f"{name} {value!r}" for name, value in given.items() if value not in {"cam", None}]
+        if others or callable(target):
+            raise UserError(
+                f"Refined maps are made of the plain class maps of classes; found {', '.join(others) or 'a callable'} "
+                "beside. Leave it out, or leave out refine."
+            )
+
+    def _refine(self, why: Explanation, pixels: np.ndarray) -> Explanation:
+        """The same explanation with refined maps in the place of its class maps."""
+        if not self._refiners:
+            self._refiners.append(make_refiner(cast(GapClassifier, self.network)))
+        refiner = self._refiners[0]
+        photos = why.photos or [Image.fromarray(np.ascontiguousarray(one.transpose(1, 2, 0))) for one in pixels]
+        maps = refiner(photos, why.targets)
+        record = {**why.record, "refined": asdict(refiner.recipe), "is_signed": False}
+        return replace(why, maps=maps if why.target.ndim == 2 else maps[:, 0], record=record, is_signed=False)
 
     def stream(
         self, paths: Iterable[Path], target: Target = None, *, batch_size: int = 16, method: str = "cam", **how: Any

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -15,16 +14,15 @@ from torch import Tensor
 from whycam import render
 from whycam.config import LocalizeOptions
 from whycam.data.images import find_images
-from whycam.data.loader import Photo, in_batches
+from whycam.data.loader import Photo
 from whycam.data.sources import name_outputs
-from whycam.errors import UserError, make_unreadable_error
+from whycam.errors import make_unreadable_error
 from whycam.explainer import Model, load
 from whycam.explanation import Explanation
 from whycam.jobs.photo_files import describe_target
 from whycam.jobs.progress import show_progress
 from whycam.localize import PLAIN_THRESHOLD, REFINED_THRESHOLD, Box, Region, find_regions
-from whycam.model.classifier import GapClassifier
-from whycam.refine import RECIPE, Refiner, make_refiner
+from whycam.refine import RECIPE
 from whycam.runs import TableWriter, command_line, open_atomic, open_run, write_json
 
 _SCHEMA = pa.schema(
@@ -75,14 +73,13 @@ def localize_files(model_name: str, inputs: Sequence[Path], out: Path, options: 
     paths = find_images(inputs)
     with open_run(out, overwrite=options.overwrite) as folder:
         model = load(model_name, device=options.device)
-        refiner = _make_refiner(model, options)
         writer = _Writer(folder, model, options)
         with (
             TableWriter(folder, "boxes", _SCHEMA) as table,
             show_progress("localizing", len(paths)) as advance,
         ):
             for name, found in zip(
-                name_outputs([str(path) for path in paths]), find_objects(model, refiner, paths, options), strict=True
+                name_outputs([str(path) for path in paths]), find_objects(model, paths, options), strict=True
             ):
                 for row in writer.write(name, found):
                     table.write(row)
@@ -93,39 +90,22 @@ def localize_files(model_name: str, inputs: Sequence[Path], out: Path, options: 
     return Outcome(len(paths), writer.unreadable, len(writer.annotations), out)
 
 
-def _make_refiner(model: Model, options: LocalizeOptions) -> Refiner | None:
-    if not options.refine:
-        return None
-    if not isinstance(model.network, GapClassifier):
-        raise UserError(f"--refine starts from exact class maps. {model.no_exact_map}")
-    if options.method != "cam":
-        raise UserError(f"--refine refines class maps, and --method is {options.method!r}. Leave one of the two out.")
-    return make_refiner(model.network)
-
-
-def find_objects(
-    model: Model, refiner: Refiner | None, paths: Sequence[Path], options: LocalizeOptions
-) -> Iterator[Finding]:
+def find_objects(model: Model, paths: Sequence[Path], options: LocalizeOptions) -> Iterator[Finding]:
     """Every photo's objects, in order; memory does not grow with their number."""
-    threshold = read_threshold(options)
-    stream = model.stream(paths, options.target, batch_size=options.batch_size, method=options.method)
-    for batch in in_batches(stream, options.batch_size):
-        known = [why for _, why in batch if why is not None]
-        maps = iter(refine_batch(refiner, known) if refiner and known else [_read_maps(why) for why in known])
-        for photo, why in batch:
-            if why is None:
-                yield Finding(photo)
-                continue
-            size = (why.photos[0].height, why.photos[0].width)
-            heatmaps = [render.make_heatmap(values, size, is_signed=False) for values in next(maps)]
-            yield Finding(
-                photo,
-                why,
-                tuple(
-                    find_regions(heat, threshold=threshold, most=options.max_boxes, least_share=options.least_share)
-                    for heat in heatmaps
-                ),
-            )
+    limits: Any = {"most": options.max_boxes, "least_share": options.least_share}
+    stream = model.stream(
+        paths, options.target, batch_size=options.batch_size, method=options.method, refine=options.refine
+    )
+    for photo, why in stream:
+        if why is None:
+            yield Finding(photo)
+            continue
+        reading = why.reading()
+        size = reading.find_size()[::-1]
+        heatmaps = [render.make_heatmap(values, size, is_signed=False) for values in reading.maps]
+        yield Finding(
+            photo, why, tuple(find_regions(heat, threshold=read_threshold(options), **limits) for heat in heatmaps)
+        )
 
 
 def read_threshold(options: LocalizeOptions) -> float:
@@ -133,16 +113,6 @@ def read_threshold(options: LocalizeOptions) -> float:
     if options.threshold is not None:
         return options.threshold
     return REFINED_THRESHOLD if options.refine else PLAIN_THRESHOLD
-
-
-def refine_batch(refiner: Refiner, known: Sequence[Explanation]) -> list[np.ndarray]:
-    """For each photo (T, g, g) refined maps of the targets that its explanation has."""
-    targets = np.concatenate([why.targets.cpu().numpy() for why in known])
-    return list(refiner([why.photos[0] for why in known], targets).cpu().numpy())
-
-
-def _read_maps(why: Explanation) -> np.ndarray:
-    return why.reading().maps
 
 
 class _Writer:

@@ -32,8 +32,8 @@ def list_folders(options: ExplainOptions) -> list[str]:
 
 
 def needs_photo(options: ExplainOptions) -> bool:
-    """Whether the photo itself is drawn on."""
-    return options.overlays and not options.maps_only
+    """Whether the photo itself is drawn on, or read once more."""
+    return options.refine or (options.overlays and not options.maps_only)
 
 
 def write_reading(reading: Reading, source: Source, folder: Path, options: ExplainOptions) -> list[dict[str, Any]]:

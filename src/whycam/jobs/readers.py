@@ -82,7 +82,7 @@ def choose_reader(name: str, options: ExplainOptions, photos: int) -> Reader:
     if options.engine == "onnx" and not has_answer:
         raise UserError(
             "--engine onnx has the exact maps of classes alone; found options that need the network "
-            "(another method, a layer, --smooth, an --option, or a GPU). Leave --engine out."
+            "(another method, a layer, --smooth, --refine, an --option, or a GPU). Leave --engine out."
         )
     # The engine has a thread a call: several batches are under way at once.
     wants_engine = has_answer and (options.engine == "onnx" or (options.engine == "auto" and not _has_gpu(options)))
@@ -130,5 +130,6 @@ def read_how(options: ExplainOptions) -> dict[str, Any]:
         "layer": layers[0] if layers and len(layers) == 1 else layers,
         "fuse": options.fuse if layers and len(layers) > 1 else None,
         "smooth": options.smooth,
+        "refine": options.refine or None,
         **own,
     }
