@@ -46,6 +46,16 @@ def test_rows_are_of_photos_and_leave_the_input_alone(name: str) -> None:
 every_usual = pytest.mark.parametrize("name", USUAL)
 
 
+@pytest.mark.parametrize("name", [one.name for one in get_metrics(["quick"])])
+def test_a_quick_one_asks_for_few_changed_photos(name: str) -> None:
+    photos, asked = make_photos(make_images(1)), []
+    score = replace(photos.score, run=lambda batch: (asked.append(len(batch)), photos.score.run(batch))[1])
+    explain = lambda methods, batch, *how: (asked.append(len(batch)), photos.explain(methods, batch, *how))[1]  # noqa: E731
+    counted = replace(photos, score=score, explain=explain)
+    METRICS[name].run(Case(counted, make_true(1), "red"))
+    assert sum(asked) <= 25
+
+
 @every_usual
 def test_a_photo_alone_has_the_number_it_has_in_a_batch(name: str) -> None:
     together = METRICS[name].run(make_case(make_true()))

@@ -131,8 +131,8 @@ class EvaluateOptions(Options):
 
     methods: str = Field("cam", description="Map methods with commas; `whycam methods` lists them.")
     metrics: str = Field(
-        "all",
-        description="all, faithfulness, localization, sanity, complexity, or names with commas; see docs/metrics.md.",
+        "quick",
+        description="quick, all, faithfulness, localization, sanity, complexity, or names; see docs/metrics.md.",
     )
     boxes: Path | None = Field(None, description="A CSV of boxes in pixels: file,boxes and, where known, label.")
     masks: Path | None = Field(None, description="A folder of masks, PHOTO.png for each photo; 0 is background.")

@@ -170,7 +170,7 @@ def evaluate(
     samples: Iterable[str | Path | Sample | Annotation],
     *,
     methods: Sequence[str] = ("cam",),
-    metrics: Sequence[str] = ("all",),
+    metrics: Sequence[str] = ("quick",),
     target: str = "auto",
     baselines: Sequence[str] = BASELINES,
     limit: int | None = None,
@@ -186,7 +186,7 @@ def evaluate(
         model: what `whycam.load` gives, or takes.
         samples: paths; `Sample`s with their labels; or `Annotation`s, as `read_photos` makes them, with boxes or masks.
         methods: names that `whycam methods` lists.
-        metrics: `all`, a category, or names; see docs/metrics.md.
+        metrics: `quick`, `all`, a category, or names; see docs/metrics.md.
         target: which class is explained: `true`, `predicted`, or `auto`: the true one where it is known.
         baselines: methods that are measured beside the others.
         limit: so many of the photos, drawn by the seed.

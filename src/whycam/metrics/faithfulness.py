@@ -164,6 +164,7 @@ def _coherency(case: Case, baseline: str) -> Tensor:
     paper="arXiv:2104.10252, eq. 5",
     differs="Coherency compares the maps' cells, before the resize.",
     baselines=("mean", "blur", "zero"),
+    is_quick=False,
 )
 def adcc(case: Case, baseline: str) -> Tensor:
     """Harmonic mean of coherency, 1 - complexity (mean heat) and 1 - average drop."""
@@ -178,6 +179,7 @@ def adcc(case: Case, baseline: str) -> Tensor:
     paper="arXiv:2605.14641",
     differs="Coherency compares the maps' cells, before the resize.",
     baselines=("mean", "blur", "zero"),
+    is_quick=False,
 )
 def arcc(case: Case, baseline: str) -> Tensor:
     """As adcc with twice road-combined, of percentiles 20, 40, 60 and 80, in [0, 1], in 1 - average drop's place."""
@@ -227,19 +229,34 @@ _ROAD_NOTE = "One photo's change of probability, not the accuracy of many; one d
     category="faithfulness",
     paper="arXiv:2202.00449, sec. 4",
     differs=_ROAD_NOTE,
+    is_quick=False,
 )
 def road_combined(case: Case) -> Tensor:
     """Half of road-lerf - road-morf, over percentiles 10 to 90."""
     return _combine(compute_road(case))
 
 
-@metric("road-morf", better="lower", category="faithfulness", paper="arXiv:2202.00449, sec. 4", differs=_ROAD_NOTE)
+@metric(
+    "road-morf",
+    better="lower",
+    category="faithfulness",
+    paper="arXiv:2202.00449, sec. 4",
+    differs=_ROAD_NOTE,
+    is_quick=False,
+)
 def road_morf(case: Case) -> Tensor:
     """Change of probability when the most relevant pixels are imputed, over percentiles 10 to 90."""
     return compute_road(case)[:, 0].mean(1)
 
 
-@metric("road-lerf", better="higher", category="faithfulness", paper="arXiv:2202.00449, sec. 4", differs=_ROAD_NOTE)
+@metric(
+    "road-lerf",
+    better="higher",
+    category="faithfulness",
+    paper="arXiv:2202.00449, sec. 4",
+    differs=_ROAD_NOTE,
+    is_quick=False,
+)
 def road_lerf(case: Case) -> Tensor:
     """Change of probability when the least relevant pixels are imputed, over percentiles 10 to 90."""
     return compute_road(case)[:, 1].mean(1)

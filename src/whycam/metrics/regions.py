@@ -70,6 +70,7 @@ def _sum_subsets(case: Case, baseline: str) -> tuple[Tensor, Tensor]:
     paper="arXiv:1711.06104, sec. 4",
     differs=f"n: 10, 30 and 50 % of {SIDE} x {SIDE} patches, {_SUBSETS_EACH} subsets each; a flat map: 0.",
     baselines=("mean", "blur", "zero"),
+    is_quick=False,
 )
 def sensitivity_n(case: Case, baseline: str) -> Tensor:
     """Correlation of the map's sum over a random subset with the fall of the logit without it, mean over n."""
@@ -85,6 +86,7 @@ def sensitivity_n(case: Case, baseline: str) -> Tensor:
     paper="arXiv:1901.09392, eq. 1 and sec. 4.1",
     differs="The map is scaled to fit best, and the error is a share of the mean squared fall: in [0, 1].",
     baselines=("mean", "blur", "zero"),
+    is_quick=False,
 )
 def infidelity(case: Case, baseline: str) -> Tensor:
     """Squared error of the map's sum over a random subset as a prediction of the fall of the logit without it."""
@@ -114,6 +116,7 @@ def _compute_segments(photos: Photos) -> Tensor:
     paper="arXiv:2003.08747, sec. 3.3",
     differs=f"About {_SEGMENTS} segments; the area is divided by their number, so that it is at most 1.",
     baselines=("mean", "blur", "zero"),
+    is_quick=False,
 )
 def irof(case: Case, baseline: str) -> Tensor:
     """Area over p(k) / p as superpixels turn into the baseline, that with the highest mean of the map first."""
@@ -154,6 +157,7 @@ def rank_segments(surface: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
     paper="arXiv:1509.06321, eq. 12",
     differs=f"{SIDE} x {SIDE} patches, the first {_FLIPPED:.0%} of them, in {STEPS} steps.",
     baselines=("mean", "blur", "zero"),
+    is_quick=False,
 )
 def pixel_flipping(case: Case, baseline: str) -> Tensor:
     """Mean fall of the probability while the most relevant patches turn into the baseline one after another."""

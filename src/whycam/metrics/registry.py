@@ -37,6 +37,7 @@ class Metric:
         baseline: what stands where pixels are taken away; empty where none are.
         pool: from the rows of photos to the one number.
         needs: what has to be known of a photo.
+        is_quick: it asks the network for a few dozen changed photos at the most.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Metric:
     baseline: str
     pool: Pool
     needs: Needs
+    is_quick: bool
 
     @property
     def title(self) -> str:
@@ -69,6 +71,7 @@ def metric(
     baselines: Sequence[str] = (),
     pool: Pool = MEAN,
     needs: Needs = "nothing",
+    is_quick: bool = True,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Enters a function in the table, once for each baseline, the usual one first; the function is returned unchanged.
 
@@ -81,7 +84,9 @@ def metric(
             if full in _metrics:
                 raise RuntimeError(f"Two metrics are named {full!r}: {_metrics[full].run} and {run}.")
             bound = partial(run, baseline=baseline) if baseline else run
-            _metrics[full] = Metric(full, name, bound, better, category, paper, differs, baseline, pool, needs)
+            _metrics[full] = Metric(
+                full, name, bound, better, category, paper, differs, baseline, pool, needs, is_quick
+            )
         return run
 
     return enter
@@ -99,9 +104,9 @@ def iter_metrics() -> Iterator[Metric]:
 
 
 def get_metrics(words: Sequence[str]) -> list[Metric]:
-    """The metrics that words name: `all`, a category, a name, or a name without its baseline (then the usual one).
+    """The metrics that words name: `all`, `quick`, a category, a name, or a name without its baseline.
 
-    `all` and categories take the usual baseline of each.
+    Where no baseline is named, the usual one of each is taken.
 
     Raises:
         UserError: no such name; the nearest ones are in the message.
@@ -123,7 +128,9 @@ def get_metrics(words: Sequence[str]) -> list[Metric]:
             found = categories[word]
         elif word == "all":
             found = list(usual.values())
+        elif word == "quick":
+            found = [one for one in usual.values() if one.is_quick]
         else:
-            raise make_unknown_name("metric", word, ["all", *categories, *usual, *table])
+            raise make_unknown_name("metric", word, ["all", "quick", *categories, *usual, *table])
         chosen |= {one.name: one for one in found}
     return list(chosen.values())

@@ -56,6 +56,7 @@ def compare_ranks(left: Tensor, right: Tensor) -> Tensor:
     category="sanity",
     paper="arXiv:1810.03292, sec. 3.1",
     differs=f"Mean over {STAGES} stages; weights are drawn with their tensor's own mean and deviation.",
+    is_quick=False,
 )
 def parameter_randomization(case: Case) -> Tensor:
     """Spearman's correlation of the map's cells with those of networks randomised from the last layers on."""
@@ -75,6 +76,7 @@ def _explain_randomised(photos: Photos) -> list[dict[str, Tensor]]:
     category="sanity",
     paper="arXiv:2401.06465",
     differs=f"Mean over {STAGES} stages and {_NOISY_VIEWS} noisy views, not 50.",
+    is_quick=False,
 )
 def parameter_randomization_smooth(case: Case) -> Tensor:
     """As parameter-randomization, from the first layers on, each map the mean over noisy views of the photo."""
@@ -144,6 +146,7 @@ def _explain_other(photos: Photos, classes: int) -> dict[str, Tensor]:
     category="sanity",
     paper="arXiv:1901.09392, def. 3",
     differs=f"{_DRAWS} draws within {_RADIUS:.0%} of the photo's range.",
+    is_quick=False,
 )
 def max_sensitivity(case: Case) -> Tensor:
     """The largest |map of the noisy photo - map| / |map| over draws of uniform noise."""
