@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -16,6 +19,9 @@ from PIL import Image, ImageDraw
 import whycam
 from whycam.model.backbone import make_backbone
 from whycam.model.classifier import GapClassifier, save_classifier
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 SHAPES = ("circle", "square", "triangle")
 PHOTOS_A_CLASS = 12
@@ -109,3 +115,33 @@ def run_whycam() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium without a window; it asks nothing of the network by itself."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("there is no chromium: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        found = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-background-networking"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A tab of a browser of its own; the test fails on an error in the console and on a request to another machine."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    tab = context.new_page()
+    errors: list[str] = []
+    requests: list[str] = []
+    tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.on("request", lambda request: requests.append(request.url))
+    yield tab
+    context.close()
+    assert not errors
+    assert not [url for url in requests if urlsplit(url).hostname not in {None, "", "127.0.0.1", "localhost"}]

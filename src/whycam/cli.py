@@ -19,10 +19,13 @@ from pydantic_core import ErrorDetails
 
 from whycam import __version__
 from whycam.config import (
+    AuditOptions,
     EvaluateOptions,
     ExplainOptions,
     ExportOptions,
     LocalizeOptions,
+    ReportOptions,
+    ServeOptions,
     TrainOptions,
     UnitsOptions,
     make_train_options,
@@ -88,6 +91,11 @@ def train(
     from whycam.jobs.train import train as run
 
     summary = run(folder, out, options)
+    for option, place in (("ignore", "in the ignored region"), ("attend", "outside the masks")):
+        about = summary.get("focus", {}).get(option, {})
+        if "evidence_share" in about:
+            share, area = about["evidence_share"], about["area_share"]
+            typer.echo(f"{share:.1%} of the evidence lies {place}, which is {area:.1%} of the photo")
     typer.echo(
         f"Accuracy {summary['val_accuracy']:.3f} on {summary['data']['val']} held-out photos; the run is in {out}"
     )
@@ -174,6 +182,24 @@ def evaluate(
 
 
 @app.command()
+@with_options(AuditOptions)
+def audit(
+    model: Annotated[str, typer.Argument(help="A run folder, a model folder, 'imagenet', or a timm name.")],
+    folder: Annotated[Path, typer.Argument(help="CLASS/photo.jpg, val/CLASS/photo.jpg, or photos in one folder.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")],
+    given: dict[str, object],
+) -> None:
+    """Find what a model should not be looking at: shortcuts, wrong labels, duplicates, fragile photos, confusion."""
+    options = AuditOptions.model_validate(given)
+    from whycam.jobs.audit import audit_folder, split_kinds
+
+    done = audit_folder(model, folder, out, options)
+    typer.echo(f"{len(done.findings)} findings on {done.photos} photos; audit.json is in {out}")
+    if any(done.of_kind(kind) for kind in split_kinds(options.fail_on)):
+        raise typer.Exit(1)
+
+
+@app.command()
 @with_options(LocalizeOptions)
 def localize(
     model: Annotated[str, typer.Argument(help="A run folder, a model folder, 'imagenet', or a timm name.")],
@@ -209,6 +235,42 @@ def units(
 
     done = show_units(model, target, folder, out, options)
     typer.echo(f"{done.units} channels of {done.name!r} on {done.photos} photos; sheet.png and units.csv are in {out}")
+
+
+@app.command()
+@with_options(ServeOptions)
+def serve(
+    model: Annotated[str, typer.Argument(help="A run folder, a model folder, 'imagenet', or a timm name.")],
+    given: dict[str, object],
+) -> None:
+    """Show a model in the browser: drop photos, see the evidence for each class; and answer a JSON API."""
+    options = ServeOptions.model_validate(given)
+    from whycam.jobs.serve import serve as run
+
+    run(model, options, typer.echo)
+    typer.echo("Stopped.")
+
+
+@app.command()
+@with_options(ReportOptions)
+def report(
+    model: Annotated[
+        str, typer.Argument(help="A run folder; with FOLDER also a model folder, 'imagenet', a timm name.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page to make, such as report.html.")],
+    given: dict[str, object],
+    folder: Annotated[
+        Path | None, typer.Argument(help="Photos, plain or in class folders [those that the run held out].")
+    ] = None,
+) -> None:
+    """Make one page that opens from the disk: how good the model is, what to worry about, where it looks."""
+    options = ReportOptions.model_validate(given)
+    from whycam.jobs.report import make_report
+
+    done = make_report(model, folder, out, options)
+    typer.echo(
+        f"Reported on {_count_read(done.photos + done.unreadable, done.unreadable)}; open {out} ({done.size_mb:.1f} MB)"
+    )
 
 
 @app.command()

@@ -58,6 +58,15 @@ class TrainOptions(Options):
     finetune_epochs: int = Field(6, ge=1, description="Epochs of --unfreeze and --scratch at the most.")
     finetune_lr: float = Field(2e-4, gt=0, description="Learning rate of --unfreeze (AdamW, cosine).")
     class_weights: bool = Field(False, description="Weight the loss by the inverse of the class counts.")
+    ignore: str | None = Field(
+        None,
+        description="Push the evidence off a part of the photos: a folder of masks (PHOTO.png, all but 0), "
+        "upper-right:0.25, border, 0.7,0,1,0.3 or audit.json#FINDING; see docs/cure.md.",
+    )
+    attend: Path | None = Field(None, description="Pull the evidence onto the objects: a folder of their masks.")
+    focus_weight: float = Field(
+        10.0, ge=0, description="Weight in the loss of the share of evidence where --ignore and --attend forbid it."
+    )
     seed: int = Field(0, ge=0, description="Split, order, views and initial weights follow from it.")
     device: Device = Field("auto", description="auto takes a GPU where there is one.")
     cache_dir: Path | None = Field(None, description="Where features are kept [the user's cache folder].")
@@ -151,6 +160,24 @@ class EvaluateOptions(Options):
     overwrite: bool = Field(False, description="Replace an output folder of that name.")
 
 
+class AuditOptions(Options):
+    """What `whycam audit` looks for."""
+
+    kinds: str = Field(
+        "", description="Kinds of findings with commas: shortcut, label, duplicate, fragile, confusion [all]."
+    )
+    fail_on: str = Field("", description="Exit with code 1 where there is a finding of these kinds (with commas).")
+    limit: int = Field(
+        1000, ge=2, description="So many photos, drawn by the seed as evenly over the classes as can be."
+    )
+    seed: int = Field(0, ge=0, description="All that is drawn at random follows from it.")
+    engine: Literal["auto", "onnx", "torch"] = Field(
+        "auto", description="onnx: the model is asked by the exported graph. auto: that, without a GPU."
+    )
+    device: Device = Field("auto", description="auto takes a GPU where there is one.")
+    overwrite: bool = Field(False, description="Replace an output folder of that name.")
+
+
 class LocalizeOptions(Options):
     """What `whycam localize` looks for, and what counts as found."""
 
@@ -197,3 +224,36 @@ class ExportOptions(Options):
     int8: bool = Field(False, description="Quantise; kept only if maps correlate over 0.98 and under 1 % change class.")
     calibrate: Path | None = Field(None, description="Photos for --int8: half give its ranges, half measure it.")
     overwrite: bool = Field(False, description="Replace an output of that name.")
+
+
+class ServeOptions(Options):
+    """Where `whycam serve` listens, and what a request may be."""
+
+    host: str = Field("127.0.0.1", description="Address to listen at; another than this machine's opens it to others.")
+    port: int = Field(8000, ge=0, le=65535, description="Port; 0 takes a free one.")
+    max_upload_mb: int = Field(32, ge=1, le=4096, description="Size of one upload at the most.")
+    max_pixels: int = Field(50_000_000, ge=1, description="Pixels of one photo at the most.")
+    max_files: int = Field(32, ge=1, le=1000, description="Photos in one request at the most.")
+    rate: int = Field(600, ge=0, description="Requests a minute that one client may make; 0: any number.")
+    device: Device = Field("auto", description="auto takes a GPU where there is one.")
+
+
+class ReportOptions(Options):
+    """What `whycam report` puts on its page."""
+
+    limit: int = Field(
+        400, ge=1, description="Photos on the page at the most: mistakes, then a sample; the figures count all photos."
+    )
+    audit: Path | None = Field(None, description="An audit.json of this model [RUN/audit.json; else an audit is made].")
+    no_audit: bool = Field(False, description="Make no audit where there is none.")
+    evaluation: Path | None = Field(
+        None, description="A folder that `whycam evaluate` made of this model [RUN/evaluation]."
+    )
+    batch_size: int = Field(8, ge=1, description="Photos a forward pass.")
+    seed: int = Field(0, ge=0, description="The sample of --limit follows from it.")
+    engine: Literal["auto", "onnx", "torch"] = Field(
+        "auto",
+        description="onnx: exact maps by the exported graph, several times faster. auto: that too, without a GPU.",
+    )
+    device: Device = Field("auto", description="auto takes a GPU where there is one.")
+    overwrite: bool = Field(False, description="Replace a report of that name.")

@@ -1,0 +1,223 @@
+"""`whycam report`: a run's held-out photos, or a folder's, to one page that opens from the disk."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whycam.config import AuditOptions, ReportOptions
+from whycam.data.folder import Sample
+from whycam.errors import UserError, make_disk_error, make_unreadable_error
+from whycam.jobs.progress import show_progress
+from whycam.jobs.report_photos import (
+    ALL_CLASSES,
+    BEST,
+    Album,
+    MapReader,
+    Read,
+    Run,
+    add_evidence,
+    check_out,
+    find_album,
+    make_truth_finder,
+    read_items,
+    read_run,
+)
+from whycam.reading import Reading
+from whycam.runs import open_atomic, read_versions
+from whycam.show.entries import make_entry
+from whycam.show.report import EVIDENCE_PHOTOS, PICTURED_FINDINGS, Report, render_report
+from whycam.show.tally import Tally
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished `whycam report` counts."""
+
+    photos: int
+    unreadable: int
+    size_mb: float
+
+
+def make_report(model: str, folder: Path | None, out: Path, options: ReportOptions) -> Outcome:
+    """Writes the page.
+
+    Args:
+        model: a training run, whose held-out photos are shown; or see `whycam.load`, with a folder.
+        folder: photos; of a run whose photos have moved, the folder that they are in now.
+        out: the file to make.
+        options: see there.
+
+    Raises:
+        UserError: no photos, an unknown model, a file that exists, a full disk, or not one photo that can be read.
+    """
+    check_out(out, overwrite=options.overwrite)
+    run = read_run(Path(model))
+    album = find_album(model, run, folder)
+    usual = run.folder / "evaluation" if run else None
+    evaluation = _find_json(options.evaluation, "overall.json", "whycam evaluate", usual)
+    audit, why_not = _find_audit(model, album, run, options)
+    album, names = add_evidence(album, _list_paths(audit))
+    pile = _read_all(album, _Pile(MapReader(model, options, len(album.items)), options, frozenset(names.values())))
+    entries = pile.entries()
+    page = render_report(
+        Report(
+            model=model,
+            title=Path(model).resolve().name if run else model,
+            class_names=pile.reader.class_names,
+            entries=entries,
+            tally=pile.tally,
+            photos_told=album.told,
+            unreadable=pile.unreadable,
+            bias=pile.bias,
+            record=pile.record,
+            summary=run.summary if run else None,
+            epochs=run.epochs if run else (),
+            audit=audit,
+            audit_told=why_not or f"run whycam audit {model} {folder or 'FOLDER'} -o DIR, then this with --audit DIR.",
+            evidence={path: name for path, name in names.items() if name in {entry["id"] for entry in entries}},
+            evaluation=evaluation,
+            versions=read_versions(),
+        )
+    )
+    _write(page, out)
+    return Outcome(pile.tally.photos, len(pile.unreadable), len(page.encode()) / 1e6)
+
+
+def _read_all(album: Album, pile: _Pile) -> _Pile:
+    with show_progress("reading photos", len(album.items)) as advance:
+        for read in read_items(album.items, pile.reader, pile.options.batch_size):
+            pile.add(read)
+            advance(1)
+    if not pile.tally.photos:
+        raise make_unreadable_error(len(album.items), album.items[0].path)
+    return pile
+
+
+def _write(page: str, out: Path) -> None:
+    try:
+        with open_atomic(out) as part:
+            part.write_text(page, encoding="utf-8")
+    except OSError as error:
+        if told := make_disk_error(error, out.absolute().parent):
+            raise told from error
+        raise
+
+
+@dataclass
+class _Pile:
+    """What is kept while photos go by: counts of all; up to the limit evidence, mistakes, a sample."""
+
+    reader: MapReader
+    options: ReportOptions
+    wanted: frozenset[str] = frozenset()
+    record: dict[str, Any] = field(default_factory=dict)
+    bias: list[float] | None = None
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.tally = Tally(len(self.reader.class_names))
+        self._draw = random.Random(self.options.seed)  # noqa: S311 - a sample, not a secret
+        self._kept: list[tuple[bool, bool, float, int, dict[str, Any]]] = []
+        self._evidence: list[tuple[int, dict[str, Any]]] = []
+        self._seen = 0
+
+    def add(self, read: Read) -> None:
+        """Counts a photo, and keeps it where it ranks high enough."""
+        self._seen += 1
+        if read.reading is None:
+            self.unreadable.append((read.item.name, read.error))
+            return
+        if not self.record:
+            self._begin(read.reading)
+        if read.item.is_evidence:
+            self._evidence.append((self._seen, self._make_entry(read, read.reading)))
+            return
+        self.tally.add(read.reading, read.truth)
+        is_wrong = read.truth is not None and read.truth != read.reading.predicted
+        rank = (read.item.name in self.wanted, is_wrong, self._draw.random(), self._seen)
+        if len(self._kept) < self.options.limit:
+            heapq.heappush(self._kept, (*rank, self._make_entry(read, read.reading)))
+        elif rank > self._kept[0][:4]:
+            heapq.heapreplace(self._kept, (*rank, self._make_entry(read, read.reading)))
+
+    def _begin(self, reading: Reading) -> None:
+        self.record = {name: value for name, value in reading.record.items() if name != "target"}
+        if self.reader.is_exact:
+            order = np.argsort(reading.targets)
+            self.bias = (reading.logits - reading.maps[order].mean(axis=(1, 2))).tolist()
+
+    def _make_entry(self, read: Read, reading: Reading) -> dict[str, Any]:
+        keep = None
+        if len(reading.class_names) > ALL_CLASSES:
+            keep = [int(k) for k in np.argsort(-reading.logits, kind="stable")[:BEST]]
+            keep += [] if read.truth is None else [read.truth]
+        entry = make_entry(reading, read.item.name, read.item.name, image=read.image, truth=read.truth, keep=keep)
+        return entry | {"isEvidence": read.item.is_evidence}
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Those that were kept, in the order of the photos."""
+        kept = [(place, entry) for *_, place, entry in self._kept] + self._evidence
+        return [entry for _, entry in sorted(kept, key=lambda one: one[0])]
+
+
+def _find_json(given: Path | None, name: str, maker: str, usual: Path | None) -> dict[str, Any] | None:
+    """The JSON that an option names, itself or its folder; else the one in the usual folder, where there is one.
+
+    Raises:
+        UserError: no such file, or not what that command writes.
+    """
+    place = given if given is not None else usual
+    if place is None:
+        return None
+    path = place / name if place.is_dir() or given is None else place
+    if given is None and not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["findings" if name == "audit.json" else "overall"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"'{path.absolute()}' can't be read as {name} ({type(error).__name__}: {error}); expected what "
+            f"{maker} writes. Run {maker}, and name its folder."
+        ) from None
+    return dict(content)
+
+
+def _list_paths(audit: dict[str, Any] | None) -> list[str]:
+    found = (audit or {}).get("findings", ())[:PICTURED_FINDINGS]
+    return [photo["path"] for finding in found for photo in finding["photos"][:EVIDENCE_PHOTOS]]
+
+
+def _find_audit(model: str, album: Album, run: Run | None, options: ReportOptions) -> tuple[dict[str, Any] | None, str]:
+    """The audit that there is, or one made now of the album's photos; or why there is none, where it was tried."""
+    audit = _find_json(options.audit, "audit.json", "whycam audit", run.folder if run else None)
+    if audit is not None or options.no_audit:
+        return audit, ""
+    from whycam.audit import audit as make_audit  # noqa: PLC0415 - torch, which a report with an audit does without
+    from whycam.explainer import load  # noqa: PLC0415
+
+    found, limit = load(model, device=options.device), AuditOptions().limit
+    find_truth = make_truth_finder(found.class_names)
+    truths = [(item.path, find_truth(item.words)) for item in album.items]
+    samples = [Sample(path, -1 if truth is None else truth) for path, truth in truths]
+    try:
+        with show_progress("auditing", min(len(samples), limit)) as advance:
+            result = make_audit(
+                found,
+                samples,
+                train=album.train,
+                limit=limit,
+                seed=options.seed,
+                engine=options.engine,
+                progress=advance,
+            )
+    except UserError as error:
+        return None, str(error)
+    return result.to_json(), ""

@@ -1,0 +1,267 @@
+"""Which photos a report is about, what is known of each, and the maps of those that can be read."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whycam.config import ExplainOptions, ReportOptions
+from whycam.data.annotations import read_photos
+from whycam.data.images import ImageError, find_images, load_sized
+from whycam.data.loader import Photo, in_batches, map_ahead
+from whycam.data.preprocess import Preprocess
+from whycam.errors import UserError, make_disk_error
+from whycam.jobs.readers import NetworkReader, Reader, choose_reader
+from whycam.reading import Reading
+from whycam.show.entries import encode_photo
+from whycam.targets import find_class
+
+# Of so many classes at the most, every one's map is kept; of more, those of the best five and the true one.
+ALL_CLASSES = 20
+BEST = 5
+_INEXACT_METHOD = "grad-cam"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training run's folder says.
+
+    Attributes:
+        summary: summary.json.
+        epochs: the lines of metrics.jsonl.
+        photos: (path below the data's folder, true class) of each held-out photo.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    epochs: tuple[dict[str, Any], ...]
+    photos: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One photo to read.
+
+    Attributes:
+        name: what the page calls it.
+        words: its class by name or index; none where it is not known.
+        is_evidence: shown with a finding only, and in no figure.
+    """
+
+    path: Path
+    name: str
+    words: tuple[str | int, ...] = ()
+    is_evidence: bool = False
+
+
+@dataclass(frozen=True)
+class Album:
+    """The photos of a report, in words which they are, and those that the run was trained on."""
+
+    items: tuple[Item, ...]
+    told: str
+    train: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Read:
+    """One photo that was read, as small as the page needs it; or why it was not."""
+
+    item: Item
+    truth: int | None = None
+    reading: Reading | None = None
+    image: str = ""
+    error: str = ""
+
+
+def read_run(folder: Path) -> Run | None:
+    """The run in that folder; None where there is none.
+
+    Raises:
+        UserError: a file of the run is damaged.
+    """
+    if not (folder / "summary.json").is_file():
+        return None
+    import pyarrow.parquet as pq  # noqa: PLC0415 - slow to import
+
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        table = pq.read_table(folder / "predictions.parquet", columns=["path", "truth"]).to_pydict()
+        epochs = tuple(json.loads(line) for line in lines)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"The run '{folder.absolute()}' can't be read whole ({error}); expected summary.json, metrics.jsonl and "
+            "predictions.parquet as whycam train writes them. Train again, or name its model/ and a FOLDER of photos."
+        ) from None
+    return Run(folder, summary, epochs, tuple(zip(table["path"], table["truth"], strict=True)))
+
+
+def find_album(model: str, run: Run | None, folder: Path | None) -> Album:
+    """The photos: the run's held-out ones, there or where FOLDER says they are now; else all that FOLDER has.
+
+    Raises:
+        UserError: no photos, or the run's are no longer there.
+    """
+    if run is not None:
+        root = folder or Path(run.summary["data"]["folder"])
+        items = tuple(Item(root.absolute() / path, path, (truth,)) for path, truth in run.photos)
+        found = sum(item.path.is_file() for item in items)
+        if found:
+            held = {item.path for item in items}
+            seen = find_images([root / "train" if (root / "train").is_dir() else root])
+            train = tuple(path for path in map(Path.absolute, seen) if path not in held)
+            return Album(items, f"the {len(items):,} photos that training held out", train)
+        if folder is None:
+            raise UserError(
+                f"Found none of the {len(items)} held-out photos of the run '{run.folder.absolute()}' in '{root}' (the "
+                f"first: '{run.photos[0][0]}'); expected them where they were at training. Say where they are now: "
+                f"whycam report {run.folder} FOLDER."
+            )
+    if folder is None:
+        raise UserError(
+            f"Found no photos to report on: '{model}' is no training run, which knows its held-out photos. "
+            f"Name a folder of them: whycam report {model} FOLDER."
+        )
+    if not folder.is_dir():
+        raise UserError(
+            f"Found no folder '{folder.absolute()}'; expected one of photos, plain or in class folders. Check the path."
+        )
+    root = folder.absolute()
+    photos = read_photos(folder)
+    listed = (Item(one.photo, one.photo.relative_to(root).as_posix(), one.classes or ()) for one in photos)
+    return Album(tuple(listed), f"{len(photos):,} photos in {folder.name}")
+
+
+def add_evidence(album: Album, paths: Sequence[str]) -> tuple[Album, dict[str, str]]:
+    """The album with the photos of the findings that it lacks; and path as the finding says it -> the photo's name."""
+    known = {str(item.path): item.name for item in album.items} | {item.name: item.name for item in album.items}
+    names, more = {}, []
+    for path in dict.fromkeys(paths):
+        if path in known:
+            names[path] = known[path]
+        elif Path(path).is_file():
+            names[path] = path
+            more.append(Item(Path(path), path, is_evidence=True))
+    return replace(album, items=(*album.items, *more)), names
+
+
+class MapReader:
+    """Pixels to readings with the maps that the page stores; called from several threads."""
+
+    def __init__(self, model: str, options: ReportOptions, photos: int) -> None:
+        """Finds the fastest reader that has the exact maps of all classes; models without them are read by grad-cam."""
+        how = ExplainOptions(target="all", device=options.device, engine=options.engine)
+        self._reader: Reader = choose_reader(model, how, photos)
+        self.class_names, self.preprocess = self._reader.class_names, self._reader.preprocess
+        network = self._reader.model if isinstance(self._reader, NetworkReader) else None
+        self._inexact = network if network is not None and network.no_exact_map else None
+        # A network changes its state while a method runs.
+        self._lock = threading.Lock()
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether mean(map) + bias is the score."""
+        return self._inexact is None
+
+    def __call__(self, pixels: np.ndarray, truths: Sequence[int | None]) -> list[Reading]:
+        """A reading of each photo, with the map of its true class where that is known."""
+        if self._inexact is None:
+            return self._reader(pixels, [None] * len(pixels))
+        readings = self._explain(pixels, "all" if len(self.class_names) <= ALL_CLASSES else f"top:{BEST}")
+        for i, truth in enumerate(truths):
+            if truth is not None and truth not in readings[i].targets:
+                readings[i] = _join(readings[i], self._explain(pixels[i : i + 1], truth)[0])
+        return readings
+
+    def _explain(self, pixels: np.ndarray, target: str | int) -> list[Reading]:
+        with self._lock:
+            why: Any = self._inexact.explain_pixels(pixels, target, _INEXACT_METHOD)  # type: ignore[union-attr]
+        return [why.reading(i) for i in range(len(pixels))]
+
+
+def _join(reading: Reading, other: Reading) -> Reading:
+    """The maps of both."""
+    maps, targets = np.concatenate([reading.maps, other.maps]), np.concatenate([reading.targets, other.targets])
+    return replace(reading, maps=maps, targets=targets, notes=(*reading.notes, *other.notes))
+
+
+def read_items(items: Sequence[Item], reader: MapReader, batch_size: int) -> Iterator[Read]:
+    """The photos in order, read ahead by threads; no photo is held at full size."""
+    find_truth = make_truth_finder(reader.class_names)
+
+    def read_batch(batch: Sequence[Item]) -> list[Read]:
+        photos = [_load(item.path, reader.preprocess) for item in batch]
+        truths = [find_truth(item.words) for item in batch]
+        good = [i for i, photo in enumerate(photos) if photo.pixels is not None]
+        found: dict[int, Reading] = {}
+        if good:
+            pixels = np.stack([photo.pixels for photo in photos if photo.pixels is not None])
+            found = dict(zip(good, reader(pixels, [truths[i] for i in good]), strict=True))
+        return [_to_read(item, truths[i], found.get(i), photos[i]) for i, item in enumerate(batch)]
+
+    for reads in map_ahead(read_batch, in_batches(items, batch_size), ahead=4):
+        yield from reads
+
+
+def _load(path: Path, preprocess: Preprocess) -> Photo:
+    """The photo no larger than the network and the page need it, or why it can't be read."""
+    try:
+        image, size_px = load_sized(path, at_least=(2 * preprocess.width_px, 2 * preprocess.height_px))
+    except ImageError as error:
+        return Photo(path, error=str(error))
+    return Photo(path, preprocess.to_pixels(image), image, size_px=size_px)
+
+
+def _to_read(item: Item, truth: int | None, reading: Reading | None, photo: Photo) -> Read:
+    if reading is None or photo.image is None:
+        return Read(item, error=photo.error)
+    if not np.isfinite(reading.logits).all():
+        return Read(item, error=f"'{item.path}' was read, but the model's scores of it are not finite.")
+    return Read(item, truth, replace(reading, size_px=photo.size_px), encode_photo(photo.image))
+
+
+def make_truth_finder(class_names: Sequence[str]) -> Callable[[Sequence[str | int]], int | None]:
+    """Words -> the class that they name; None where they name none of the model's."""
+    known: dict[str | int, int | None] = {}
+
+    def find(words: Sequence[str | int]) -> int | None:
+        for word in words:
+            if word not in known:
+                try:
+                    known[word] = find_class(word, class_names)
+                except UserError:
+                    known[word] = None
+            if known[word] is not None:
+                return known[word]
+        return None
+
+    return find
+
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Refuses to write where the report can't or may not lie.
+
+    Raises:
+        UserError: something has that name, or its folder can't be made.
+    """
+    if out.is_dir() or (out.exists() and not overwrite):
+        do = (
+            "Choose a file's name, such as report.html."
+            if out.is_dir()
+            else "Choose another name, or give --overwrite."
+        )
+        kind = "a folder" if out.is_dir() else "a file"
+        raise UserError(f"'{out.absolute()}' is there already ({kind}); a report is one new file. {do}")
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if told := make_disk_error(error, out.parent):
+            raise told from None
+        raise

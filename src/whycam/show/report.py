@@ -1,0 +1,283 @@
+"""The report: a page that holds all it shows; words, tables and curves are made here, pictures by the viewer in it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from whycam import render
+from whycam.runs import command_line
+from whycam.show.entries import encode_colormaps
+from whycam.show.tally import Tally, find_interval
+
+# Of more classes, the confusions are a list.
+MATRIX_CLASSES = 20
+_LISTED_CONFUSIONS = 30
+_CURVE_SIZE = (420, 180)
+_OPEN_FINDINGS = 5
+# Pictures of a finding at the most; findings after the first so many name their photos by path.
+EVIDENCE_PHOTOS, PICTURED_FINDINGS = 6, 20
+KINDS = {
+    "shortcut": "Shortcut",
+    "label": "Wrong label?",
+    "duplicate": "Duplicate",
+    "fragile": "Fragile",
+    "confusion": "Confusion",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the page shows.
+
+    Attributes:
+        model: what it was loaded by.
+        title: the page's: the name of the run or of the model.
+        class_names: K names.
+        entries: photos for the viewer, as `make_entry` makes them, with `isEvidence`.
+        tally: counts over all photos, shown or not.
+        photos_told: in words, which photos these are.
+        unreadable: (name, why) of photos that could not be read.
+        bias: of each class, where mean(map) + bias is the score; else None.
+        record: how the maps were made.
+        summary: of the training run, where there is one.
+        epochs: of the training run.
+        audit: as `audit.json` holds it; None where none was made.
+        audit_told: why there is none, or what would make one.
+        evidence: path as a finding says it -> id of its entry.
+        evaluation: as `overall.json` holds it, where there is one.
+        versions: of the libraries.
+    """
+
+    model: str
+    title: str
+    class_names: tuple[str, ...]
+    entries: Sequence[Mapping[str, Any]]
+    tally: Tally
+    photos_told: str
+    unreadable: Sequence[tuple[str, str]]
+    bias: Sequence[float] | None
+    record: Mapping[str, Any]
+    summary: Mapping[str, Any] | None = None
+    epochs: Sequence[Mapping[str, Any]] = ()
+    audit: Mapping[str, Any] | None = None
+    audit_told: str = ""
+    evidence: Mapping[str, str] = field(default_factory=dict)
+    evaluation: Mapping[str, Any] | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def render_report(report: Report) -> str:
+    """The page as HTML: one file, which asks for nothing outside itself."""
+    pages = Environment(
+        loader=PackageLoader("whycam.show", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.policies["json.dumps_kwargs"] = {"allow_nan": False, "ensure_ascii": False, "separators": (",", ":")}
+    pages.filters |= {"percent": _tell_percent, "number": _tell_number}
+    style, script = _read("viewer.css") + _read("report.css"), _read("report.js")
+    imports = {"imports": {"whycam/viewer": f"data:text/javascript;base64,{_to_base64(_read('viewer.js').encode())}"}}
+    import_map = pages.from_string("{{ imports|tojson }}").render(imports=imports)
+    return pages.get_template("report.html").render(
+        style=style,
+        script=script,
+        import_map=import_map,
+        policy=_make_policy(style, [import_map, script]),
+        data=_make_data(report),
+        report=report,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        command=command_line(),
+        facts=describe_model(report),
+        score=describe_score(report),
+        findings=_list_findings(report),
+        open_findings=_OPEN_FINDINGS,
+        curves=[curve for name in ("accuracy", "loss") if (curve := make_curve(report.epochs, name))],
+        confusion=_make_confusion(report),
+        classes=report.tally.rows(),
+        even_border=report.tally.even_border,
+        quality=_make_quality(report.evaluation),
+        render_rule=f"{render.RESIZE}; {render.SCALE_POSITIVE}; signed: {render.SCALE_SIGNED}",
+    )
+
+
+def _read(name: str) -> str:
+    return (resources.files("whycam.show") / "static" / name).read_text(encoding="utf-8")
+
+
+def _to_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _make_policy(style: str, scripts: Sequence[str]) -> str:
+    """What the page may load: its own style and scripts, known by their hashes, and the pictures within it."""
+
+    def sign(text: str) -> str:
+        return f"'sha256-{_to_base64(hashlib.sha256(text.encode()).digest())}'"
+
+    return (
+        f"default-src 'none'; img-src data:; style-src {sign(style)}; "
+        f"script-src {' '.join(map(sign, scripts))} data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _make_data(report: Report) -> dict[str, Any]:
+    """What the scripts read."""
+    return {
+        "classNames": report.class_names,
+        "colormaps": encode_colormaps(),
+        "bias": report.bias,
+        "entries": report.entries,
+        "counted": report.tally.photos,
+        "classMaps": {row["index"]: row["map"] for row in report.tally.rows() if row["map"]},
+        "findings": [
+            {"id": found["id"], "class": found["class_index"], "photos": found["photos"]}
+            for found in _list_findings(report)
+        ],
+    }
+
+
+def describe_model(report: Report) -> list[str]:
+    """Sentences: what the model is."""
+    names = report.class_names
+    listed = ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:8])} and {len(names) - 8:,} more"
+    facts = [f"It tells {len(names):,} classes apart: {listed}." if len(names) > 1 else f"It scores {names[0]}."]
+    if (run := report.summary) is not None:
+        facts.append(
+            f"It is {run['backbone']} with a {run['head']} head, trained on {run['data']['train']:,} photos; "
+            f"{run['data']['val']:,} were held out."
+        )
+    sizes = {tuple(entry["maps"]["shape"][1:]) for entry in report.entries}
+    if len(sizes) == 1:
+        height, width = sizes.pop()
+        about = "a map's mean and the class's bias add up to the score, exactly"
+        if report.bias is None:
+            about = f"made by {report.record['method']}, they say where the score comes from, not how much of it"
+        facts.append(f"Its maps have {height} × {width} cells; {about}.")
+    return facts
+
+
+def describe_score(report: Report) -> dict[str, Any] | None:
+    """How good the model is on the labelled photos; None without labels."""
+    tally = report.tally
+    if not tally.labelled:
+        return None
+    low, high = find_interval(tally.right, tally.labelled)
+    return {
+        "accuracy": tally.right / tally.labelled,
+        "low": low,
+        "high": high,
+        "photos": tally.labelled,
+        "wrong": tally.labelled - tally.right,
+        "top5": tally.top5 / tally.labelled if len(report.class_names) > MATRIX_CLASSES else None,
+        "note": (report.summary or {}).get("val_note", ""),
+    }
+
+
+def _list_findings(report: Report) -> list[dict[str, Any]]:
+    """The findings, most serious first, with the entries of their evidence photos."""
+    rows = []
+    found = sorted((report.audit or {}).get("findings", ()), key=lambda one: (-one["severity"], -one["certainty"]))
+    index = {name: k for k, name in enumerate(report.class_names)}
+    for number, one in enumerate(found):
+        region = one["region"] or {}
+        photos = [
+            {
+                "entry": report.evidence.get(photo["path"]),
+                "path": photo["path"],
+                "note": photo["note"],
+                "boxes": photo["boxes"] or region.get("boxes") or [],
+            }
+            for photo in one["photos"][:EVIDENCE_PHOTOS]
+        ]
+        about = {"id": f"finding-{number + 1}", "photos": photos, "class_index": index.get(one["class"])}
+        rows.append({**one, **about, "kind_told": KINDS.get(one["kind"], one["kind"])})
+    return rows
+
+
+def make_curve(epochs: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any] | None:
+    """Training and validation by epoch as points of a picture `_CURVE_SIZE`; None with fewer than two epochs."""
+    if len(epochs) < 2:
+        return None
+    width, height = _CURVE_SIZE
+    lines = {split: [float(epoch[f"{split}_{name}"]) for epoch in epochs] for split in ("train", "val")}
+    values = [value for line in lines.values() for value in line]
+    low, high = (min(values), 1.0) if name == "accuracy" else (0.0, max(values))
+    span = (high - low) or 1.0
+
+    def place(line: Sequence[float]) -> str:
+        steps = len(line) - 1
+        return " ".join(f"{i / steps * width:.1f},{(high - v) / span * height:.1f}" for i, v in enumerate(line))
+
+    best = max(range(len(epochs)), key=lambda i: (epochs[i]["val_accuracy"], -epochs[i]["val_loss"]))
+    return {
+        "name": name,
+        "unit": "share of photos" if name == "accuracy" else "cross entropy, nats",
+        "low": low,
+        "high": high,
+        "width": width,
+        "height": height,
+        "lines": {split: place(line) for split, line in lines.items()},
+        "best": best + 1,
+        "best_x": best / (len(epochs) - 1) * width,
+        "best_value": lines["val"][best],
+        "epochs": len(epochs),
+    }
+
+
+def _make_confusion(report: Report) -> dict[str, Any] | None:
+    """The matrix, truth in rows; of many classes, the most frequent confusions."""
+    pairs, names = report.tally.pairs, report.class_names
+    if not pairs:
+        return None
+    if len(names) > MATRIX_CLASSES:
+        wrong = [(count, truth, predicted) for (truth, predicted), count in pairs.items() if truth != predicted]
+        return {"matrix": None, "pairs": sorted(wrong, key=lambda one: (-one[0], *one[1:]))[:_LISTED_CONFUSIONS]}
+    matrix = []
+    for truth in range(len(names)):
+        total = sum(pairs[truth, predicted] for predicted in range(len(names)))
+        counts = [pairs[truth, predicted] for predicted in range(len(names))]
+        matrix.append([{"count": c, "shade": round(10 * (c / total) ** 0.5) if total else 0} for c in counts])
+    return {"matrix": matrix, "pairs": []}
+
+
+def _make_quality(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The table of metrics and methods."""
+    if evaluation is None:
+        return None
+    methods = list(dict.fromkeys(row["method"] for row in evaluation["overall"] if not row["same_as"]))
+    cells = {(row["metric"], row["method"]): row for row in evaluation["overall"]}
+    baselines = {row["method"] for row in evaluation["overall"] if row["is_baseline"]}
+    rows = [
+        {"name": name, "better": about["better"], "paper": about["paper"], "cells": [cells[name, m] for m in methods]}
+        for name, about in evaluation["metrics"].items()
+    ]
+    return {
+        "methods": methods,
+        "baselines": baselines,
+        "rows": rows,
+        "photos": evaluation["photos"],
+        "command": evaluation["command"],
+    }
+
+
+def _tell_percent(share: float | None) -> str:
+    """A share in words of a hundred; small and large ones with one more digit, so that 100 means all."""
+    if share is None:
+        return "–"
+    text = f"{100 * share:.0f}"
+    digits = 1 if text in {"0", "100"} and share not in {0, 1} else 0
+    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def _tell_number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")

@@ -1,0 +1,281 @@
+/* The report's own behaviour: thumbnails, mistakes, filters, and the dialog with the viewer. */
+
+import { Viewer, bindTheme, decodeMaps, drawBoxes, findPeak, fitSize, make, paintHeat, resizeMap, tell, tellShare } from "whycam/viewer";
+
+const THUMB_PX = 160;
+const MISTAKES_AT_ONCE = 6;
+const find = (selector) => document.querySelector(selector);
+
+const data = JSON.parse(find("#data").textContent);
+const { classNames, entries, findings } = data;
+const byId = new Map(entries.map((entry) => [entry.id, entry]));
+const listed = entries.filter((entry) => !entry.isEvidence);
+const viewer = new Viewer(find("#viewer"), data);
+
+const isKnown = (entry) => entry.truth !== null;
+const predicted = (entry) => entry.classes[0];
+const isWrong = (entry) => isKnown(entry) && predicted(entry) !== entry.truth;
+const probability = (entry, classIndex) => entry.probabilities[entry.classes.indexOf(classIndex)] ?? 0;
+/** How far a photo is from being right: the named class's probability less the true one's. */
+const margin = (entry) => (isKnown(entry) ? probability(entry, predicted(entry)) - probability(entry, entry.truth) : 0);
+const badness = (entry) => (isKnown(entry) ? margin(entry) : 1 - entry.probabilities[0]) + (isWrong(entry) ? 1 : 0);
+const surest = (a, b) => b.probabilities[0] - a.probabilities[0];
+
+/** Draws when the element first comes near the screen, and before printing. */
+const drawings = new Map();
+const watcher = new IntersectionObserver((seen) => {
+  for (const { isIntersecting, target } of seen) if (isIntersecting) drawNow(target);
+}, { rootMargin: "400px" });
+
+function drawLater(element, draw) {
+  drawings.set(element, draw);
+  watcher.observe(element);
+}
+
+function drawNow(element) {
+  watcher.unobserve(element);
+  const draw = drawings.get(element);
+  drawings.delete(element);
+  if (draw) draw();
+}
+
+addEventListener("beforeprint", () => [...drawings.keys()].forEach(drawNow));
+
+/** The photo with the heat of a class, of a difference of two, or none; drawn late. */
+function makePicture(entry, { classIndex = null, versus = null, boxes = [], alt = "" }) {
+  const image = make("img", { className: "viewer-photo", alt, decoding: "async" });
+  const canvas = make("canvas", { className: "viewer-heat", ariaHidden: "true" });
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("class", "viewer-boxes");
+  const stage = make("span", { className: "viewer-stage thumb" }, image, canvas, svg);
+  stage.style.setProperty("--ratio", entry.width / entry.height);
+  drawLater(stage, () => {
+    image.src = entry.image;
+    if (boxes.length) drawBoxes(svg, boxes);
+    if (classIndex === null || !entry.classes.includes(classIndex)) return;
+    const maps = decodeMaps(entry);
+    const own = maps[entry.classes.indexOf(classIndex)];
+    const other = versus === null ? null : maps[entry.classes.indexOf(versus)];
+    const values = other ? own.map((value, i) => value - other[i]) : own;
+    const size = fitSize(entry, THUMB_PX);
+    [canvas.height, canvas.width] = size;
+    const isSigned = versus !== null;
+    const colors = viewer.colors[isSigned ? "RdBu_r" : "inferno"];
+    paintHeat(canvas, resizeMap(values, entry.maps.shape.slice(1), size), colors, { opacity: isSigned ? 0.85 : 0.6, isSigned });
+  });
+  return stage;
+}
+
+function describe(entry) {
+  const called = `${classNames[predicted(entry)]} ${tellShare(entry.probabilities[0])}`;
+  if (!isKnown(entry)) return [called, ""];
+  return isWrong(entry) ? [`✗ ${called}`, `is ${classNames[entry.truth]}`] : [`✓ ${called}`, ""];
+}
+
+/** A photo as a button that opens the viewer. */
+function makeCard(entry, { classIndex, boxes, note, list }) {
+  const [called, truth] = describe(entry);
+  const text = make("span", { className: `card-text ${isWrong(entry) ? "wrong" : ""}` },
+    make("span", {}, called), truth ? make("span", {}, truth) : null, note ? make("span", { className: "muted" }, note) : null);
+  const card = make("button", { type: "button", className: "card", title: entry.name },
+    make("span", { className: "tile" }, makePicture(entry, { classIndex, boxes })), text);
+  card.dataset.photo = entry.id;
+  card.addEventListener("click", () => open(entry, list(), classIndex));
+  return card;
+}
+
+/* The viewer's dialog. */
+
+const dialog = find("#viewer-dialog");
+let around = listed;
+
+function open(entry, list, classIndex = null) {
+  around = list;
+  viewer.show(entry);
+  if (classIndex !== null) viewer.choose(classIndex);
+  find("#viewer-title").textContent = `Photo ${around.indexOf(entry) + 1} of ${around.length}`;
+  find("#verdict").textContent = tellVerdict(entry);
+  if (!dialog.open) dialog.showModal();
+  history.replaceState(null, "", `#photo=${encodeURIComponent(entry.id)}`);
+}
+
+function tellVerdict(entry) {
+  const named = `Named ${classNames[predicted(entry)]} (${tellShare(entry.probabilities[0])})`;
+  if (!isKnown(entry)) return `${named}.`;
+  return isWrong(entry)
+    ? `${named}, which is wrong: it is ${classNames[entry.truth]} (${tellShare(probability(entry, entry.truth))}).`
+    : `${named}, which is right.`;
+}
+
+function step(by) {
+  const next = around[around.indexOf(viewer.entry) + by];
+  if (next) open(next, around);
+}
+
+function openLinked() {
+  const key = new URLSearchParams(location.hash.slice(1)).get("photo");
+  if (byId.has(key)) open(byId.get(key), byId.get(key).isEvidence ? [byId.get(key)] : shown());
+}
+
+find("#previous").addEventListener("click", () => step(-1));
+find("#next").addEventListener("click", () => step(1));
+find("#close").addEventListener("click", () => dialog.close());
+dialog.addEventListener("close", () => history.replaceState(null, "", " "));
+addEventListener("hashchange", openLinked);
+document.addEventListener("keydown", (event) => {
+  if (!dialog.open || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input[type=range], select")) return;
+  if (event.key === "ArrowLeft") step(-1);
+  else if (event.key === "ArrowRight") step(1);
+  else if (!viewer.press(event.key)) return;
+  event.preventDefault();
+});
+
+/* What to worry about. */
+
+for (const finding of findings) {
+  const photos = finding.photos.filter((photo) => byId.has(photo.entry));
+  const members = photos.map((photo) => byId.get(photo.entry));
+  const box = document.getElementById(finding.id).querySelector(".evidence");
+  box.prepend(...photos.map((photo) => {
+    const entry = byId.get(photo.entry);
+    const classIndex = finding.class !== null && entry.classes.includes(finding.class) ? finding.class : predicted(entry);
+    return makeCard(entry, { classIndex, boxes: photo.boxes, note: photo.note, list: () => members });
+  }));
+}
+
+/* The worst mistakes: three maps and one sentence each. */
+
+const mistakes = listed.filter(isWrong).sort((a, b) => margin(b) - margin(a));
+
+function makeMistake(entry) {
+  const [wrong, right] = [predicted(entry), entry.truth];
+  const score = (classIndex) => entry.logits[entry.classes.indexOf(classIndex)];
+  const gap = score(wrong) - score(right);
+  const picture = (caption, options) => make("figure", {}, makePicture(entry, options), make("figcaption", {}, caption));
+  const pictures = make("button", { type: "button", className: "trio", ariaLabel: `Open ${entry.name}` },
+    picture(`for ${classNames[wrong]}`, { classIndex: wrong }),
+    picture(`for ${classNames[right]}`, { classIndex: right }),
+    picture("the difference", { classIndex: wrong, versus: right }));
+  pictures.addEventListener("click", () => {
+    open(entry, mistakes);
+    viewer.setVersus(right);
+  });
+  return make("article", { className: "mistake" }, pictures, make("p", {},
+    make("b", {}, `Named ${classNames[wrong]} (${tellShare(entry.probabilities[0])})`), ", is ",
+    make("b", {}, `${classNames[right]} (${tellShare(probability(entry, right))})`), `. The scores differ by ${tell(gap)}.`,
+    make("span", { className: "path" }, entry.name)));
+}
+
+function addMistakes() {
+  const list = find("#mistake-list");
+  const done = list.children.length;
+  list.append(...mistakes.slice(done, done + MISTAKES_AT_ONCE).map(makeMistake));
+  find("#more-mistakes").hidden = list.children.length >= mistakes.length;
+}
+
+if (mistakes.length && find("#mistake-list")) {
+  addMistakes();
+  find("#more-mistakes").addEventListener("click", addMistakes);
+}
+
+/* Class by class. */
+
+for (const cell of document.querySelectorAll(".class-map")) {
+  const map = data.classMaps[cell.dataset.class];
+  if (map) {
+    const canvas = make("canvas", { width: 72, height: 72, role: "img" });
+    const peak = findPeak(map.values, false);
+    canvas.ariaLabel = `Mean map; its hottest cell has ${tell(peak)} times the average`;
+    cell.append(canvas, make("span", { className: "muted" }, `peak ${tell(peak)}×`));
+    drawLater(canvas, () => paintWhole(canvas, map));
+  }
+}
+
+/** The map alone, on black, as pictures of maps are drawn on disk. */
+function paintWhole(canvas, map) {
+  const size = [canvas.height, canvas.width];
+  const values = resizeMap(map.values, map.shape, size);
+  const peak = findPeak(values, false) || 1;
+  const picture = new ImageData(canvas.width, canvas.height);
+  values.forEach((value, i) => {
+    const level = Math.floor((Math.max(0, value) / peak) * 255 + 0.5);
+    picture.data.set([...viewer.colors.inferno.subarray(3 * level, 3 * level + 3), 255], 4 * i);
+  });
+  canvas.getContext("2d").putImageData(picture, 0, 0);
+}
+
+for (const cell of document.querySelectorAll(".class-example")) {
+  const classIndex = Number(cell.dataset.class);
+  const own = listed.filter((entry) => (entry.truth ?? predicted(entry)) === classIndex);
+  const example = own.filter((entry) => !isWrong(entry)).sort(surest)[0] ?? own[0];
+  if (example) cell.append(makeCard(example, { classIndex, list: () => own }));
+}
+
+/* Search and filters. */
+
+const filters = find("#filters");
+const gallery = find("#gallery");
+const cards = new Map();
+
+function fillClasses(select, indices) {
+  const names = [...indices].sort((a, b) => classNames[a].localeCompare(classNames[b]));
+  select.replaceChildren(make("option", { value: "" }, "any"), ...names.map((k) => make("option", { value: String(k) }, classNames[k])));
+}
+
+fillClasses(filters.truth, new Set(listed.filter(isKnown).map((entry) => entry.truth)));
+fillClasses(filters.predicted, new Set(listed.map(predicted)));
+
+const orders = {
+  worst: (a, b) => badness(b) - badness(a),
+  sure: surest,
+  name: (a, b) => a.name.localeCompare(b.name),
+};
+
+function shown() {
+  const { text, truth, predicted: named, outcome, finding, order } = Object.fromEntries(new FormData(filters));
+  const words = text.toLowerCase();
+  const evidence = finding ? findings.find((one) => one.id === finding).photos.map((photo) => photo.entry) : null;
+  const isShown = (entry) =>
+    (!words || [entry.name, classNames[predicted(entry)], classNames[entry.truth] ?? ""].some((one) => one.toLowerCase().includes(words)))
+    && (!truth || entry.truth === Number(truth))
+    && (!named || predicted(entry) === Number(named))
+    && (!outcome || (isKnown(entry) && isWrong(entry) === (outcome === "wrong")))
+    && (!evidence || evidence.includes(entry.id));
+  return (evidence ? entries : listed).filter(isShown).sort(orders[order]);
+}
+
+function filter() {
+  const found = shown();
+  gallery.classList.toggle("plain", !filters.heat.checked);
+  gallery.replaceChildren(...found.map((entry) => {
+    if (!cards.has(entry)) cards.set(entry, makeCard(entry, { classIndex: predicted(entry), list: shown }));
+    return cards.get(entry);
+  }));
+  const sample = data.counted > listed.length ? ` (of ${data.counted} photos: mistakes first, then a sample; the figures above count all)` : "";
+  find("#count").textContent = `${found.length} of ${listed.length} photos${sample}.`;
+}
+
+/** Shows in the list what a cell, a class or a finding stands for. */
+function choose(wanted) {
+  filters.reset();
+  Object.entries(wanted).forEach(([name, value]) => { filters[name].value = value; });
+  filter();
+  find("#photos").scrollIntoView();
+  find("#count").focus({ preventScroll: true });
+}
+
+filters.addEventListener("input", filter);
+filters.addEventListener("submit", (event) => event.preventDefault());
+filters.addEventListener("reset", () => setTimeout(filter));
+for (const button of document.querySelectorAll("main button:is([data-truth], [data-predicted])")) {
+  const { truth = "", predicted: named = "" } = button.dataset;
+  button.addEventListener("click", () => choose({ truth, predicted: named }));
+}
+for (const button of document.querySelectorAll("[data-filter-finding]")) {
+  button.hidden = !findings.find((one) => one.id === button.dataset.filterFinding).photos.some((photo) => byId.has(photo.entry));
+  button.addEventListener("click", () => choose({ finding: button.dataset.filterFinding }));
+}
+
+bindTheme(find("#theme"));
+filter();
+openLinked();

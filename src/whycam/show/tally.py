@@ -1,0 +1,132 @@
+"""Tally: what the report says of all photos together, counted photo by photo, so that none has to be kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+
+from whycam.reading import Reading
+
+LEVEL = 0.95
+TOP = 5
+
+
+@dataclass
+class ClassHeat:
+    """Where the heat of one class's own photos lies: each photo's positive part over its sum, so all count the same."""
+
+    photos: int = 0
+    border: float = 0.0
+    shares: np.ndarray | None = None
+
+    def add(self, values: np.ndarray) -> None:
+        """Adds one map (h, w); one without a positive value says nothing."""
+        heat = np.nan_to_num(values, posinf=0).clip(0).astype(np.float64)
+        if not heat.any():
+            return
+        shares = heat / heat.sum()
+        self.photos += 1
+        self.border += float(shares[~find_inner(shares.shape)].sum())
+        self.shares = shares if self.shares is None else self.shares + shares
+
+
+def find_inner(shape: tuple[int, ...]) -> np.ndarray:
+    """(h, w) bool: the cells that do not touch the photo's border."""
+    inner = np.zeros(shape, dtype=bool)
+    inner[1:-1, 1:-1] = True
+    return inner
+
+
+@dataclass
+class Tally:
+    """Counts over photos with a known class, and where the heat lies.
+
+    Attributes:
+        classes: K.
+        pairs: (truth, predicted) -> photos.
+        top5: photos whose class is among the first five.
+        unlabelled: photos of no known class.
+        heats: class -> its heat, over the photos of that class (over those called so, where no class is known).
+    """
+
+    classes: int
+    pairs: Counter[tuple[int, int]] = field(default_factory=Counter)
+    top5: int = 0
+    unlabelled: int = 0
+    heats: dict[int, ClassHeat] = field(default_factory=dict)
+
+    def add(self, reading: Reading, truth: int | None) -> None:
+        """Counts one photo."""
+        if truth is None:
+            self.unlabelled += 1
+        else:
+            self.pairs[truth, reading.predicted] += 1
+            self.top5 += int((reading.logits > reading.logits[truth]).sum() < TOP)
+        of = reading.predicted if truth is None else truth
+        row = np.flatnonzero(reading.targets == of)
+        if len(row):
+            self.heats.setdefault(of, ClassHeat()).add(reading.maps[row[0]])
+
+    @property
+    def photos(self) -> int:
+        """All that were counted."""
+        return self.labelled + self.unlabelled
+
+    @property
+    def labelled(self) -> int:
+        """Photos of a known class."""
+        return self.pairs.total()
+
+    @property
+    def right(self) -> int:
+        """Those that the model names rightly."""
+        return sum(count for (truth, predicted), count in self.pairs.items() if truth == predicted)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each class that has photos or is named, the least accurate first."""
+        of_class, named = Counter[int](), Counter[int]()
+        for (truth, predicted), count in self.pairs.items():
+            of_class[truth] += count
+            named[predicted] += count
+        rows = []
+        for k in sorted({*of_class, *named, *self.heats}):
+            right, heat = self.pairs[k, k], self.heats.get(k, ClassHeat())
+            row: dict[str, Any] = {
+                "index": k,
+                "photos": of_class[k],
+                "accuracy": make_share(right, of_class[k]),
+                "named": named[k],
+                "precision": make_share(right, named[k]),
+                "border": heat.border / heat.photos if heat.photos else None,
+                "heat_photos": heat.photos,
+                "map": None,
+            }
+            if heat.shares is not None:
+                even = heat.shares.size / heat.photos
+                values = [round(float(v), 4) for v in (heat.shares * even).ravel()]
+                row["map"] = {"shape": list(heat.shares.shape), "values": values}
+            rows.append(row)
+        return sorted(
+            rows, key=lambda row: (row["accuracy"] is None, row["accuracy"] or 0, -row["photos"], -row["heat_photos"])
+        )
+
+    @property
+    def even_border(self) -> float | None:
+        """The share of heat on the border cells if it lay evenly: that of the cells themselves."""
+        shapes = [heat.shares.shape for heat in self.heats.values() if heat.shares is not None]
+        return float(1 - find_inner(shapes[0]).mean()) if shapes else None
+
+
+def make_share(part: int, whole: int) -> float | None:
+    """None where there is nothing to divide."""
+    return part / whole if whole else None
+
+
+def find_interval(part: int, whole: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson)."""
+    found = binomtest(part, whole).proportion_ci(LEVEL, method="wilson")
+    return float(found.low), float(found.high)
