@@ -1,0 +1,106 @@
+"""The app under load on loopback: requests by many clients at once, their times, and the server's memory.
+
+`python benchmarks/serve.py` writes results/serve.md and .json. WHYCAM_DATA/flowers/val has the photos; each request
+sends one of them as it lies on the disk, and gets prediction, ten maps and boxes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from itertools import cycle, islice
+from pathlib import Path
+
+import httpx2
+import numpy as np
+from common import RESULTS, save, write_table
+
+MB = 1024**2
+
+
+def read_memory_mb(process: int) -> float:
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024 / MB  # type: ignore[index]
+
+
+async def send_all(address: str, photos: list[Path], count: int, at_once: int) -> tuple[list[float], int]:
+    """Seconds of each request, and how many failed."""
+    times: list[float] = []
+    failures = 0
+    waiting = islice(cycle(photos), count)
+    data = {path: path.read_bytes() for path in photos}
+
+    async def work(client: httpx2.AsyncClient) -> None:
+        nonlocal failures
+        for path in waiting:
+            start = time.perf_counter()
+            answer = await client.post(f"{address}/api/explain", files=[("files", (path.name, data[path]))])
+            times.append(time.perf_counter() - start)
+            results = answer.json().get("results") if answer.status_code == 200 else None
+            failures += results is None or results[0]["entry"] is None
+
+    async with httpx2.AsyncClient(timeout=60) as client:
+        await asyncio.gather(*(work(client) for _ in range(at_once)))
+    return times, failures
+
+
+def measure(address: str, server: int, photos: list[Path], args: argparse.Namespace) -> list[dict[str, float]]:
+    asyncio.run(send_all(address, photos, args.requests // 5, args.at_once))
+    rounds = []
+    for _ in range(args.rounds):
+        before, start = read_memory_mb(server), time.perf_counter()
+        times, failures = asyncio.run(send_all(address, photos, args.requests, args.at_once))
+        rounds.append(
+            {
+                "requests": len(times),
+                "failures": failures,
+                "requests_a_second": len(times) / (time.perf_counter() - start),
+                "p50_ms": 1000 * float(np.percentile(times, 50)),
+                "p99_ms": 1000 * float(np.percentile(times, 99)),
+                "memory_before_mb": before,
+                "memory_after_mb": read_memory_mb(server),
+            }
+        )
+    return rounds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="imagenet")
+    parser.add_argument("--photos", type=Path, default=Path(os.environ.get("WHYCAM_DATA", ".")) / "flowers" / "val")
+    parser.add_argument("--requests", type=int, default=500)
+    parser.add_argument("--at-once", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    photos = sorted(args.photos.rglob("*.jpg"))
+    load = os.getloadavg()[0]
+    words = [sys.executable, "-m", "whycam", "serve", args.model, "--port", "0", "--rate", "0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = re.search(r"http://\S+", process.stdout.readline())
+        assert address is not None
+        rounds = measure(address[0], process.pid, photos, args)
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(30)
+    head = ["requests", "failures", "a second", "p50, ms", "p99, ms", "memory before, MB", "after, MB"]
+    lines = [
+        "# The app under load",
+        f"`python benchmarks/serve.py`: {args.requests} requests, {args.at_once} at a time, from the same machine,",
+        f"{args.rounds} rounds after {args.requests // 5} requests to warm up; {args.model}, {len(photos)} photos. "
+        f"Client and server share the cores, with others where the load average before ({load:.1f}) is not near 0. "
+        f"The server stopped at SIGTERM with exit code {code}.",
+        "",
+        *write_table(head, [list(found.values()) for found in rounds]),
+    ]
+    save("serve", lines, {"rounds": rounds, "exit_code": code, "load_average_before": load}, args.out)
+
+
+if __name__ == "__main__":
+    main()

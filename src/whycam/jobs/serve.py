@@ -1,0 +1,81 @@
+"""`whycam serve`: one model as a local web app, until it is told to stop."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from fastapi import FastAPI
+
+from whycam.config import ServeOptions
+from whycam.errors import UserError
+from whycam.explainer import load
+from whycam.show.app.desk import Desk
+from whycam.show.app.site import make_app
+
+_GRACE_S = 5
+
+
+def serve(model_name: str, options: ServeOptions, tell: Callable[[str], None]) -> None:
+    """Serves until SIGINT or SIGTERM; requests under way are finished first.
+
+    Args:
+        model_name: see `whycam.load`.
+        options: where, and the limits.
+        tell: is given a line with the address, as soon as it answers.
+
+    Raises:
+        UserError: an unknown model, one that no method explains, or an address that can't be listened at.
+    """
+    with listen(options.host, options.port) as door:
+        # Before the model, which takes seconds: a port in use is told at once.
+        model = load(model_name, device=options.device, engine="torch")
+        with Desk(model) as desk:
+            server = uvicorn.Server(configure(make_app(desk, options)))
+            # uvicorn stops at these signals and then raises them again: to stop is what was asked for, and no fault.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: None)
+            door.listen()
+            tell(f"WhyCAM shows {model_name} at {describe_address(door)} - Ctrl+C stops it")
+            server.run(sockets=[door])
+
+
+def configure(app: FastAPI) -> uvicorn.Config:
+    """How the app is run: quietly, and without trust in what clients say of themselves."""
+    return uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        # A header must not choose whose rate a request counts to.
+        proxy_headers=False,
+        ws="none",
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to the address.
+
+    Raises:
+        UserError: the port is in use, or the address is not this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        door = socket.socket(family, kind, protocol)
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        door.bind(address)
+    except OSError as error:
+        raise UserError(
+            f"Can't listen at {host}, port {port}: {error.strerror}; expected a free port at an address of this "
+            "machine. Give another --port (0 takes a free one), or another --host."
+        ) from None
+    return door
+
+
+def describe_address(door: socket.socket) -> str:
+    """The address to open in a browser."""
+    host, port = door.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

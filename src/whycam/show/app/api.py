@@ -1,0 +1,273 @@
+"""The JSON API. Add a call as one function here; the page /docs lists it by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+from fastapi import APIRouter, Depends, Form, HTTPException, Request, UploadFile
+from fastapi.responses import Response
+
+from whycam import __version__, render
+from whycam.config import ServeOptions
+from whycam.errors import UserError
+from whycam.localize import BOX_THRESHOLD
+from whycam.model.classifier import GapClassifier
+from whycam.reading import Reading
+from whycam.show.app.answers import (
+    BadFile,
+    BoxAnswer,
+    Boxes,
+    ClassBoxes,
+    ClassScore,
+    Entry,
+    ErrorAnswer,
+    Health,
+    LimitsAnswer,
+    MethodAnswer,
+    ModelAnswer,
+    Reason,
+    Result,
+    Results,
+)
+from whycam.show.app.desk import Desk, Question
+from whycam.show.app.guard import MB
+from whycam.show.app.uploads import Shot, decode_upload
+from whycam.show.entries import encode_colormaps, make_entry
+from whycam.targets import resolve_target
+
+T = TypeVar("T")
+_QUALITY = 92
+FAULTS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": words}
+    for status, words in {
+        400: "The body is not a form.",
+        403: "A foreign host or page.",
+        413: "The upload is too large.",
+        422: "A file, a class or a method is not what was expected.",
+        429: "Too many requests.",
+    }.items()
+}
+
+api = APIRouter(prefix="/api")
+
+
+class BadFilesError(Exception):
+    """Not one of a request's files could be explained."""
+
+    def __init__(self, files: list[BadFile]) -> None:
+        super().__init__(files[0].reason)
+        self.files = files
+
+
+def get_desk(request: Request) -> Desk:
+    """The app's desk."""
+    desk: Desk = request.app.state.desk
+    return desk
+
+
+def get_options(request: Request) -> ServeOptions:
+    """The app's options."""
+    options: ServeOptions = request.app.state.options
+    return options
+
+
+def read_question(
+    desk: Annotated[Desk, Depends(get_desk)],
+    target: Annotated[str, Form(max_length=200, description="predicted, top:N, all, or a class name or index")] = (
+        "predicted"
+    ),
+    versus: Annotated[str, Form(max_length=200, description="a second class: why this one and not that one")] = "",
+    method: Annotated[str, Form(max_length=50, description="one of the model's methods; else its first")] = "",
+) -> Question:
+    """The form's question, checked."""
+    return desk.check(Question(target, versus, method))
+
+
+DeskHere = Annotated[Desk, Depends(get_desk)]
+OptionsHere = Annotated[ServeOptions, Depends(get_options)]
+QuestionHere = Annotated[Question, Depends(read_question)]
+
+
+@api.get("/health")
+async def health(desk: DeskHere) -> Health:
+    """That the server lives, and which model it serves."""
+    return Health(status="ok", model=desk.model.name, version=__version__)
+
+
+@api.get("/model")
+async def model(desk: DeskHere, options: OptionsHere) -> ModelAnswer:
+    """Classes, map methods, how exact the maps are, colours and limits."""
+    network, about = desk.model.network, desk.model.origin
+    return ModelAnswer(
+        name=desk.model.name,
+        class_names=list(desk.model.class_names),
+        bias=network.classifier.bias.tolist() if isinstance(network, GapClassifier) else None,
+        identity_error=about.get("identity_error"),
+        methods=[MethodAnswer(name=m.name, differs=m.differs, cost=m.cost, paper=m.paper) for m in desk.methods],
+        engine="torch" if desk.engine is None else f"onnxruntime {desk.engine.card.versions['onnxruntime']}",
+        record={**about, "preprocess": desk.model.preprocess.model_dump()},
+        colormaps=encode_colormaps(),
+        defaults={"colormap": render.COLORMAP_POSITIVE, "opacity": render.ALPHA},
+        limits=LimitsAnswer(
+            upload_bytes=options.max_upload_mb * MB,
+            pixels=options.max_pixels,
+            files=options.max_files,
+            rate=options.rate,
+        ),
+    )
+
+
+@api.post("/explain", responses=FAULTS)
+async def explain(
+    desk: DeskHere,
+    options: OptionsHere,
+    question: QuestionHere,
+    files: list[UploadFile],
+    photo_px: Annotated[int, Form(ge=0, le=2048, description="longer side of the photo in the answer; 0: none")] = 0,
+) -> Results:
+    """Explains photos: prediction, scores, maps and boxes of each; a file that can't be read has its reason instead."""
+    if len(files) > options.max_files:
+        raise HTTPException(
+            413,
+            f"The request has {len(files)} files; expected {options.max_files} at the most. Send them in several "
+            "requests, or start the server with a larger --max-files.",
+        )
+
+    async def explain_file(key: str, file: UploadFile) -> Result:
+        try:
+            shot = await _take(desk, options, file, photo_px=photo_px)
+            return await desk.read(
+                shot, question, lambda reading: _make_result(reading, shot, question, key), with_best=True
+            )
+        except UserError as error:
+            return Result(file=file.filename or "", error=Reason(reason=str(error)))
+
+    results = await asyncio.gather(*(explain_file(str(i), file) for i, file in enumerate(files)))
+    bad = [BadFile(file=r.file, reason=r.error.reason) for r in results if r.error]
+    if len(bad) == len(results):
+        raise BadFilesError(bad)
+    return Results(results=results)
+
+
+@api.post("/overlay", responses=FAULTS | {200: {"content": {"image/jpeg": {}}}}, response_class=Response)
+async def overlay(
+    *,
+    desk: DeskHere,
+    options: OptionsHere,
+    question: QuestionHere,
+    file: UploadFile,
+    colormap: Annotated[str, Form(max_length=50, description="a colour map; else the one that fits")] = "",
+    opacity: Annotated[float, Form(ge=0, le=1, description="where the heat is strongest")] = render.ALPHA,
+    signed: Annotated[bool | None, Form(description="draw evidence against the class too")] = None,
+) -> Response:
+    """The photo at full size with the heat of one class on it, as JPEG."""
+    render.check_colormap(colormap or None)
+
+    def draw(reading: Reading) -> bytes:
+        record = reading.record if signed is None else {**reading.record, "draws_both_signs": signed}
+        picture = replace(reading, record=record).overlay(colormap=colormap or None, alpha=opacity)
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=_QUALITY)
+        return buffer.getvalue()
+
+    async with desk.large:
+        data = await _read_one(desk, options, question, file, draw, keep_photo=True)
+    return _make_download(data, "image/jpeg", "overlay.jpg")
+
+
+@api.post("/map", responses=FAULTS | {200: {"content": {"application/x-npy": {}}}}, response_class=Response)
+async def raw_map(desk: DeskHere, options: OptionsHere, question: QuestionHere, file: UploadFile) -> Response:
+    """The raw map of one class, float32 (h, w), as NumPy's .npy; of exact maps mean(map) + bias = logit."""
+
+    def pack(reading: Reading) -> bytes:
+        buffer = io.BytesIO()
+        np.save(buffer, reading.maps[0].astype(np.float32))
+        return buffer.getvalue()
+
+    return _make_download(await _read_one(desk, options, question, file, pack), "application/x-npy", "map.npy")
+
+
+@api.post("/boxes", responses=FAULTS)
+async def boxes(
+    desk: DeskHere,
+    options: OptionsHere,
+    question: QuestionHere,
+    file: UploadFile,
+    threshold: Annotated[float, Form(ge=0, lt=1, description="share of the map's maximum")] = BOX_THRESHOLD,
+) -> Boxes:
+    """Boxes around the evidence for one class, in photo pixels."""
+
+    def find(reading: Reading) -> Boxes:
+        width, height = reading.find_size()
+        return Boxes(
+            file=file.filename or "",
+            width=width,
+            height=height,
+            target=_describe_target(reading, 0, threshold),
+            threshold=threshold,
+        )
+
+    return await _read_one(desk, options, question, file, find)
+
+
+async def _take(
+    desk: Desk, options: ServeOptions, file: UploadFile, *, photo_px: int = 0, keep_photo: bool = False
+) -> Shot:
+    return await desk.decode(
+        lambda: decode_upload(
+            file.file,
+            file.filename or "",
+            desk.model.preprocess,
+            max_pixels=options.max_pixels,
+            photo_px=photo_px,
+            keep_photo=keep_photo,
+        )
+    )
+
+
+async def _read_one(
+    desk: Desk,
+    options: ServeOptions,
+    question: Question,
+    file: UploadFile,
+    use: Callable[[Reading], T],
+    *,
+    keep_photo: bool = False,
+) -> T:
+    """What `use` makes of one class's map of one photo."""
+    return await desk.read(await _take(desk, options, file, keep_photo=keep_photo), question, use)
+
+
+def _make_result(reading: Reading, shot: Shot, question: Question, key: str) -> Result:
+    asked = resolve_target(question.target, reading.logits[None], reading.class_names).shape[1]
+    entry = make_entry(reading, key, shot.name, image=shot.address)
+    return Result(
+        file=shot.name,
+        prediction=ClassScore(**_describe_class(reading, reading.predicted)),
+        targets=[_describe_target(reading, t, BOX_THRESHOLD) for t in range(asked)],
+        entry=Entry.model_validate(entry),
+        record=dict(reading.record),
+    )
+
+
+def _describe_class(reading: Reading, index: int) -> dict[str, Any]:
+    return {
+        "index": index,
+        "name": reading.name(index),
+        "logit": float(reading.logits[index]),
+        "probability": float(reading.probabilities[index]),
+    }
+
+
+def _describe_target(reading: Reading, t: int, threshold: float) -> ClassBoxes:
+    found = [BoxAnswer(**asdict(box)) for box in reading.boxes(t, threshold=threshold)]
+    return ClassBoxes(**_describe_class(reading, int(reading.targets[t])), boxes=found)
+
+
+def _make_download(data: bytes, kind: str, name: str) -> Response:
+    return Response(data, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})

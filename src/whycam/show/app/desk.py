@@ -1,0 +1,204 @@
+"""The desk: one loaded model, asked by many at once; decoding, exact maps and all other methods have their threads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypeVar
+
+import numpy as np
+
+from whycam.cam.registry import Method, Needs, get_method, iter_methods
+from whycam.errors import UserError, make_unknown_name
+from whycam.explainer import Model, make_engine
+from whycam.model.engine import find_engine
+from whycam.reader import EngineReader
+from whycam.reading import Reading
+from whycam.show.app.batching import AnsweredEngine, BatchedEngine
+from whycam.show.app.uploads import Shot
+from whycam.targets import find_class, resolve_target
+
+T = TypeVar("T")
+log = logging.getLogger("whycam.serve")
+
+BEST = 10
+# Maps that one request may ask for of a photo.
+_MOST_EXACT, _MOST_OTHERS = 200, 10
+_WAITING = 32
+# Kinds of methods that take seconds, not minutes, the preferred first.
+_KINDS: tuple[Needs, ...] = ("linear head", "gradients", "features", "attention")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a photo.
+
+    Attributes:
+        target: predicted, top:N, all, or a class name or index.
+        versus: a second class, or empty.
+        method: empty takes the first of `Desk.methods`.
+    """
+
+    target: str = "predicted"
+    versus: str = ""
+    method: str = ""
+
+
+class Desk:
+    """A model that answers questions about photos, from a thread pool for each kind of work.
+
+    Attributes:
+        model: as loaded.
+        engine: its exported graph, batched; None where it has no exact maps, or computes on a GPU.
+        methods: those that work for it, the default first.
+        large: held by who keeps a photo at full size until it is answered.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.engine = _open_engine(model)
+        self.model = replace(model, engine=self.engine)
+        self.methods = find_methods(model)
+        cores = os.cpu_count() or 1
+        # Few decode at a time: a photo at full size is large. Many wait for the engine: they make its batches.
+        self._decoders = ThreadPoolExecutor(max(2, min(4, cores)), "whycam-decode")
+        self._readers = ThreadPoolExecutor(_WAITING, "whycam-read")
+        self.large = asyncio.Semaphore(4)
+        # A network changes its state while a method runs: one at a time.
+        self._network = ThreadPoolExecutor(1, "whycam-network")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the threads once their work is done."""
+        for pool in (self._decoders, self._readers, self._network):
+            pool.shutdown(cancel_futures=True)
+        if self.engine is not None:
+            self.engine.close()
+
+    async def decode(self, work: Callable[[], T]) -> T:
+        """The result of work that holds a photo at full size."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+
+    async def read(self, shot: Shot, question: Question, use: Callable[[Reading], T], *, with_best: bool = False) -> T:
+        """What `use` makes, in a thread, of the maps of the asked classes.
+
+        Args:
+            shot: the photo.
+            question: checked by `check`.
+            use: of the reading, whose first targets are those that were asked for.
+            with_best: the ten best classes too, where their maps cost nothing.
+
+        Raises:
+            UserError: the method can't explain it after all, or scores that are no numbers.
+        """
+        pool = self._readers if self._is_exact(question) and self.engine else self._network
+        return await asyncio.get_running_loop().run_in_executor(
+            pool, lambda: use(self._read(shot, question, with_best=with_best))
+        )
+
+    def check(self, question: Question) -> Question:
+        """The question with its method named.
+
+        Raises:
+            UserError: an unknown class or method, or more maps than one request may ask for.
+        """
+        names, known = self.model.class_names, [method.name for method in self.methods]
+        asked = replace(question, method=question.method or known[0])
+        if asked.method not in known:
+            raise make_unknown_name("method", asked.method, known)
+        # Any logits do: words are checked alike for all photos.
+        count = resolve_target(asked.target, np.zeros((1, len(names))), names).shape[1]
+        most = _MOST_EXACT if self._is_exact(asked) else _MOST_OTHERS
+        if count > most:
+            raise UserError(
+                f"Target {asked.target!r} asks for {count} maps; expected {most} at the most in one request. "
+                f"Ask for top:{most}, or for one class after the other."
+            )
+        if asked.versus:
+            self._check_pair(asked)
+        return asked
+
+    def _check_pair(self, question: Question) -> None:
+        names, word = self.model.class_names, question.target
+        other = find_class(question.versus, names)
+        is_several = word in {"predicted", "all"} or word.startswith("top:")
+        if not is_several and find_class(word, names) == other:
+            raise UserError(
+                f"The class {names[other]!r} is asked for against itself; expected two classes. Give another versus."
+            )
+
+    def _is_exact(self, question: Question) -> bool:
+        return get_method(question.method).needs == "linear head"
+
+    def _read(self, shot: Shot, question: Question, *, with_best: bool) -> Reading:
+        pixels, versus = shot.pixels[None], question.versus or None
+        reading: Reading
+        if not self._is_exact(question):
+            why: Any = self.model.explain_pixels(pixels, question.target, question.method, versus=versus)
+            reading = why.reading()
+        elif self.engine is not None:
+            answer = self.engine(pixels)
+            once, name = AnsweredEngine(self.engine, answer), self.model.name
+            classes = self._choose(question, answer.logits, with_best=with_best)
+            reading = EngineReader(once, name, classes, versus)(pixels, [None])[0]
+            # Of the classes that were not asked for, nobody wants to be told that their maps are blank.
+            asked = EngineReader(once, name, question.target, versus)(pixels, [None])[0]
+            reading = replace(reading, notes=asked.notes)
+        else:
+            first: Any = self.model.explain_pixels(pixels, None, question.method)
+            classes = self._choose(question, first.logits.cpu().numpy(), with_best=with_best)
+            why = self.model.explain_pixels(pixels, classes, question.method, versus=versus)
+            reading = why.reading()
+        if not np.isfinite(reading.logits).all():
+            raise UserError(
+                f"The scores of {shot.name!r} are not finite; expected numbers. Look for NaN in the model's weights."
+            )
+        record = {**reading.record, "target": question.target}
+        return replace(reading, photo=shot.photo, size_px=shot.size_px, record=record)
+
+    def _choose(self, question: Question, logits: np.ndarray, *, with_best: bool) -> list[int]:
+        names = self.model.class_names
+        asked = resolve_target(question.target, logits, names)[0].tolist()
+        if not with_best:
+            return list(asked)
+        best = (-logits[0]).argsort(kind="stable")[:BEST].tolist()
+        against = find_class(question.versus, names) if question.versus else None
+        return list(dict.fromkeys([*asked, *(k for k in best if k != against)]))
+
+
+def _open_engine(model: Model) -> BatchedEngine | None:
+    if model.no_exact_map or model.device.type != "cpu":
+        return None
+    try:
+        return BatchedEngine(make_engine(model, find_engine(model.name)).path)
+    except (UserError, OSError) as error:
+        log.warning("Explaining with torch: %s", error)
+        return None
+
+
+def find_methods(model: Model) -> tuple[Method, ...]:
+    """The methods that give maps of this model within seconds, exact ones first; one of each kind is tried.
+
+    Raises:
+        UserError: there is none.
+    """
+    side = model.preprocess
+    noise = np.random.default_rng(0).integers(0, 256, (1, 3, side.height_px, side.width_px), dtype=np.uint8)
+    every, faults, found = list(iter_methods()), [], []
+    for kind in _KINDS:
+        # A contrast is cam with a second class.
+        of_kind = [method for method in every if method.needs == kind and method.name != "contrast"]
+        try:
+            model.explain_pixels(noise, None, of_kind[0].name)
+        except UserError as error:
+            faults.append(str(error))
+        else:
+            found += of_kind
+    if not found:
+        raise UserError(f"No map method works for {model.name!r}. {faults[0]}")
+    return tuple(found)

@@ -1,0 +1,122 @@
+"""The app of one model: its page, the JSON API and the API's own description, all from this machine."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.templating import Jinja2Templates
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from whycam import __version__
+from whycam.config import ServeOptions
+from whycam.data.samples import write_samples
+from whycam.errors import UserError
+from whycam.show.app.answers import BadFile, ErrorAnswer, Fault
+from whycam.show.app.api import BadFilesError, api
+from whycam.show.app.desk import Desk
+from whycam.show.app.guard import MB, Guard, is_loopback
+
+_SHOW = Path(__file__).parents[1]
+_STATIC = ("viewer.js", "viewer.css", "app.js", "app.css")
+_SAMPLES = ("cat.png", "espresso.png", "rocket.jpg", "motorcycle.png")
+
+pages = APIRouter(include_in_schema=False)
+templates = Jinja2Templates(_SHOW / "templates")
+
+
+def make_app(desk: Desk, options: ServeOptions) -> FastAPI:
+    """The app; the desk is closed by who opened it."""
+
+    @asynccontextmanager
+    async def live(app: FastAPI) -> AsyncIterator[None]:
+        with tempfile.TemporaryDirectory() as folder:
+            app.state.samples = Path(folder)
+            write_samples(app.state.samples)
+            yield
+
+    app = FastAPI(
+        title="WhyCAM",
+        version=__version__,
+        description="Class activation maps of photos, by one model.",
+        lifespan=live,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.desk, app.state.options = desk, options
+    app.include_router(api)
+    app.include_router(pages)
+    app.add_middleware(
+        Guard, max_bytes=options.max_upload_mb * MB, rate=options.rate, is_local=is_loopback(options.host)
+    )
+    _handle_errors(app)
+    return app
+
+
+def _handle_errors(app: FastAPI) -> None:
+    @app.exception_handler(StarletteHTTPException)
+    async def tell_status(_: Request, error: StarletteHTTPException) -> JSONResponse:
+        return _make_error(error.status_code, str(error.detail), headers=error.headers)
+
+    @app.exception_handler(UserError)
+    async def tell_user(_: Request, error: UserError) -> JSONResponse:
+        return _make_error(422, str(error))
+
+    @app.exception_handler(BadFilesError)
+    async def tell_files(_: Request, error: BadFilesError) -> JSONResponse:
+        return _make_error(422, str(error), error.files)
+
+    @app.exception_handler(RequestValidationError)
+    async def tell_fields(_: Request, error: RequestValidationError) -> JSONResponse:
+        found = "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or 'the body'}: {e['msg']}" for e in error.errors())
+        return _make_error(422, f"The form is not what was expected ({found}). /docs has each call's fields.")
+
+    @app.exception_handler(Exception)
+    async def tell_fault(_: Request, __: Exception) -> JSONResponse:
+        return _make_error(500, "A fault of the program; the server's log has it. Please report it.")
+
+
+def _make_error(
+    status: int, reason: str, files: list[BadFile] | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    answer = ErrorAnswer(error=Fault(reason=reason, files=files or []))
+    return JSONResponse(answer.model_dump(), status, headers=headers)
+
+
+@pages.get("/")
+async def index(request: Request) -> Response:
+    """The app's page."""
+    names = [name.rpartition(".")[0] for name in _SAMPLES]
+    model = request.app.state.desk.model.name
+    words = {"model": model, "short_name": Path(model).name, "samples": dict(zip(names, _SAMPLES, strict=True))}
+    return templates.TemplateResponse(request, "app.html", words)
+
+
+@pages.get("/docs")
+async def docs(request: Request) -> Response:
+    """The API in words, made of its own description."""
+    words = {"api": request.app.openapi(), "base": str(request.base_url).rstrip("/")}
+    return templates.TemplateResponse(request, "api.html", words)
+
+
+@pages.get("/static/{name}")
+async def static(name: str) -> FileResponse:
+    """One of the page's own files."""
+    return _send(_SHOW / "static", name, _STATIC)
+
+
+@pages.get("/samples/{name}")
+async def sample(request: Request, name: str) -> FileResponse:
+    """One of the installed photos."""
+    return _send(request.app.state.samples, name, _SAMPLES)
+
+
+def _send(folder: Path, name: str, names: tuple[str, ...]) -> FileResponse:
+    if name not in names:
+        raise HTTPException(404, f"No file {name!r}; expected one of {', '.join(names)}.")
+    return FileResponse(folder / name)

@@ -1,0 +1,292 @@
+/* The app's page: photos in, the viewer for each; all questions go to this server's own API. */
+
+import { Viewer, bindTheme, make, tellShare } from "./viewer.js";
+
+const PHOTO_PX = 1280;
+const AT_ONCE = 4;
+const MAX_CHIPS = 10;
+const KEYS = matchMedia("(hover: hover)").matches ? ", ← → to move" : "";
+
+const part = (id) => document.getElementById(id);
+const photos = [];
+const waiting = [];
+let model = null;
+let first = null;
+let second = null;
+let current = null;
+let wanted = null;
+let running = 0;
+
+/* ---- Talking to the server ------------------------------------------------------------------------------------- */
+
+/** Its answer to a form; an Error with the server's reason where it refuses. Waits where it asks to be asked later. */
+async function ask(path, fields) {
+  const form = new FormData();
+  for (const [name, value] of Object.entries(fields)) form.append(name, value);
+  for (;;) {
+    let answer;
+    try {
+      answer = await fetch(path, { method: "POST", body: form });
+    } catch {
+      throw new Error("The server does not answer. Is it still running?");
+    }
+    if (answer.ok) return answer;
+    if (answer.status !== 429) throw new Error(await readReason(answer));
+    const seconds = Number(answer.headers.get("Retry-After")) || 1;
+    await new Promise((resolve) => { setTimeout(resolve, 1000 * seconds); });
+  }
+}
+
+async function readReason(answer) {
+  try {
+    return (await answer.json()).error.reason;
+  } catch {
+    return `The server answered ${answer.status}, without a reason.`;
+  }
+}
+
+async function explain(photo, question = {}) {
+  const answer = await ask("/api/explain", { files: photo.file, photo_px: PHOTO_PX, ...question });
+  const [result] = (await answer.json()).results;
+  return result;
+}
+
+/* ---- The list of photos ---------------------------------------------------------------------------------------- */
+
+function addFiles(files) {
+  for (const file of files) {
+    const photo = { file, name: file.name || "pasted photo", entry: null, fault: "" };
+    photo.button = make("button", { type: "button", className: "app-photo", onclick: () => select(photo) });
+    photos.push(photo);
+    part("photos").append(make("li", {}, photo.button));
+    describe(photo, "waiting");
+    if (file.size > model.limits.uploadBytes) refuse(photo, tellSize(file));
+    else waiting.push(photo);
+  }
+  if (photos.length) delete part("columns").dataset.empty;
+  work();
+}
+
+function tellSize(file) {
+  const mb = (bytes) => (bytes / 2 ** 20).toFixed(0);
+  return `'${file.name}' has ${mb(file.size)} MB; the limit is ${mb(model.limits.uploadBytes)} MB. Make the photo smaller.`;
+}
+
+/** Keeps a few questions under way until no photo waits. */
+function work() {
+  while (running < AT_ONCE && waiting.length) {
+    running += 1;
+    start(waiting.shift()).finally(() => {
+      running -= 1;
+      work();
+    });
+  }
+  const done = photos.filter((photo) => photo.entry || photo.fault).length;
+  const words = done < photos.length ? `${done} of ${photos.length} photos done` : `${photos.length} photos${KEYS}`;
+  part("progress").textContent = photos.length > 1 ? words : "";
+}
+
+async function start(photo) {
+  describe(photo, "looking");
+  try {
+    photo.entry = (await explain(photo)).entry;
+    const [best] = photo.entry.classes;
+    describe(photo, `${model.classNames[best]}, ${tellShare(photo.entry.probabilities[0])}`);
+  } catch (error) {
+    refuse(photo, error.message);
+  }
+  wanted ??= photos.find((one) => !one.fault);
+  if (wanted !== current && wanted?.entry) select(wanted);
+}
+
+function describe(photo, words) {
+  const picture = photo.entry ? make("img", { src: photo.entry.image, alt: "" }) : make("span", { className: "app-blank" });
+  photo.button.replaceChildren(picture, make("span", { className: "app-words" },
+    make("span", { className: "app-name", title: photo.name }, photo.name), make("span", { className: "app-answer" }, words)));
+  photo.button.classList.toggle("app-bad", Boolean(photo.fault));
+}
+
+function refuse(photo, reason) {
+  photo.fault = reason;
+  if (photo === wanted) wanted = current;
+  describe(photo, "can't be read");
+  tellFault(reason);
+}
+
+function tellFault(reason) {
+  const close = make("button", { type: "button", className: "app-button", ariaLabel: "Close this message" }, "×");
+  const row = make("p", {}, make("span", {}, reason), close);
+  close.addEventListener("click", () => row.remove());
+  part("faults").append(row);
+}
+
+function select(photo) {
+  if (photo.fault) tellFault(photo.fault);
+  else wanted = photo;
+  if (!photo.entry) return;
+  current = photo;
+  for (const one of photos) one.button.ariaCurrent = String(one === photo);
+  photo.button.scrollIntoView({ block: "nearest", inline: "nearest" });
+  part("welcome").hidden = true;
+  part("work").hidden = false;
+  first.show(photo.entry);
+}
+
+function step(by) {
+  const ready = photos.filter((photo) => photo.entry);
+  if (ready.length) select(ready[(ready.indexOf(current) + by + ready.length) % ready.length]);
+}
+
+/* ---- Classes, methods, downloads ------------------------------------------------------------------------------- */
+
+/** Shows the map of any class; one that the entry lacks is asked of the server, which knows near names too. */
+async function search(name) {
+  const photo = current;
+  if (!photo || !name) return;
+  let index = model.classNames.indexOf(name);
+  if (!photo.entry.classes.includes(index)) {
+    try {
+      const result = await explain(photo, { target: name });
+      photo.entry = result.entry;
+      index = result.targets[0].index;
+    } catch (error) {
+      tellFault(error.message);
+      return;
+    }
+    if (photo !== current) return;
+    first.show(photo.entry);
+  }
+  first.choose(index);
+  // It may be the last of a list that scrolls; the page itself stays where it is.
+  const chip = part("first").querySelector('.viewer-chip[aria-pressed="true"]');
+  const list = chip.parentElement;
+  list.scrollTop += Math.max(0, chip.getBoundingClientRect().bottom - list.getBoundingClientRect().bottom);
+}
+
+/** The second viewer: the same class by another method, asked for when it is wanted. */
+async function compare() {
+  const method = part("method").value;
+  part("second-side").hidden = !method;
+  part("viewers").classList.toggle("app-pair", Boolean(method));
+  const shown = model.classNames[first.selected];
+  part("first-method").textContent = method ? `${shown}, by ${model.methods[0].name}` : "";
+  if (!method || !current) return;
+  const chosen = model.methods.find((one) => one.name === method);
+  part("second-method").textContent = `${shown}, by ${method}`;
+  part("differs").textContent = `How it differs from ${model.methods[0].name}: ${chosen.differs} Cost: ${chosen.cost}.`;
+  const question = { target: first.selected, versus: first.versus ?? "", method };
+  const key = JSON.stringify(question);
+  const photo = current;
+  photo.others ??= new Map();
+  if (!photo.others.has(key)) {
+    part("second-note").textContent = "Computing …";
+    try {
+      photo.others.set(key, (await explain(photo, question)).entry);
+    } catch (error) {
+      part("second-note").textContent = error.message;
+      return;
+    }
+  }
+  const isAsked = first.selected === question.target && (first.versus ?? "") === question.versus;
+  if (isAsked && photo === current && part("method").value === method) showSecond(photo.others.get(key));
+}
+
+function showSecond(entry) {
+  part("second-note").textContent = "";
+  second ??= new Viewer(part("second"), model);
+  if (second.entry !== entry) second.show(entry);
+  Object.assign(second.settings, first.settings);
+  second.choose(first.selected);
+}
+
+async function save(kind) {
+  if (!current) return;
+  const { colormap, opacity, signed, threshold } = first.settings;
+  const fields = { file: current.file, target: first.selected, versus: first.versus ?? "" };
+  if (kind === "overlay") Object.assign(fields, { opacity, signed, colormap: signed ? "" : colormap });
+  if (kind === "boxes" && threshold) fields.threshold = threshold;
+  try {
+    const answer = await ask(`/api/${kind}`, fields);
+    const address = URL.createObjectURL(await answer.blob());
+    const ending = { overlay: "overlay.jpg", map: "map.npy", boxes: "boxes.json" }[kind];
+    const stem = current.name.replace(/\.[^.]*$/, "");
+    make("a", { href: address, download: `${stem}.${model.classNames[first.selected]}.${ending}` }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 1000);
+  } catch (error) {
+    tellFault(error.message);
+  }
+}
+
+/* ---- Ways in --------------------------------------------------------------------------------------------------- */
+
+async function addSample(name) {
+  const answer = await fetch(`/samples/${name}`);
+  if (!answer.ok) return tellFault(await readReason(answer));
+  return addFiles([new File([await answer.blob()], name)]);
+}
+
+function listen() {
+  for (const id of ["choose", "choose-first", "take", "take-first"]) {
+    part(id).addEventListener("change", ({ target }) => {
+      addFiles([...target.files]);
+      target.value = "";
+    });
+  }
+  for (const button of document.querySelectorAll("[data-sample]")) {
+    button.addEventListener("click", () => addSample(button.dataset.sample));
+  }
+  for (const button of document.querySelectorAll("[data-save]")) {
+    button.addEventListener("click", () => save(button.dataset.save));
+  }
+  document.addEventListener("paste", (event) => addFiles([...event.clipboardData.files]));
+  const root = document.documentElement;
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    root.classList.add("app-over");
+  });
+  document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) root.classList.remove("app-over"); });
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    root.classList.remove("app-over");
+    addFiles([...event.dataTransfer.files]);
+  });
+  document.addEventListener("keydown", press);
+  part("search").addEventListener("change", () => search(part("search").value));
+  part("method").addEventListener("change", compare);
+  first.addEventListener("change", compare);
+}
+
+function press(event) {
+  if (event.target.closest("input, select, textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === "ArrowRight" || event.key === "ArrowDown") step(1);
+  else if (event.key === "ArrowLeft" || event.key === "ArrowUp") step(-1);
+  else if (!first.press(event.key)) return;
+  event.preventDefault();
+}
+
+function describeModel() {
+  const { classNames, methods, bias, identityError } = model;
+  const exact = bias ? `maps exact to ${identityError.toExponential(0)} of the score` : `maps by ${methods[0].name}`;
+  part("about").textContent = `${classNames.length.toLocaleString("en")} classes, ${exact}`;
+  part("class-names").append(...classNames.map((name) => make("option", { value: name })));
+  part("search-field").hidden = classNames.length <= MAX_CHIPS;
+  const others = methods.slice(1).map(({ name }) => make("option", { value: name }, name));
+  part("method").append(make("option", { value: "" }, "–"), ...others);
+}
+
+async function open() {
+  bindTheme(part("theme"));
+  try {
+    const answer = await fetch("/api/model");
+    if (!answer.ok) throw new Error(await readReason(answer));
+    model = await answer.json();
+  } catch (error) {
+    tellFault(`The page can't be set up: ${error.message}`);
+    return;
+  }
+  first = new Viewer(part("first"), model);
+  describeModel();
+  listen();
+}
+
+open();
