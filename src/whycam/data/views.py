@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 import torch
+from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from whycam.data.folder import Sample
-from whycam.data.images import load_image
+from whycam.data.images import load_image, load_sized
 from whycam.data.preprocess import Preprocess
+from whycam.data.regions import Regions
 
 # A view keeps at least this share of the photo's area: the object must stay in it.
 _MIN_SCALE = 0.35
@@ -23,11 +28,20 @@ _MIN_SCALE = 0.35
 class ViewDataset(Dataset[tuple[Tensor, int]]):
     """(pixels (3, H, W) uint8, label) of each sample; a photo's view in an epoch is the same whatever else was drawn.
 
-    Set `epoch` before each pass; the views of two epochs differ.
+    Set `epoch` before each pass; the views of two epochs differ. `load` (path, epoch) reads a photo another way.
     """
 
-    def __init__(self, samples: Sequence[Sample], preprocess: Preprocess, *, is_random: bool, seed: int = 0) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        preprocess: Preprocess,
+        *,
+        is_random: bool,
+        seed: int = 0,
+        load: Callable[[Path, int], Image.Image] | None = None,
+    ) -> None:
         self.samples, self.preprocess, self.is_random, self.seed = samples, preprocess, is_random, seed
+        self.load = load
         self.epoch = 0
         self._transform = create_transform(
             (3, preprocess.height_px, preprocess.width_px),
@@ -43,7 +57,7 @@ class ViewDataset(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         sample = self.samples[index]
-        image = load_image(sample.path)
+        image = self.load(sample.path, self.epoch) if self.load else load_image(sample.path)
         if not self.is_random:
             return torch.from_numpy(self.preprocess.to_pixels(image)), sample.label
         # timm's transforms draw from the global generators: seed them for this item and put them back.
@@ -58,3 +72,46 @@ class ViewDataset(Dataset[tuple[Tensor, int]]):
             pixels = self._transform(image)
         random.setstate(state)
         return pixels, sample.label
+
+
+@dataclass(frozen=True)
+class Swaps:
+    """Photos whose region shows what another photo has there, so that its content says nothing about the class.
+
+    The other photo's class is drawn evenly, then the photo. What is swapped is the region of either of the two: an
+    artefact under a mask goes from its photo and comes to others.
+
+    Attributes:
+        samples: the photos, each also in the role of the other.
+        regions: what is swapped.
+        seed: the draws follow from it, from the view and from the photo's name.
+        at_least: (width, height) of a photo that suffice.
+    """
+
+    samples: tuple[Sample, ...]
+    regions: Regions
+    seed: int
+    at_least: tuple[int, int]
+
+    def __call__(self, photo: Path, view: int) -> Image.Image:
+        """The photo in one of its views."""
+        donor = self.find_donor(photo, view)
+        image, size = load_sized(photo, at_least=self.at_least)
+        other, other_size = load_sized(donor, at_least=self.at_least)
+        shape = (image.height, image.width)
+        drawn = (self.regions.draw(photo, size, shape), self.regions.draw(donor, other_size, shape))
+        masks = [mask for mask in drawn if mask is not None]
+        if not masks:
+            return image
+        return Image.composite(other.resize(image.size), image, Image.fromarray(np.logical_or.reduce(masks)))
+
+    def find_donor(self, photo: Path, view: int) -> Path:
+        """The other photo."""
+        draw = np.random.default_rng([self.seed, view, crc32(f"{photo.parent.name}/{photo.name}".encode())])
+        group = self._classes[draw.integers(len(self._classes))]
+        return group[draw.integers(len(group))]
+
+    @cached_property
+    def _classes(self) -> list[list[Path]]:
+        labels = sorted({sample.label for sample in self.samples})
+        return [[sample.path for sample in self.samples if sample.label == label] for label in labels]

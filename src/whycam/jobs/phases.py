@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,9 +19,10 @@ from torch.utils.data import DataLoader
 from whycam.config import TrainOptions
 from whycam.data.check import drop_unreadable
 from whycam.data.folder import PhotoFolder, Sample, count_labels
-from whycam.data.loader import Photo, stream_photos
-from whycam.data.views import ViewDataset
+from whycam.data.loader import Photo, map_ahead, stream_photos
+from whycam.data.views import Swaps, ViewDataset
 from whycam.errors import UserError
+from whycam.jobs.focus import SWAPPED_VIEWS, Focus, name_swaps
 from whycam.jobs.progress import show_progress
 from whycam.model.backbone import hash_tensors
 from whycam.model.classifier import GapClassifier
@@ -28,6 +30,7 @@ from whycam.model.engine import place_engine
 from whycam.model.export import open_features
 from whycam.model.features import FeatureKey, FeatureStore, compute_features, default_cache_dir, normalise_on
 from whycam.model.finetune import freeze_batch_norm, make_groups
+from whycam.model.focus import compute_evidence, compute_share
 from whycam.model.train import Batches, Epoch, Phase, find_best, fit
 from whycam.runs import write_lines
 
@@ -36,6 +39,7 @@ _WORKERS = 2
 # From so many photos on, the time for an export is soon won back.
 _EXPORT_FROM_PHOTOS = 1000
 Reader = Callable[[Tensor, Tensor], Tensor]
+PhotoReader = Callable[[Iterable[Path]], Iterator[Photo]]
 
 
 @dataclass
@@ -51,6 +55,7 @@ class Work:
         times_s: step -> seconds.
         epochs: the lines of all phases so far.
         store: features of all photos, where the finished model's backbone is still the one that made them.
+        focus: where evidence is unwanted, if anywhere.
     """
 
     options: TrainOptions
@@ -63,6 +68,12 @@ class Work:
     times_s: dict[str, float] = field(default_factory=dict)
     epochs: list[Epoch] = field(default_factory=list)
     store: FeatureStore | None = None
+    focus: Focus | None = None
+
+    @property
+    def swaps(self) -> Swaps | None:
+        """The training photos with the content of the ignored region exchanged."""
+        return self.focus.make_swaps(self.photos, self.options.seed) if self.focus else None
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -115,17 +126,16 @@ def _drop_undecodable(work: Work) -> None:
 
 
 def _compute_stores(work: Work) -> list[FeatureStore]:
-    """Plain features of all photos, then those of each random view of the training photos."""
+    """Plain features of all photos, then those of each random or swapped view of the training photos."""
     model, options = work.model, work.options
     weights = hash_tensors(model.backbone.state_dict())
     run = _FeatureRun(work, weights)
     cache = options.cache_dir or default_cache_dir()
 
-    def compute(samples: Sequence[Sample], view: str, words: str) -> FeatureStore:
+    def compute(samples: Sequence[Sample], view: str, words: str, read: PhotoReader | None = None) -> FeatureStore:
         photos = {work.hashes[sample.path]: sample.path for sample in samples}
         content = sorted(photos)
         key = FeatureKey(weights, model.preprocess, model.origin.map_stride, content, view)
-        read = None if view == "plain" else lambda paths: _read_views(paths, work, int(view.rpartition("-")[2]))
         with show_progress(words, len(content)) as advance:
             return compute_features(run, photos, key, device=work.device, cache_dir=cache, progress=advance, read=read)
 
@@ -135,10 +145,13 @@ def _compute_stores(work: Work) -> list[FeatureStore]:
     log.info(
         "Features of %d photos %s", len(work.photos.samples), "were in the cache" if plain.was_cached else "computed"
     )
-    views = [
-        compute(work.photos.train, f"random-{options.seed}-{view}", f"features of view {view + 1} of {options.augment}")
-        for view in range(options.augment)
-    ]
+    swaps = work.swaps
+    count, read = (SWAPPED_VIEWS, _read_swaps) if swaps else (options.augment, _read_views)
+    views = []
+    for view in range(count):
+        name = name_swaps(swaps, view, work.hashes) if swaps else f"random-{options.seed}-{view}"
+        words = f"features of view {view + 1} of {count}"
+        views.append(compute(work.photos.train, name, words, partial(read, work=work, view=view)))
     return [plain, *views]
 
 
@@ -176,18 +189,27 @@ def _read_views(paths: Iterable[Path], work: Work, view: int) -> Iterator[Photo]
     return (Photo(sample.path, values.numpy()) for sample, (values, _) in zip(samples, pixels, strict=True))
 
 
+def _read_swaps(paths: Iterable[Path], work: Work, view: int) -> Iterator[Photo]:
+    swaps, preprocess = work.swaps, work.model.preprocess
+    return map_ahead(lambda path: Photo(path, preprocess.to_pixels(swaps(path, view))) if swaps else Photo(path), paths)
+
+
 def _train_head(work: Work, stores: Sequence[FeatureStore]) -> None:
     """The neck and the linear layer on stored features, the backbone not even asked."""
     options, model = work.options, work.model
     head = nn.ModuleDict({"neck": model.neck, "classifier": model.classifier})
-    read_train, read_val = _make_readers(work, stores)
+    # Beside swapped views a plain one would still tell the class by what is in the region.
+    views_of = stores[1:] if work.swaps else stores
+    read_train, read_val = _make_readers(work, views_of, stores[0])
     train_labels, val_labels = work.labels(work.photos.train), work.labels(work.photos.val)
+    cells = _compute_cells(work, views_of)
 
-    def train_batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def train_batches(epoch: int) -> Iterator[tuple[Tensor, ...]]:
         draw = torch.Generator().manual_seed(options.seed * 100_003 + epoch)
         for rows in _draw_steps(len(train_labels), draw, options):
-            views = torch.randint(len(stores), (len(rows),), generator=draw)
-            yield read_train(rows, views), train_labels[rows]
+            views = torch.randint(len(views_of), (len(rows),), generator=draw)
+            batch = read_train(rows, views), train_labels[rows]
+            yield batch if cells is None else (*batch, cells[views, rows].to(work.device))
 
     def val_batches(_epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         for rows in torch.arange(len(val_labels)).split(256):
@@ -205,18 +227,34 @@ def _train_head(work: Work, stores: Sequence[FeatureStore]) -> None:
         weight_decay=0.0,
         seed=options.seed,
         class_weight=_weigh_classes(work),
+        focus=None if cells is None else lambda features, cells: _focus(work, features, cells),
     )
     _fit(work, phase, train_batches, val_batches)
 
 
-def _make_readers(work: Work, stores: Sequence[FeatureStore]) -> tuple[Reader, Reader]:
+def _compute_cells(work: Work, stores: Sequence[FeatureStore]) -> Tensor | None:
+    """(V, N, h, w): where evidence is unwanted in each view of the training photos; None: it is wanted everywhere."""
+    if work.focus is None or not work.focus.weight:
+        return None
+    shape = (stores[0].values.shape[2], stores[0].values.shape[3])
+    return work.focus.compute_view_cells(work.photos.train, work.swaps, len(stores), shape)
+
+
+def _focus(work: Work, features: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, K) logits of stored features, and the weighted share of their maps' evidence that lies in `cells`."""
+    kept = work.model.neck(features)
+    shares = compute_share(compute_evidence(work.model.compute_maps(kept)), cells)
+    return work.model.classify(kept), (work.focus.weight if work.focus else 0.0) * shares.mean()
+
+
+def _make_readers(work: Work, views: Sequence[FeatureStore], plain: FeatureStore) -> tuple[Reader, Reader]:
     """Functions (rows, views) -> features (B, C, h, w) of training and of validation photos.
 
-    A linear head needs no more than the means, which fit into memory; a convolution reads the maps from the disk.
+    A linear head needs no more than the means, which fit into memory; a convolution, and what looks at the maps while
+    it trains, reads them from the disk.
     """
-    is_pooled = work.options.head == "linear"
 
-    def make(samples: Sequence[Sample], kept: Sequence[FeatureStore]) -> Reader:
+    def make(samples: Sequence[Sample], kept: Sequence[FeatureStore], *, is_pooled: bool) -> Reader:
         rows_of = [np.array([store.row_of[work.hashes[sample.path]] for sample in samples]) for store in kept]
         pooled = [_pool(store.values, rows) for store, rows in zip(kept, rows_of, strict=True)] if is_pooled else []
 
@@ -229,7 +267,10 @@ def _make_readers(work: Work, stores: Sequence[FeatureStore]) -> tuple[Reader, R
 
         return read
 
-    return make(work.photos.train, stores), make(work.photos.val, stores[:1])
+    is_linear = work.options.head == "linear"
+    has_penalty = work.focus is not None and work.focus.weight > 0
+    train = make(work.photos.train, views, is_pooled=is_linear and not has_penalty)
+    return train, make(work.photos.val, [plain], is_pooled=is_linear)
 
 
 def _pool(values: np.ndarray, rows: np.ndarray) -> Tensor:
@@ -267,8 +308,8 @@ def _train_network(work: Work, name: Literal["finetune", "scratch"]) -> None:
     depth: Literal["last", "all"] = "last" if options.unfreeze == "last" and not is_scratch else "all"
     lr = options.lr if is_scratch else options.finetune_lr
     datasets = {
-        is_random: ViewDataset(samples, model.preprocess, is_random=is_random, seed=options.seed)
-        for is_random, samples in ((True, work.photos.train), (False, work.photos.val))
+        True: ViewDataset(work.photos.train, model.preprocess, is_random=True, seed=options.seed, load=work.swaps),
+        False: ViewDataset(work.photos.val, model.preprocess, is_random=False),
     }
     epochs = options.epochs if is_scratch else options.finetune_epochs
     steps = _count_steps(len(work.photos.train), options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,32 @@ from whycam.data.folder import PhotoFolder, Sample
 from whycam.data.loader import in_batches, stream_photos
 from whycam.errors import UserError
 from whycam.explainer import Model
+from whycam.jobs.focus import SWAPPED_VIEWS
 from whycam.jobs.phases import Work
 from whycam.jobs.progress import show_progress
 from whycam.model.classifier import GapClassifier, check_identity, measure_identity
 from whycam.model.features import FeatureStore, normalise_on
+from whycam.model.focus import compute_evidence
 from whycam.runs import TableWriter
 from whycam.show.plots import make_sheet, plot_confusion, plot_curves
 
 _SHEET_PHOTOS = 40
 _SHEET_COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the model makes of photos.
+
+    Attributes:
+        logits: (N, K).
+        errors: (N,) the identity's error of each.
+        evidence: (N, h, w) how much speaks for or against any class in each cell.
+    """
+
+    logits: Tensor
+    errors: Tensor
+    evidence: Tensor
 
 
 def write_results(work: Work, run: Path) -> dict[str, Any]:
@@ -40,17 +58,20 @@ def write_results(work: Work, run: Path) -> dict[str, Any]:
         UserError: the maps are not the scores.
     """
     model, photos = work.model, work.photos
-    logits, errors = score_stored(work, work.store) if work.store else score_photos(model, photos.val, work.device)
-    labels = torch.tensor([sample.label for sample in photos.val])
-    identity_error = float(errors.max())
+    scored = score_stored(work, work.store) if work.store else score_photos(model, photos.val, work.device)
+    logits, labels = scored.logits, torch.tensor([sample.label for sample in photos.val])
+    identity_error = float(scored.errors.max())
     check_identity(identity_error, "The trained model")
     confusion = multiclass_confusion_matrix(logits, labels, num_classes=len(photos.class_names)).numpy()
     plot_curves(work.epochs, run)
     plot_confusion(confusion, photos.class_names, run / "confusion.png")
     _write_predictions(logits, labels, photos, run)
     stored_error = _draw_sheet(work, logits, run / "sheet.jpg")
+    views = SWAPPED_VIEWS if work.swaps else 0
+    focus = {"focus": work.focus.describe(photos.val, scored.evidence, views=views)} if work.focus else {}
     return {
         **_compute_scores(logits, labels, photos.class_names),
+        **focus,
         "identity_error": identity_error,
         "stored_features_error": stored_error,
         "confusion": confusion.tolist(),
@@ -58,39 +79,40 @@ def write_results(work: Work, run: Path) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def score_stored(work: Work, store: FeatureStore) -> tuple[Tensor, Tensor]:
+def score_stored(work: Work, store: FeatureStore) -> Scored:
     """What `score_photos` gives, from the frozen backbone's stored features instead of the photos."""
-    logits, errors = [], []
+    parts = []
     for batch in in_batches(work.photos.val, 64):
         rows = [store.row_of[work.hashes[sample.path]] for sample in batch]
         features = work.model.neck(torch.from_numpy(store.values[rows].astype(np.float32)).to(work.device))
-        out, error = _score(work.model, features)
-        logits.append(out)
-        errors.append(error)
-    return torch.cat(logits), torch.cat(errors)
+        parts.append(_score(work.model, features))
+    return _join(parts)
 
 
 @torch.no_grad()
-def score_photos(model: GapClassifier, samples: Sequence[Sample], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(N, K) logits of photos from the disk through the whole network, and (N,) the identity's error of each."""
-    logits, errors = [], []
+def score_photos(model: GapClassifier, samples: Sequence[Sample], device: torch.device) -> Scored:
+    """The scores of photos from the disk through the whole network."""
+    parts = []
     paths = (sample.path for sample in samples)
     with show_progress("validation", len(samples)) as advance:
         for batch in in_batches(stream_photos(paths, model.preprocess), 32):
             # Unreadable photos were left out before the training.
             pixels = np.stack([photo.pixels for photo in batch if photo.pixels is not None])
-            out, error = _score(
-                model, model.features(normalise_on(torch.from_numpy(pixels).to(device), model.preprocess))
-            )
-            errors.append(error)
-            logits.append(out)
+            images = normalise_on(torch.from_numpy(pixels).to(device), model.preprocess)
+            parts.append(_score(model, model.features(images)))
             advance(len(batch))
-    return torch.cat(logits), torch.cat(errors)
+    return _join(parts)
 
 
-def _score(model: GapClassifier, features: Tensor) -> tuple[Tensor, Tensor]:
-    logits = model.classify(features)
-    return logits.cpu(), measure_identity(logits, model.compute_maps(features), model.classifier.bias).cpu()
+def _score(model: GapClassifier, features: Tensor) -> Scored:
+    logits, maps = model.classify(features), model.compute_maps(features)
+    errors = measure_identity(logits, maps, model.classifier.bias)
+    return Scored(logits.cpu(), errors.cpu(), compute_evidence(maps).cpu())
+
+
+def _join(parts: Sequence[Scored]) -> Scored:
+    columns = ([getattr(part, name) for part in parts] for name in ("logits", "errors", "evidence"))
+    return Scored(*map(torch.cat, columns))
 
 
 def _compute_scores(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, Any]:

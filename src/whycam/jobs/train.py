@@ -16,6 +16,7 @@ from whycam.data.check import drop_unreadable, find_same_content, hash_photos
 from whycam.data.folder import count_labels, fingerprint, read_folder
 from whycam.errors import UserError
 from whycam.explainer import choose_device
+from whycam.jobs.focus import make_focus
 from whycam.jobs.phases import Work, log, train_phases
 from whycam.jobs.progress import log_to
 from whycam.jobs.run_files import write_results
@@ -49,7 +50,8 @@ def train(folder: Path, out: Path, options: TrainOptions) -> dict[str, Any]:
             map_stride=options.map_stride,
         )
         model = GapClassifier(origin, photos.class_names, options.head).to(device).eval()
-        work = Work(options, photos, hashes, unreadable, model, device, run)
+        focus = make_focus(options, photos, model.preprocess)
+        work = Work(options, photos, hashes, unreadable, model, device, run, focus=focus)
         work.times_s["prepare"] = time.perf_counter() - start
         _log_start(work)
         train_phases(work)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Batches = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
+# Of an epoch: inputs, labels and, where the phase has `focus`, cells.
+Batches = Callable[[int], Iterable[tuple[Tensor, ...]]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Phase:
         weight_decay: decoupled, as in AdamW.
         class_weight: (K,) weight of each class in the loss.
         set_mode: puts the modules into training mode, where the phase wants more than `trained.train()`.
+        focus: inputs, cells (N, h, w) -> logits, and what is added to the loss for evidence in the wrong cells.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Phase:
     seed: int
     class_weight: Tensor | None = None
     set_mode: Callable[[], None] | None = None
+    focus: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
 
 def fit(
@@ -95,15 +98,15 @@ def fit(
         if phase.set_mode:
             phase.set_mode()
         seen = torch.zeros(3, dtype=torch.float64)
-        for step, (inputs, labels) in enumerate(train(epoch)):
+        for step, (inputs, labels, *cells) in enumerate(train(epoch)):
             share = (epoch * phase.steps_per_epoch + step) / (phase.epochs * phase.steps_per_epoch)
             factor = 0.5 * (1 + math.cos(math.pi * share)) if phase.schedule == "cosine" else 1.0
             for group, lr in zip(optimizer.param_groups, base_lrs, strict=True):
                 group["lr"] = lr * factor
-            logits = phase.forward(inputs)
+            logits, penalty = phase.focus(inputs, *cells) if phase.focus else (phase.forward(inputs), None)
             loss = functional.cross_entropy(logits, labels, weight=phase.class_weight)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            (loss if penalty is None else loss + penalty).backward()
             optimizer.step()
             seen += _count(logits.detach(), labels, loss.detach())
             on_step()
@@ -128,7 +131,7 @@ def find_best(epochs: Sequence[Epoch]) -> int:
 
 
 @torch.no_grad()
-def measure(forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+def measure(forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, ...]]) -> tuple[float, float]:
     """(mean loss, accuracy) over batches."""
     seen = torch.zeros(3, dtype=torch.float64)
     for inputs, labels in batches:
