@@ -1,0 +1,176 @@
+"""Album: the photos of an audit with what the model says of each, and the model as a function of pixels."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+
+from whycam.data.folder import Sample
+from whycam.data.loader import in_batches, stream_photos
+from whycam.errors import UserError, make_unreadable_error
+from whycam.explainer import Model, make_engine
+from whycam.explanation import Explanation
+from whycam.measuring import make_runner
+from whycam.model.classifier import GapClassifier
+from whycam.model.features import normalise_on
+
+Run = Callable[[np.ndarray], np.ndarray]
+Progress = Callable[[int], None]
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Album:
+    """N photos and a model's answers.
+
+    Attributes:
+        model: what is audited.
+        run: (B, 3, H, W) uint8 -> (B, K) logits, of any number of images.
+        paths: N files.
+        pixels: (N, 3, H, W) uint8, the network's input before normalisation.
+        labels: (N,) class indices; -1 where none is known.
+        logits: (N, K).
+        evidence: (N, h, w) map of the predicted class; where maps are exact, less the mean of all classes' maps:
+            what all classes share decides nothing.
+        unreadable: file -> why.
+        seed: of all that is drawn at random.
+        train: the files that the model was trained on, where they are known.
+    """
+
+    model: Model
+    run: Run
+    paths: tuple[Path, ...]
+    pixels: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+    evidence: np.ndarray
+    unreadable: dict[Path, str] = field(default_factory=dict)
+    seed: int = 0
+    train: tuple[Path, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """(N,) each photo's top class."""
+        top: np.ndarray = self.logits.argmax(1)
+        return top
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the class of every photo is known."""
+        return bool((self.labels >= 0).all())
+
+    @property
+    def groups(self) -> dict[int, np.ndarray]:
+        """Class -> its photos' rows: by label where labels are known, else by prediction."""
+        classes = self.labels if self.has_labels else self.predicted
+        return {int(k): np.flatnonzero(classes == k) for k in np.unique(classes)}
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the model has exact maps."""
+        return not self.model.no_exact_map
+
+    def name(self, index: int) -> str:
+        """A class's name."""
+        return self.model.class_names[index]
+
+
+def draw_samples(samples: Sequence[Sample], limit: int | None, seed: int) -> list[Sample]:
+    """So many of the samples, as evenly over the classes as they allow."""
+    if limit is None or len(samples) <= limit:
+        return list(samples)
+    draw = random.Random(seed)  # noqa: S311 - a sample, not a secret
+    by_class: dict[int, list[Sample]] = defaultdict(list)
+    for sample in draw.sample(list(samples), len(samples)):
+        by_class[sample.label].append(sample)
+    ranked = sorted((k, label, i) for label, group in by_class.items() for i, k in enumerate(range(len(group))))
+    kept = [by_class[label][i] for _, label, i in ranked[:limit]]
+    return sorted(kept, key=lambda sample: (sample.label, sample.path))
+
+
+def read_album(
+    model: Model,
+    samples: Sequence[Sample],
+    *,
+    seed: int,
+    engine: str,
+    run: Run | None = None,
+    progress: Progress | None = None,
+) -> Album:
+    """Decodes the photos and asks the model about each.
+
+    Raises:
+        UserError: not one photo can be read, or the engine can't be had.
+    """
+    model = _with_engine(model, engine)
+    found: list[tuple[Sample, np.ndarray, np.ndarray, np.ndarray]] = []
+    unreadable: dict[Path, str] = {}
+    photos = stream_photos((sample.path for sample in samples), model.preprocess)
+    for batch in in_batches(zip(samples, photos, strict=True), _BATCH):
+        unreadable |= {photo.path: photo.error for _, photo in batch if photo.error}
+        good = [(sample, photo.pixels) for sample, photo in batch if photo.pixels is not None]
+        if good:
+            pixels = np.stack([values for _, values in good])
+            found += zip([sample for sample, _ in good], pixels, *_ask(model, pixels), strict=True)
+        if progress:
+            progress(len(batch))
+    if not found:
+        raise make_unreadable_error(len(samples), samples[0].path)
+    return Album(
+        model,
+        run or make_run(model, engine),
+        tuple(sample.path for sample, *_ in found),
+        np.stack([pixels for _, pixels, _, _ in found]),
+        np.array([sample.label for sample, *_ in found]),
+        np.stack([logits for _, _, logits, _ in found]),
+        np.stack([evidence for *_, evidence in found]),
+        unreadable,
+        seed,
+    )
+
+
+def _with_engine(model: Model, engine: str) -> Model:
+    """The model with its exported graph, where it may have one."""
+    is_possible = isinstance(model.network, GapClassifier) and model.device.type == "cpu"
+    if model.engine is not None or engine == "torch" or not (is_possible or engine == "onnx"):
+        return model
+    try:
+        return replace(model, engine=make_engine(model))
+    except (UserError, OSError):
+        if engine == "onnx":
+            raise
+        return model
+
+
+def _ask(model: Model, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (B, K) and evidence (B, h, w)."""
+    if model.no_exact_map:
+        why = cast(Explanation, model.explain_pixels(pixels, None, "grad-cam"))
+        return why.logits.cpu().numpy(), why.maps.detach().cpu().numpy()
+    why = cast(Explanation, model.explain_pixels(pixels, "all"))
+    maps, logits = why.maps.detach().cpu().numpy(), why.logits.cpu().numpy()
+    own = maps[np.arange(len(maps)), logits.argmax(1) if maps.shape[1] > 1 else 0]
+    return logits, own - maps.mean(1) if maps.shape[1] > 1 else own
+
+
+def make_run(model: Model, engine: str) -> Run:
+    """Pixels -> logits, by the fastest way that the model has."""
+    runner = make_runner(model, engine)
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        parts = torch.from_numpy(pixels).split(runner.chunk)
+        logits = [runner(normalise_on(part.to(model.device), model.preprocess)).float().cpu() for part in parts]
+        values: np.ndarray = torch.cat(logits).numpy()
+        return values
+
+    return run

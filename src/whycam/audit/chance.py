@@ -1,0 +1,28 @@
+"""How sure a sign is: intervals of shares, and the chance that two groups differ so much without a cause."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+
+
+def find_interval(hits: int, total: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson)."""
+    if not total:
+        return 0.0, 1.0
+    found = stats.binomtest(hits, total).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def compare_means(values: np.ndarray, others: np.ndarray) -> float:
+    """One-sided p: how likely a mean is so much larger than the others' by chance (Welch's t-test); 1 for too few."""
+    if len(values) < 3 or len(others) < 3:
+        return 1.0
+    if values.std() + others.std() == 0:
+        return 0.0 if values.mean() > others.mean() else 1.0
+    return float(stats.ttest_ind(values, others, equal_var=False, alternative="greater").pvalue)
+
+
+def to_certainty(p: float, tests: int) -> float:
+    """1 - p, after Bonferroni's correction for the number of tests."""
+    return float(np.clip(1 - p * max(1, tests), 0, 1))

@@ -1,0 +1,115 @@
+"""What an audit gives back: findings, each with its evidence photos, its numbers and how sure it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of the photo.
+
+    Attributes:
+        name: in plain words.
+        boxes: x0, y0, x1, y1 as fractions of the photo's width and height; none where it moves or has no place.
+    """
+
+    name: str
+    boxes: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True)
+class EvidencePhoto:
+    """A photo that shows what a finding says, with the places to look at as fractions of the photo."""
+
+    path: Path
+    boxes: tuple[Box, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a person should look at.
+
+    Attributes:
+        kind: shortcut, label, duplicate, fragile or confusion.
+        severity: in [0, 1]; how much of the class, or of the photos, depends on it.
+        certainty: in [0, 1]; 1 - the chance that so clear a sign arises without a cause, corrected for the tests made.
+        title: one plain sentence.
+        detail: plain sentences with the numbers.
+        class_name: the class it concerns.
+        other: the second class, where there is one.
+        region: the part of the photo, where there is one.
+        photos: evidence, the clearest first.
+        numbers: what the sentences say, and more, by name.
+    """
+
+    kind: str
+    severity: float
+    certainty: float
+    title: str
+    detail: str
+    class_name: str | None = None
+    other: str | None = None
+    region: Region | None = None
+    photos: tuple[EvidencePhoto, ...] = ()
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self, key: str) -> dict[str, Any]:
+        """The finding as `audit.json` holds it."""
+        region = self.region and {"name": self.region.name, "boxes": _round(self.region.boxes)}
+        photos = [{"path": str(p.path), "boxes": _round(p.boxes), "note": p.note} for p in self.photos]
+        return {
+            "id": key,
+            "kind": self.kind,
+            "severity": round(self.severity, 4),
+            "certainty": round(self.certainty, 6),
+            "class": self.class_name,
+            "other": self.other,
+            "title": self.title,
+            "detail": self.detail,
+            "region": region,
+            "photos": photos,
+            "numbers": dict(self.numbers),
+        }
+
+
+def _round(boxes: Sequence[Box]) -> list[list[float]]:
+    return [[round(float(value), 4) for value in box] for box in boxes]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The findings of a model on a folder of photos.
+
+    Attributes:
+        findings: the most serious first.
+        photos: how many were looked at.
+        notes: sentences: what could not be looked at, and why.
+        record: how it was made.
+    """
+
+    findings: tuple[Finding, ...]
+    photos: int
+    notes: tuple[str, ...]
+    record: Mapping[str, Any]
+
+    def of_kind(self, kind: str) -> tuple[Finding, ...]:
+        """The findings of one kind."""
+        return tuple(finding for finding in self.findings if finding.kind == kind)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `audit.json` holds."""
+        seen: Counter[str] = Counter()
+        rows = []
+        for finding in self.findings:
+            stem = "-".join(filter(None, (finding.kind, finding.class_name)))
+            seen[stem] += 1
+            rows.append(finding.to_json(f"{stem}-{seen[stem]}"))
+        return {"findings": rows, "photos": self.photos, "notes": list(self.notes), "record": dict(self.record)}

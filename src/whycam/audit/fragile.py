@@ -1,0 +1,125 @@
+"""Photos whose answer a small crop, shift or mirror changes, and those whose evidence lies on the photo's border."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from whycam.audit.album import Album
+from whycam.audit.chance import find_interval
+from whycam.audit.findings import EvidencePhoto, Finding, Region
+from whycam.audit.regions import frame
+
+# Only photos whose two best classes are close change with so little: the closest ones are tried.
+_MOST_TRIED, _MOST_PHOTOS = 128, 12
+_TRIED_SHARE = 0.35
+# Share of the evidence in the outermost cells from which it is said to lie on the border.
+_BORDER_SHARE = 0.8
+_LEAST_PHOTOS = 3
+
+
+def mirror(pixels: np.ndarray) -> np.ndarray:
+    """(3, H, W) turned left to right."""
+    return pixels[..., ::-1]
+
+
+def crop(pixels: np.ndarray) -> np.ndarray:
+    """(3, H, W) without 4 % at each edge, enlarged again."""
+    height, width = pixels.shape[1:]
+    box = (width * 0.04, height * 0.04, width * 0.96, height * 0.96)
+    photo = Image.fromarray(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
+    return np.moveaxis(np.asarray(photo.resize((width, height), Image.Resampling.BICUBIC, box=box)), -1, 0)
+
+
+def shift(pixels: np.ndarray) -> np.ndarray:
+    """(3, H, W) moved by 5 % to the right and down, the edges repeated."""
+    down, right = (round(side * 0.05) for side in pixels.shape[1:])
+    return np.pad(pixels, ((0, 0), (down, 0), (right, 0)), mode="edge")[:, : pixels.shape[1], : pixels.shape[2]]
+
+
+VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "mirrored": mirror,
+    "cropped by 4 %": crop,
+    "shifted by 5 %": shift,
+}
+
+
+def find_fragile(album: Album) -> list[Finding]:
+    """A finding for each predicted class with photos that change, and one for evidence on the border."""
+    top_two = np.sort(album.logits, 1)[:, -2:]
+    clarity = top_two[:, 1] - top_two[:, 0]
+    tried = np.argsort(clarity)[: min(_MOST_TRIED, max(8, round(_TRIED_SHARE * len(album))))]
+    changes: dict[int, dict[str, int]] = {int(row): {} for row in tried}
+    for name, view in VIEWS.items():
+        said = album.run(np.stack([np.ascontiguousarray(view(album.pixels[row])) for row in tried])).argmax(1)
+        for row, k in zip(tried.tolist(), said.tolist(), strict=True):
+            if k != album.predicted[row]:
+                changes[row][name] = k
+    fragile = [row for row, found in changes.items() if found]
+    findings = []
+    for k in np.unique(album.predicted[fragile]) if fragile else []:
+        rows = [row for row in fragile if album.predicted[row] == k]
+        if len(rows) >= _LEAST_PHOTOS:
+            findings.append(_tell_changes(album, int(k), rows, changes))
+    return findings + _find_border(album)
+
+
+def _tell_changes(album: Album, k: int, rows: list[int], changes: dict[int, dict[str, int]]) -> Finding:
+    rows = sorted(rows, key=lambda row: -len(changes[row]))
+    total, name = int((album.predicted == k).sum()), album.name(k)
+    photos = [
+        EvidencePhoto(
+            album.paths[row], note="; ".join(f"{view}: {album.name(said)!r}" for view, said in changes[row].items())
+        )
+        for row in rows[:_MOST_PHOTOS]
+    ]
+    low, high = find_interval(len(rows), total)
+    return Finding(
+        kind="fragile",
+        severity=len(rows) / total,
+        certainty=1.0,
+        title=f"{len(rows)} of {total} photos taken for {name!r} change their class if cropped, shifted or mirrored.",
+        detail=(
+            f"Each was {', '.join(VIEWS)}; {len(rows) / total:.1%} of the photos taken for {name!r} (95 % interval "
+            f"{low:.1%} to {high:.1%}) are taken for another class in one of these at least."
+        ),
+        class_name=name,
+        photos=tuple(photos),
+        numbers={"photos": len(rows), "of": total, "low": low, "high": high},
+    )
+
+
+def _find_border(album: Album) -> list[Finding]:
+    """Photos whose evidence lies in the outermost cells; said only where those are a minor part of the photo."""
+    positive = album.evidence.clip(0)
+    height, width = positive.shape[1:]
+    inner = positive[:, 1:-1, 1:-1].sum((1, 2))
+    total = positive.sum((1, 2))
+    ring = 1 - (height - 2) * (width - 2) / (height * width)
+    if ring > 0.6:
+        return []
+    share = np.where(total > 0, 1 - inner / np.where(total > 0, total, 1), 0)
+    rows = [int(row) for row in np.argsort(-share) if share[row] >= _BORDER_SHARE]
+    if len(rows) < _LEAST_PHOTOS:
+        return []
+    cell = 1 / width
+    return [
+        Finding(
+            kind="fragile",
+            severity=len(rows) / len(album),
+            certainty=1.0,
+            title=f"In {len(rows)} of {len(album)} photos the evidence lies on the border of the photo.",
+            detail=(
+                f"At least {_BORDER_SHARE:.0%} of what speaks for the class lies in the outermost cells of the map, "
+                f"which are {ring:.0%} of the photo; the middle says little."
+            ),
+            region=Region("the border", frame(cell)),
+            photos=tuple(
+                EvidencePhoto(album.paths[row], note=f"{album.name(int(album.predicted[row]))!r}: {share[row]:.0%}")
+                for row in rows[:_MOST_PHOTOS]
+            ),
+            numbers={"photos": len(rows), "border_area": ring},
+        )
+    ]

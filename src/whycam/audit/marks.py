@@ -1,0 +1,92 @@
+"""Marks in a fixed place: pixels that are alike in all photos of one class and differ in those of others."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+from skimage.filters import apply_hysteresis_threshold
+
+from whycam.audit.album import Album
+from whycam.audit.findings import Box, Region
+from whycam.audit.regions import name_box
+from whycam.audit.suspects import Suspect, list_classes, swap_place
+
+# The spread within the class, as a share of the usual one, that no natural place has.
+_ALIKE = 0.5
+# The edges of a mark that is not quite in the same place, or of another shape in upright photos, belong to it.
+_NEARLY_ALIKE = 0.7
+_LEAST_AREA, _MOST_MARKS, _GROW_PX, _FILLED = 0.0006, 2, 5, 0.6
+# Even a ground that fills most of the photo leaves a fifth of it to the object.
+_USUAL_QUANTILE = 0.8
+
+
+def suspect_marks(album: Album) -> list[Suspect]:
+    """For each class the connected places of alike pixels, the larger ones first."""
+    suspects, classes = [], list_classes(album)
+    for label in classes if len(classes) > 1 else []:
+        spread = measure_spread(album, label)
+        alike = apply_hysteresis_threshold(-spread, -_NEARLY_ALIKE, -_ALIKE)
+        parts, count = ndimage.label(ndimage.binary_closing(alike, iterations=3, border_value=0) | alike)
+        sizes = ndimage.sum_labels(np.ones_like(parts), parts, range(1, count + 1))
+        for part in np.argsort(-sizes)[:_MOST_MARKS] + 1:
+            if sizes[part - 1] >= _LEAST_AREA * alike.size:
+                mask = ndimage.binary_dilation(fill_holes(parts == part), iterations=_GROW_PX)
+                place = swap_place(album, mask)
+                words = "The pixels there are almost the same in the photos of this class."
+                region = to_region(mask)
+                around = region.name.startswith(("frame", "background"))
+                title = f"a {region.name}" if around else f"a mark ({region.name})"
+                suspects.append(Suspect("mark", label, region, place, place, title, words, mask))
+    return suspects
+
+
+def measure_spread(album: Album, label: int) -> np.ndarray:
+    """(H, W): how much the class's photos differ from their median there, where 1 is usual.
+
+    Usual is what the photos of the nearest other class differ from that median, or what the class's own photos differ
+    elsewhere: a class that lacks a mark of another one is not alike there.
+    """
+    pixels = album.pixels[:, :, ::2, ::2].astype(np.float32)
+    middle = np.median(pixels[album.groups[label]], axis=0)
+    apart = {
+        k: ndimage.uniform_filter(np.abs(pixels[rows] - middle).mean((0, 1)), 3) for k, rows in album.groups.items()
+    }
+    own = apart.pop(label)
+    usual = np.minimum(np.min(list(apart.values()), axis=0), np.quantile(own, _USUAL_QUANTILE))
+    ratio = own / (usual + 1)
+    values: np.ndarray = ratio.repeat(2, 0).repeat(2, 1)[: album.pixels.shape[2], : album.pixels.shape[3]]
+    return values
+
+
+def fill_holes(mask: np.ndarray) -> np.ndarray:
+    """A mark's whole area: its box, where it has most of that; words that differ leave holes in it."""
+    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = np.zeros_like(mask)
+    box[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1] = True
+    return box if mask.sum() > _FILLED * box.sum() and box.mean() < _FILLED else mask
+
+
+def to_region(mask: np.ndarray) -> Region:
+    """The name and the box of a place; what goes around the middle has four."""
+    height, width = mask.shape
+    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    x0, x1, y0, y1 = cols[0] / width, (cols[-1] + 1) / width, rows[0] / height, (rows[-1] + 1) / height
+    has_middle = mask[height * 2 // 5 : height * 3 // 5, width * 2 // 5 : width * 3 // 5].mean() > 0.5
+    if not has_middle and x1 - x0 > 0.8 and y1 - y0 > 0.8:
+        strips = _split_frame(mask)
+        is_thin = mask.mean() < 0.4
+        return Region("frame along the border" if is_thin else "background around the middle", strips)
+    return Region(name_box((x0, y0, x1, y1)), ((x0, y0, x1, y1),))
+
+
+def _split_frame(mask: np.ndarray) -> tuple[Box, ...]:
+    """Four strips, as wide as the frame is in the middle of each side."""
+    height, width = mask.shape
+
+    def run(line: np.ndarray) -> float:
+        return float(np.argmin(line)) / len(line)
+
+    row, column = mask[height // 2], mask[:, width // 2]
+    x0, x1, y0, y1 = run(row), 1 - run(row[::-1]), run(column), 1 - run(column[::-1])
+    strips: tuple[Box, ...] = ((0, 0, 1, y0), (0, y1, 1, 1), (0, y0, x0, y1), (x1, y0, 1, y1))
+    return tuple(box for box in strips if box[2] > box[0] and box[3] > box[1])

@@ -1,0 +1,135 @@
+"""audit(): the photos are read once, then each kind of finding is looked for.
+
+Add a kind as one entry in `KINDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whycam.audit.album import Album, Progress, Run, draw_samples, read_album
+from whycam.audit.confusion import find_confusion
+from whycam.audit.duplicates import Thumbnail, find_duplicates, sign
+from whycam.audit.findings import Audit, Finding
+from whycam.audit.fragile import find_fragile
+from whycam.audit.labels import find_label_faults
+from whycam.audit.shortcuts import find_shortcuts
+from whycam.audit.suspects import MIN_PHOTOS, list_classes
+from whycam.data.folder import Sample
+from whycam.data.loader import stream_photos
+from whycam.errors import UserError, make_unknown_name
+from whycam.explainer import Model
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of finding: what finds it, and whether it can be found without labels."""
+
+    find: Callable[[Album], list[Finding]]
+    needs_labels: bool = False
+
+
+def _find_copies(album: Album) -> list[Finding]:
+    labels = [album.name(int(k)) if k >= 0 else "" for k in album.labels]
+    photos = [
+        Thumbnail(path, "audited", label, sign(pixels))
+        for path, label, pixels in zip(album.paths, labels, album.pixels, strict=True)
+    ]
+    mirrored = [sign(pixels[..., ::-1]) for pixels in album.pixels]
+    for photo in stream_photos(album.train, album.model.preprocess):
+        if photo.pixels is not None:
+            photos.append(Thumbnail(photo.path, "train", photo.path.parent.name, sign(photo.pixels)))
+            mirrored.append(sign(photo.pixels[..., ::-1]))
+    return find_duplicates(photos, np.stack(mirrored))
+
+
+KINDS = {
+    "shortcut": Kind(find_shortcuts),
+    "label": Kind(find_label_faults, needs_labels=True),
+    "duplicate": Kind(_find_copies),
+    "fragile": Kind(find_fragile),
+    "confusion": Kind(find_confusion, needs_labels=True),
+}
+
+
+def audit(
+    model: Model,
+    samples: Sequence[Sample],
+    *,
+    kinds: Sequence[str] = tuple(KINDS),
+    train: Sequence[Path] = (),
+    limit: int | None = None,
+    seed: int = 0,
+    engine: str = "auto",
+    run: Run | None = None,
+    progress: Progress | None = None,
+) -> Audit:
+    """What a model should not be looking at, and what is wrong with the photos.
+
+    Args:
+        model: what `whycam.load` gives.
+        samples: photos with their class, as an index of the model's; -1 where it is not known.
+        kinds: what to look for.
+        train: the photos that it was trained on, where copies are looked for too.
+        limit: so many of the photos, drawn by the seed as evenly over the classes as can be.
+        seed: of all that is drawn at random.
+        engine: what asks the model: onnx, torch, or auto: the first, where the model can be exported and there is no
+            GPU.
+        run: pixels (B, 3, H, W) uint8 -> logits (B, K), instead of the engine.
+        progress: is told how many photos are read.
+
+    Raises:
+        UserError: an unknown kind, no photos, or a model of one class.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise make_unknown_name("kind of finding", kind, KINDS)
+    if len(model.class_names) < 2:
+        raise UserError(f"Found a model of {len(model.class_names)} class; an audit compares classes: expected two.")
+    if not samples:
+        raise UserError("Found no photos to audit; expected some. Check the folder.")
+    drawn = draw_samples(samples, limit, seed)
+    album = replace(read_album(model, drawn, seed=seed, engine=engine, run=run, progress=progress), train=tuple(train))
+    chosen = [kind for kind in KINDS if kind in kinds and (album.has_labels or not KINDS[kind].needs_labels)]
+    findings = [finding for kind in chosen for finding in KINDS[kind].find(album)]
+    # A shortcut concerns every photo of its class, also those that are right.
+    findings.sort(key=lambda finding: (finding.kind != "shortcut", -finding.severity * finding.certainty))
+    notes = _tell_left_out(album, [kind for kind in kinds if kind not in chosen], len(samples) - len(drawn))
+    return Audit(tuple(findings), len(album), tuple(notes), _record(album, chosen, engine))
+
+
+def _tell_left_out(album: Album, kinds: Sequence[str], undrawn: int) -> list[str]:
+    """Sentences: what was not looked at, and why."""
+    notes = []
+    if undrawn:
+        notes.append(f"{undrawn} photos were left out by the limit.")
+    if album.unreadable:
+        first, why = next(iter(album.unreadable.items()))
+        notes.append(f"{len(album.unreadable)} photos could not be read; the first: '{first}': {why}.")
+    if kinds:
+        notes.append(f"Not looked for, as not all photos have a class that the model knows: {', '.join(kinds)}.")
+    few = [album.name(k) for k in album.groups if k not in list_classes(album)]
+    if few:
+        listed = ", ".join(few[:8]) + (f" and {len(few) - 8} more" if len(few) > 8 else "")
+        notes.append(f"Fewer than {MIN_PHOTOS} photos, so no shortcut can be told: {listed}.")
+    if len(list_classes(album)) < 2:
+        notes.append(f"Shortcuts need two classes with {MIN_PHOTOS} photos each; none was looked for.")
+    return notes
+
+
+def _record(album: Album, kinds: Sequence[str], engine: str) -> dict[str, Any]:
+    return {
+        "model": album.model.name,
+        **album.model.origin,
+        "preprocess": album.model.preprocess.model_dump(),
+        "kinds": list(kinds),
+        "seed": album.seed,
+        "engine": engine,
+        "maps": "cam" if album.is_exact else "grad-cam",
+        "classes": {album.name(k): len(rows) for k, rows in album.groups.items()},
+    }

@@ -1,0 +1,166 @@
+"""Shortcuts: what decides a class and is not the object. Suspects by statistics; each is convicted by swaps alone.
+
+Add a kind of shortcut as one function in `SUSPECTS`: album -> suspects.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from whycam.audit.album import Album
+from whycam.audit.chance import compare_means, find_interval, to_certainty
+from whycam.audit.colours import suspect_tints
+from whycam.audit.findings import EvidencePhoto, Finding
+from whycam.audit.marks import suspect_marks
+from whycam.audit.places import suspect_places
+from whycam.audit.stamps import suspect_stamps
+from whycam.audit.suspects import Suspect, list_classes
+from whycam.audit.swaps import Outcome, draw_pairs, judge
+
+SUSPECTS: dict[str, Callable[[Album], list[Suspect]]] = {
+    "mark": suspect_marks,
+    "stamp": suspect_stamps,
+    "tint": suspect_tints,
+    "place": suspect_places,
+}
+# The share of photos that must change their class beyond the control, and how sure the change of scores must be. More
+# is asked of a place that was suspected without a sign in the pixels: it may hold a part of the object.
+LEAST_RELIANCE, LEAST_RELIANCE_PLACE, LEAST_CERTAINTY = 0.06, 0.25, 0.99
+_PAIRS, _MOST_PHOTOS = 70, 8
+
+
+def find_shortcuts(album: Album) -> list[Finding]:
+    """A finding for each suspect that swaps convict; of those of one class that overlap, the clearest."""
+    suspects = [suspect for find in SUSPECTS.values() for suspect in find(album)]
+    trials = [try_suspect(album, suspect) for suspect in suspects]
+    tests = 2 * len(trials)
+    guilty = [trial for trial in trials if trial.is_guilty(tests)]
+    kept: list[Trial] = []
+    for trial in sorted(guilty, key=lambda one: (list(SUSPECTS).index(one.suspect.kind), -one.reliance)):
+        if not any(is_covered(trial.suspect, other.suspect) for other in kept):
+            kept.append(trial)
+    return [tell(album, trial, tests) for trial in kept]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What swaps say of a suspect.
+
+    Attributes:
+        suspect: who.
+        given: photos of other classes that got it from photos of the class.
+        taken: photos of the class that lost it.
+        control: photos of other classes that got the same of one another.
+    """
+
+    suspect: Suspect
+    given: Outcome
+    taken: Outcome
+    control: Outcome
+
+    @property
+    def attack(self) -> tuple[float, float]:
+        """The share of photos that become the donor's class: of this class, and in the control."""
+        return float(self.given.is_won.mean()), float(self.control.is_won.mean())
+
+    @property
+    def loss(self) -> tuple[float, float]:
+        """The share of photos that lose their class: of this class, and in the control."""
+        return float(self.taken.is_lost.mean()), float(self.control.is_lost.mean())
+
+    @property
+    def reliance(self) -> float:
+        """How much more of the photos change than in the control, by giving or by taking."""
+        return max(self.attack[0] - self.attack[1], self.loss[0] - self.loss[1])
+
+    @property
+    def p(self) -> float:
+        """The chance that the scores move so much more than in the control, by giving or by taking."""
+        gain = compare_means(self.given.gain, self.control.gain)
+        loss = compare_means(self.taken.loss, self.control.loss)
+        return min(1.0, 2 * min(gain, loss))
+
+    def is_guilty(self, tests: int) -> bool:
+        """Whether it changes enough, surely enough."""
+        least = LEAST_RELIANCE_PLACE if self.suspect.kind == "place" else LEAST_RELIANCE
+        return self.reliance >= least and to_certainty(self.p, tests) >= LEAST_CERTAINTY
+
+
+def try_suspect(album: Album, suspect: Suspect) -> Trial:
+    """Gives it to photos of other classes, takes it from those of its own, and does the same among the others."""
+    k, stream = suspect.label, zlib.crc32(f"{suspect.kind} {suspect.label} {suspect.region.name}".encode())
+    rest = {other: album.groups[other] for other in list_classes(album) if other != k}
+    own = {k: album.groups[k] if suspect.members is None else suspect.members}
+    given = draw_pairs(album, own, rest, _PAIRS, stream)
+    taken = draw_pairs(album, rest, own, -(-_PAIRS // len(rest)), stream + 1)
+    control = draw_pairs(album, rest, rest, -(-_PAIRS // len(rest)), stream + 2)
+    return Trial(
+        suspect,
+        judge(album, given, suspect.give(given.hosts, given.donors)),
+        judge(album, taken, suspect.take(taken.hosts, taken.donors)),
+        judge(album, control, suspect.give(control.hosts, control.donors)),
+    )
+
+
+def is_covered(suspect: Suspect, other: Suspect) -> bool:
+    """Whether another suspect of the same class lies in the same place, or either has no place."""
+    if suspect.label != other.label:
+        return False
+    if suspect.mask is None or other.mask is None:
+        return True
+    return bool((suspect.mask & other.mask).sum() > 0.3 * min(suspect.mask.sum(), other.mask.sum()))
+
+
+def tell(album: Album, trial: Trial, tests: int) -> Finding:
+    """The finding: what was done, what came of it, and what came of the control."""
+    suspect, name = trial.suspect, album.name(trial.suspect.label)
+    (attack, attack_usual), (loss, loss_usual) = trial.attack, trial.loss
+    hosts, own = len(trial.given.is_won), len(trial.taken.is_lost)
+    low, high = find_interval(int(trial.given.is_won.sum()), hosts)
+    return Finding(
+        kind="shortcut",
+        severity=float(np.clip(trial.reliance, 0, 1)),
+        certainty=to_certainty(trial.p, tests),
+        title=f"The model knows {name!r} by {suspect.title}, not by the object alone.",
+        detail=(
+            f"{suspect.words} Given to {hosts} photos of other classes, it makes {attack:.0%} of them "
+            f"{name!r} (95 % interval {low:.0%} to {high:.0%}; the same from other classes: {attack_usual:.0%}). "
+            f"Taken from {own} photos of {name!r}, {loss:.0%} are no longer recognised (other classes: "
+            f"{loss_usual:.0%})."
+        ),
+        class_name=name,
+        region=suspect.region,
+        photos=pick_photos(album, trial),
+        numbers={
+            "attack": attack,
+            "attack_control": attack_usual,
+            "loss": loss,
+            "loss_control": loss_usual,
+            "gain": float(trial.given.gain.mean()),
+            "gain_control": float(trial.control.gain.mean()),
+            "fall": float(trial.taken.loss.mean()),
+            "fall_control": float(trial.control.loss.mean()),
+            "pairs": hosts,
+            "found_by": suspect.kind,
+        },
+    )
+
+
+def pick_photos(album: Album, trial: Trial) -> tuple[EvidencePhoto, ...]:
+    """The photos of the class that lose most without it."""
+    suspect = trial.suspect
+    seen: set[int] = set()
+    photos: list[EvidencePhoto] = []
+    for i in np.argsort(-trial.taken.loss):
+        row = int(trial.taken.pairs.hosts[i])
+        if row in seen or len(photos) == _MOST_PHOTOS:
+            continue
+        seen.add(row)
+        boxes = suspect.boxes_of(row) if suspect.boxes_of else suspect.region.boxes
+        fate = "no longer recognised without it" if trial.taken.is_lost[i] else "recognised without it"
+        photos.append(EvidencePhoto(album.paths[row], boxes, f"{fate}; its lead falls by {trial.taken.loss[i]:.1f}"))
+    return tuple(photos)

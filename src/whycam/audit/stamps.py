@@ -1,0 +1,284 @@
+"""Marks that move: a patch that comes back, almost the same, in many photos of one class and not in others'.
+
+Patches around corners of the drawing are compared with those of all other photos; the ones that come back are looked
+for everywhere. Petals are alike to the eye, but their pixels never correlate as those of a printed sign do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch.nn import functional
+
+from whycam.audit.album import Album
+from whycam.audit.findings import Box, Region
+from whycam.audit.suspects import Suspect, list_classes
+
+_POINTS, _HALF_PX, _STEP_PX = 40, 12, 2
+# Correlation of two patches that are alike; a sign is one that is found in so many of its class's photos, at a
+# correlation that so few of the others' reach.
+_ALIKE, _LEAST_FOUND, _LEAST_SHARE, _OTHERS_SHARE = 0.85, 0.7, 0.4, 0.02
+_LEAST_PHOTOS, _SEEDS = 4, 4
+_WINDOW_PX, _MOST_OTHERS, _MOST_OWN = 40, 120, 80
+_SPREAD = 0.6
+
+
+@dataclass(frozen=True)
+class Points:
+    """Patches of photos.
+
+    Attributes:
+        rows: (P,) the photo of each.
+        patches: (P, D) of mean 0 and length 1.
+    """
+
+    rows: np.ndarray
+    patches: np.ndarray
+
+
+def suspect_stamps(album: Album) -> list[Suspect]:
+    """For each class the sign that comes back most, if one does."""
+    draw = np.random.default_rng([album.seed, 3])
+    classes = list_classes(album)
+    if len(classes) < 2 or min(album.pixels.shape[2:]) < 4 * _HALF_PX:
+        return []
+    rows = {k: draw.permutation(album.groups[k])[:_MOST_OWN] for k in classes}
+    points = {k: find_points(album, rows[k]) for k in classes}
+    found = []
+    sheets = {k: Sheets.of(album.pixels[rows[k]]) for k in classes}
+    for k in classes:
+        share = -(-_MOST_OTHERS // (len(classes) - 1))
+        rest = [sheets[other].first(share) for other in classes if other != k]
+        signs = grow_signs(album, find_seeds(k, points), rows[k], sheets[k], rest)
+        if signs and (best := max(signs, key=len)) and len(best) >= _LEAST_SHARE * len(rows[k]):
+            found.append(make_suspect(album, k, best, len(best) / len(rows[k]), draw))
+    return [suspect for suspect in found if suspect is not None]
+
+
+def find_points(album: Album, rows: np.ndarray) -> Points:
+    """The strongest corners (both directions of slope) of photos, with the patches around them."""
+    places = [(int(row), y, x) for row in rows for y, x in find_corners(album.pixels[row])]
+    patches = [norm_patch(cut_patch(album.pixels[row], y, x)) for row, y, x in places]
+    return Points(np.array([row for row, _, _ in places]), np.stack(patches))
+
+
+def find_corners(pixels: np.ndarray) -> list[tuple[int, int]]:
+    """(y, x) of the strongest corners: the smaller eigenvalue of the structure tensor (Shi and Tomasi 1994)."""
+    grey = pixels.mean(0, dtype=np.float32)
+    down, across = ndimage.sobel(grey, 0), ndimage.sobel(grey, 1)
+    a, b, c = (ndimage.uniform_filter(v, 7) for v in (down * down, across * across, down * across))
+    strength = (a + b) / 2 - np.sqrt(((a - b) / 2) ** 2 + c**2)
+    strength[ndimage.maximum_filter(strength, 7) > strength] = 0
+    edge = _HALF_PX
+    inner = strength[edge:-edge, edge:-edge]
+    best = np.argsort(-inner, axis=None)[:_POINTS]
+    return [(int(i // inner.shape[1]) + edge, int(i % inner.shape[1]) + edge) for i in best if inner.flat[i] > 0]
+
+
+def find_seeds(label: int, points: dict[int, Points]) -> list[np.ndarray]:
+    """Patches (D,) of the class that come back in several of its photos, and less in others'."""
+    own, rest = points[label], [p for k, p in points.items() if k != label]
+    inside = count_alike(own.patches, own.patches, own.rows)
+    candidates = np.argsort(-inside)[: 16 * _SEEDS]
+    outside = sum(count_alike(own.patches[candidates], p.patches, p.rows) for p in rest) / len(rest)
+    excess = inside[candidates] - 3 * outside
+    seeds: list[np.ndarray] = []
+    for at in np.argsort(-excess):
+        patch = own.patches[candidates[at]]
+        if inside[candidates[at]] < _LEAST_PHOTOS or excess[at] <= 0 or len(seeds) == _SEEDS:
+            break
+        if all(float(patch @ other) < _ALIKE for other in seeds):
+            seeds.append(patch)
+    return seeds
+
+
+def count_alike(patches: np.ndarray, others: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(P,): in how many photos each patch (P, D) has its like; `others` (Q, D) are theirs, `rows` (Q,) in runs."""
+    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    best = [np.maximum.reduceat(patches[i : i + 512] @ others.T, starts, axis=1) for i in range(0, len(patches), 512)]
+    counts: np.ndarray = (np.concatenate(best) >= _ALIKE).sum(1)
+    return counts
+
+
+def grow_signs(
+    album: Album, seeds: list[np.ndarray], rows: np.ndarray, own: Sheets, rest: list[Sheets]
+) -> list[dict[int, tuple[int, int]]]:
+    """Row -> place (y, x) of each seed in the class's photos, looked for everywhere; twice: then with their mean."""
+    for _ in range(2):
+        if not seeds:
+            return []
+        scores, places = own.find_best(np.stack(seeds))
+        others = np.concatenate([sheets.find_best(np.stack(seeds))[0] for sheets in rest])
+        least = np.maximum(_LEAST_FOUND, np.quantile(others, 1 - _OTHERS_SHARE, axis=0))
+        signs = [
+            {
+                int(row): (int(y), int(x))
+                for row, score, (y, x) in zip(rows, scores[:, i], places[:, i], strict=True)
+                if score > least[i]
+            }
+            for i in range(len(seeds))
+        ]
+        signs = [where for where in signs if len(where) >= _LEAST_PHOTOS]
+        seeds = [norm_patch(np.mean([cut_patch(album.pixels[r], *at) for r, at in w.items()], axis=0)) for w in signs]
+    return signs
+
+
+@dataclass(frozen=True)
+class Sheets:
+    """Photos at half the size, ready for patches to be looked for in them.
+
+    Attributes:
+        images: (n, 3, H / 2, W / 2) float32.
+        power: (n, y, x) the length of the patch at each place, channel means taken off.
+    """
+
+    images: torch.Tensor
+    power: torch.Tensor
+
+    @classmethod
+    def of(cls, pixels: np.ndarray) -> Self:
+        """Of pixels (n, 3, H, W) uint8."""
+        images = functional.avg_pool2d(torch.from_numpy(pixels).float(), _STEP_PX)
+        grown = images.numpy()
+        size, low, high = (1, 1, _HALF_PX, _HALF_PX), _HALF_PX // 2, _HALF_PX // 2 - 1
+        means, squares = (ndimage.uniform_filter(part, size) for part in (grown, grown**2))
+        spread = (squares - means**2).clip(0).sum(1)[:, low : -high or None, low : -high or None]
+        length = np.sqrt(spread * _HALF_PX**2)
+        # In a flat place a patch's length is all noise: it then counts as that of a faint drawing.
+        return cls(images, torch.from_numpy(length).clamp(min=_HALF_PX * 6))
+
+    def first(self, count: int) -> Sheets:
+        """Some of them."""
+        return Sheets(self.images[:count], self.power[:count])
+
+    def find_best(self, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The highest correlation (n, P) of patches (P, D) with any place, and that place (n, P, 2) in the photo."""
+        kernels = torch.from_numpy(patches).view(-1, 3, _HALF_PX, _HALF_PX)
+        scores = functional.conv2d(self.images, kernels) / self.power[:, None]
+        width = scores.shape[-1]
+        best = scores.flatten(2).max(2)
+        y, x = best.indices // width, best.indices % width
+        return best.values.numpy(), (torch.stack([y, x], -1) * _STEP_PX + _HALF_PX).numpy()
+
+
+def cut_patch(pixels: np.ndarray, y: int, x: int) -> np.ndarray:
+    """(3, S, S) of the place, at half the size."""
+    cut = pixels[:, y - _HALF_PX : y + _HALF_PX, x - _HALF_PX : x + _HALF_PX]
+    values: np.ndarray = cut.reshape(3, _HALF_PX, _STEP_PX, _HALF_PX, _STEP_PX).mean((2, 4))
+    return values
+
+
+def norm_patch(values: np.ndarray) -> np.ndarray:
+    """(D,) float32 of mean 0 in each channel and length 1; 0 where nothing is drawn."""
+    flat = (values - values.mean((1, 2), keepdims=True)).ravel()
+    length = float(np.linalg.norm(flat))
+    patch: np.ndarray = (flat / length if length > 1 else np.zeros_like(flat)).astype(np.float32)
+    return patch
+
+
+def make_suspect(
+    album: Album, label: int, where: dict[int, tuple[int, int]], share: float, draw: np.random.Generator
+) -> Suspect | None:
+    """The sign around the patch: the pixels that are alike when the photos are laid over each other at it."""
+    height, width = album.pixels.shape[2:]
+    members = np.array(sorted(where))
+    windows = np.stack([cut_window(album.pixels[row], where[row]) for row in members]).astype(np.float32)
+    rest = np.flatnonzero(~np.isin(np.arange(len(album)), album.groups[label]))
+    random_places = {int(row): (int(draw.integers(height)), int(draw.integers(width))) for row in range(len(album))}
+    others = np.stack([cut_window(album.pixels[row], random_places[row]) for row in draw.permutation(rest)[:60]])
+    middle = np.median(windows, axis=0)
+    inside, outside = (np.abs(part - middle).mean((0, 1)) for part in (windows, others))
+    alike = ndimage.uniform_filter(inside, 3) < _SPREAD * ndimage.uniform_filter(outside, 3)
+    parts, _ = ndimage.label(ndimage.binary_closing(np.pad(alike, 8), iterations=3)[8:-8, 8:-8] | alike)
+    centre = parts[_WINDOW_PX, _WINDOW_PX]
+    if not centre:
+        return None
+    mask = ndimage.binary_dilation(parts == centre, iterations=2)
+    stamp = _Stamp(album, mask, where, random_places)
+    places = np.array(list(where.values())) / [height, width]
+    moves = bool(places.std(0).max() > 0.1)
+    return Suspect(
+        kind="stamp",
+        label=label,
+        region=Region("a sign at changing places") if moves else Region("a sign", stamp.boxes(int(members[0]))),
+        give=stamp.give,
+        take=stamp.take,
+        title="a sign at changing places" if moves else "a sign",
+        words=f"Almost the same sign was found in {share:.0%} of its photos.",
+        members=members,
+        boxes_of=stamp.boxes,
+    )
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    """A sign's shape, and where it lies in photos; in photos without it, a place drawn at random stands for it."""
+
+    album: Album
+    mask: np.ndarray
+    where: dict[int, tuple[int, int]]
+    elsewhere: dict[int, tuple[int, int]]
+
+    def find(self, row: int) -> tuple[int, int]:
+        return self.where.get(row, self.elsewhere[row])
+
+    def boxes(self, row: int) -> tuple[Box, ...]:
+        if row not in self.where:
+            return ()
+        height, width = self.album.pixels.shape[2:]
+        y, x = self.where[row]
+        ys, xs = np.flatnonzero(self.mask.any(1)) - _WINDOW_PX, np.flatnonzero(self.mask.any(0)) - _WINDOW_PX
+        edges = (x + xs[0]) / width, (y + ys[0]) / height, (x + xs[-1] + 1) / width, (y + ys[-1] + 1) / height
+        x0, y0, x1, y1 = (float(np.clip(edge, 0, 1)) for edge in edges)
+        return ((x0, y0, x1, y1),)
+
+    def give(self, hosts: np.ndarray, donors: np.ndarray) -> np.ndarray:
+        """The donor's sign at the host's own random place."""
+        return np.stack(
+            [
+                paste_window(
+                    self.album.pixels[h], cut_window(self.album.pixels[d], self.find(d)), self.mask, self._aim(h)
+                )
+                for h, d in zip(hosts.tolist(), donors.tolist(), strict=True)
+            ]
+        )
+
+    def take(self, hosts: np.ndarray, donors: np.ndarray) -> np.ndarray:
+        """The host's sign under the donor's pixels of the same place."""
+        return np.stack(
+            [
+                paste_window(
+                    self.album.pixels[h], cut_window(self.album.pixels[d], self.find(h)), self.mask, self.find(h)
+                )
+                for h, d in zip(hosts.tolist(), donors.tolist(), strict=True)
+            ]
+        )
+
+    def _aim(self, row: int) -> tuple[int, int]:
+        """A place in which the whole window lies."""
+        height, width = self.album.pixels.shape[2:]
+        y, x = self.elsewhere[row]
+        span_y, span_x = height - 2 * _WINDOW_PX, width - 2 * _WINDOW_PX
+        return _WINDOW_PX + y * span_y // height, _WINDOW_PX + x * span_x // width
+
+
+def cut_window(pixels: np.ndarray, centre: tuple[int, int]) -> np.ndarray:
+    """(3, 2 W, 2 W) around a place, the photo's edges repeated beyond it."""
+    w = _WINDOW_PX
+    padded = np.pad(pixels, ((0, 0), (w, w), (w, w)), mode="edge")
+    values: np.ndarray = padded[:, centre[0] : centre[0] + 2 * w, centre[1] : centre[1] + 2 * w]
+    return values
+
+
+def paste_window(pixels: np.ndarray, window: np.ndarray, mask: np.ndarray, centre: tuple[int, int]) -> np.ndarray:
+    """The photo with the window's masked pixels around a place; what lies outside the photo is lost."""
+    w = _WINDOW_PX
+    padded = np.pad(pixels, ((0, 0), (w, w), (w, w)), mode="edge")
+    part = padded[:, centre[0] : centre[0] + 2 * w, centre[1] : centre[1] + 2 * w]
+    part[:, mask] = window[:, mask]
+    values: np.ndarray = padded[:, w:-w, w:-w]
+    return values

@@ -1,0 +1,106 @@
+"""`whycam audit`: a model and a folder of photos to `audit.json`, a table, and an exit code for a user's CI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from whycam.audit import KINDS, Audit, audit
+from whycam.config import AuditOptions
+from whycam.data.annotations import read_photos
+from whycam.data.folder import Sample
+from whycam.errors import UserError, make_unknown_name
+from whycam.explainer import Model, load
+from whycam.jobs.progress import show_progress
+from whycam.runs import command_line, open_run, write_json
+from whycam.targets import find_class
+
+
+def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions) -> Audit:
+    """Audits, prints the table, and writes the folder `out` with `audit.json`.
+
+    Raises:
+        UserError: no photos, not one class that the model has, an unknown kind, a result of that name.
+    """
+    split_kinds(options.fail_on)
+    kinds = split_kinds(options.kinds) or list(KINDS)
+    with open_run(out, overwrite=options.overwrite) as partial:
+        model = load(model_name, device=options.device)
+        samples, train = read_samples(model, folder)
+        total = min(options.limit, len(samples))
+        with show_progress("auditing", total) as advance:
+            found = audit(
+                model,
+                samples,
+                kinds=kinds,
+                train=train,
+                limit=options.limit,
+                seed=options.seed,
+                engine=options.engine,
+                progress=advance,
+            )
+        content = {"command": command_line(), "options": options.model_dump(mode="json"), **found.to_json()}
+        write_json(partial / "audit.json", content)
+    print_audit(found, Console())
+    return found
+
+
+def split_kinds(words: str) -> list[str]:
+    """The kinds that a person named with commas.
+
+    Raises:
+        UserError: one that does not exist.
+    """
+    kinds = [word.strip() for word in words.split(",") if word.strip()]
+    for kind in kinds:
+        if kind not in KINDS:
+            raise make_unknown_name("kind of finding", kind, KINDS)
+    return kinds
+
+
+def read_samples(model: Model, folder: Path) -> tuple[list[Sample], list[Path]]:
+    """The photos to audit, those of val/ where there is one, and the training photos beside them.
+
+    Raises:
+        UserError: no photos, or folders that name classes, and none that the model has.
+    """
+    photos = read_photos(folder)
+    words = {photo.classes[0] for photo in photos if photo.classes}
+    indices = {word: _find_index(str(word), model) for word in words}
+    if words and all(index < 0 for index in indices.values()):
+        raise UserError(
+            f"Not one of the {len(words)} folders ({', '.join(sorted(map(str, words))[:5])}, ...) is named as one of "
+            f"the model's {len(model.class_names)} classes ({', '.join(model.class_names[:5])}, ...). "
+            "Rename the folders, or put all photos into one folder to audit them without labels."
+        )
+    samples = [Sample(photo.photo, indices[photo.classes[0]] if photo.classes else -1) for photo in photos]
+    audited = {sample.path for sample in samples}
+    is_split = (folder / "train").is_dir() and not any((folder / "train").absolute() in p.parents for p in audited)
+    train = [photo.photo for photo in read_photos(folder / "train")] if is_split else []
+    return samples, train
+
+
+def _find_index(word: str, model: Model) -> int:
+    try:
+        return find_class(word, model.class_names)
+    except UserError:
+        return -1
+
+
+def print_audit(found: Audit, console: Console) -> None:
+    """The findings, most serious first, and what could not be looked at."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("severity", "certainty", "kind"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("finding")
+    for finding in found.findings:
+        table.add_row(f"{finding.severity:.2f}", f"{finding.certainty:.3f}", finding.kind, escape(finding.title))
+    if found.findings:
+        (console if console.is_terminal else Console(width=160, file=console.file)).print(table)
+    else:
+        console.print("Nothing found.")
+    for note in found.notes:
+        console.print(note, markup=False, highlight=False)
