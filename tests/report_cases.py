@@ -13,7 +13,7 @@ import numpy as np
 
 from whycam.config import ReportOptions
 from whycam.jobs.report import Outcome, make_report
-from whycam.runs import write_json, write_lines
+from whycam.runs import find_way, write_json, write_lines
 from whycam.targets import to_probabilities
 
 
@@ -48,7 +48,12 @@ def make_run(run: Path, model: Path, photos: Path) -> Path:
             "head": "linear",
             "command": "whycam train shapes",
             "val_note": "A note.",
-            "data": {"folder": str(photos), "train": 90, "val": len(paths)},
+            "data": {
+                "folder": str(photos),
+                "folder_from_run": find_way(run, photos),
+                "train": 90,
+                "val": len(paths),
+            },
         },
     )
     return run

@@ -168,6 +168,15 @@ def test_photos_that_have_moved_are_found_where_folder_says(
     assert "<b>circle/00.jpg</b>" in text
 
 
+def test_photos_that_have_moved_with_their_run_are_found(
+    tmp_path: Path, tiny_folder: Path, shapes_folder: Path
+) -> None:
+    shutil.copytree(shapes_folder, tmp_path / "old" / "photos")
+    make_run(tmp_path / "old" / "run", tiny_folder, tmp_path / "old" / "photos")
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert report(tmp_path / "new" / "run", None, tmp_path / "report.html").photos == PHOTOS
+
+
 def test_plain_photos_have_no_accuracy(tmp_path: Path, tiny_folder: Path, shapes_folder: Path) -> None:
     done = report(tiny_folder, shapes_folder / "circle", tmp_path / "report.html")
     assert done.photos == PHOTOS_A_CLASS

@@ -141,6 +141,14 @@ def open_atomic(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+def find_way(start: Path, end: Path) -> str | None:
+    """The relative path from one folder to another, which holds where both move; None between two drives."""
+    try:
+        return Path(os.path.relpath(end.absolute(), start.absolute())).as_posix()
+    except ValueError:
+        return None
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes JSON that people can read, whole or not at all."""
     with open_atomic(path) as part:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -110,7 +111,7 @@ def find_album(model: str, run: Run | None, folder: Path | None) -> Album:
         UserError: no photos, or the run's are no longer there.
     """
     if run is not None:
-        root = folder or Path(run.summary["data"]["folder"])
+        root = folder or _find_photos(run)
         items = tuple(Item(root.absolute() / path, path, (truth,)) for path, truth in run.photos)
         found = sum(item.path.is_file() for item in items)
         if found:
@@ -137,6 +138,14 @@ def find_album(model: str, run: Run | None, folder: Path | None) -> Album:
     photos = read_photos(folder)
     listed = (Item(one.photo, one.photo.relative_to(root).as_posix(), one.classes or ()) for one in photos)
     return Album(tuple(listed), f"{len(photos):,} photos in {folder.name}")
+
+
+def _find_photos(run: Run) -> Path:
+    """The folder that the run was trained on: where it was, or as it then lay from the run, if both have moved."""
+    about = run.summary["data"]
+    folder, way = Path(about["folder"]), about.get("folder_from_run")
+    moved = None if way is None else Path(os.path.normpath(run.folder.absolute() / way))
+    return moved if moved is not None and moved.is_dir() and not folder.is_dir() else folder
 
 
 def add_evidence(album: Album, paths: Sequence[str]) -> tuple[Album, dict[str, str]]:

@@ -22,7 +22,7 @@ from whycam.jobs.progress import log_to
 from whycam.jobs.run_files import write_results
 from whycam.model.backbone import make_backbone
 from whycam.model.classifier import GapClassifier, save_classifier
-from whycam.runs import command_line, open_run, read_versions, write_json
+from whycam.runs import command_line, find_way, open_run, read_versions, write_json
 
 
 def train(folder: Path, out: Path, options: TrainOptions) -> dict[str, Any]:
@@ -129,6 +129,7 @@ def _describe(work: Work, time_s: float) -> dict[str, object]:
         "epochs": len(work.epochs),
         "data": {
             "folder": str(work.photos.root),
+            "folder_from_run": find_way(work.run, work.photos.root),
             "fingerprint": fingerprint(work.photos.root, work.photos.samples, dict(work.hashes)),
             "train": len(work.photos.train),
             "val": len(work.photos.val),
