@@ -208,7 +208,7 @@ def make_suspect(
         give=stamp.give,
         take=stamp.take,
         title="a sign at changing places" if moves else "a sign",
-        words=f"Almost the same sign was found in {share:.0%} of its photos.",
+        words=f"Almost the same sign was found in {share:.0%} of its photos; all is well if it is the object itself.",
         members=members,
         boxes_of=stamp.boxes,
     )
