@@ -69,6 +69,15 @@ def shown(page: Page, address: str, photos: list[Path]) -> Page:
     return page
 
 
+def test_photos_may_come_before_the_model(page: Page, address: str, photos: list[Path]) -> None:
+    held = threading.Event()
+    page.route("**/api/model", lambda route: (held.set(), page.wait_for_timeout(500), route.continue_()))
+    page.goto(address)
+    page.locator("#choose-first").set_input_files(photos)
+    page.get_by_text("3 photos,").wait_for()
+    assert held.is_set()
+
+
 def read_heat(page: Page, root: str = "#first") -> np.ndarray:
     """(H, W, 4) of 0..255: what is drawn over the photo."""
     found = page.evaluate(

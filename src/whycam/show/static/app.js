@@ -53,7 +53,9 @@ async function explain(photo, question = {}) {
 
 /* ---- The list of photos ---------------------------------------------------------------------------------------- */
 
-function addFiles(files) {
+async function addFiles(files) {
+  await opened;
+  if (!model) return;
   for (const file of files) {
     const photo = { file, name: file.name || "pasted photo", entry: null, fault: "" };
     photo.button = make("button", { type: "button", className: "app-photo", onclick: () => select(photo) });
@@ -253,14 +255,13 @@ function listen() {
   document.addEventListener("keydown", press);
   part("search").addEventListener("change", () => search(part("search").value));
   part("method").addEventListener("change", compare);
-  first.addEventListener("change", compare);
 }
 
 function press(event) {
   if (event.target.closest("input, select, textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "ArrowRight" || event.key === "ArrowDown") step(1);
   else if (event.key === "ArrowLeft" || event.key === "ArrowUp") step(-1);
-  else if (!first.press(event.key)) return;
+  else if (!first?.press(event.key)) return;
   event.preventDefault();
 }
 
@@ -285,8 +286,10 @@ async function open() {
     return;
   }
   first = new Viewer(part("first"), model);
+  first.addEventListener("change", compare);
   describeModel();
-  listen();
 }
 
-open();
+// Photos may come before the model is known: they wait for it.
+listen();
+const opened = open();
