@@ -46,8 +46,9 @@ is trained on {TRAIN_PER_CLASS} photos a class, all of one class with a mark in 
 on the biased validation photos. A model relies on its mark if the known mark, on held-out photos, makes at least
 {RELIES:.0%} more of the other classes' photos its class than it does to a model of clean training, or if its removal
 loses so much more of the class. The audit sees neither the mark nor this truth. Thresholds were chosen on other seeds
-(1000 to 1002: other looks, places and classes). The place of a finding is right if it covers half of the mark and is
-no larger than it by half of the photo."""
+(1000 to 1003: other looks, places and classes), after a first pass over seeds 0 to 4, at 6 % of changed photos alone,
+had found 17 of 22 and accused 0 of 30 clean models and 1 of 13 that ignore their mark; the seeds here are new. The
+place of a finding is right if it covers half of the mark and is no larger than it by half of the photo."""
 
 
 class Backbone:
@@ -382,7 +383,7 @@ def main() -> None:
     parser.add_argument("--planted", type=int, default=5, help="trainings of each kind of mark")
     parser.add_argument("--clean", type=int, default=30, help="clean trainings")
     parser.add_argument("--garden", type=int, default=1, help="trainings of each kind in the generated garden; 0: none")
-    parser.add_argument("--first-seed", type=int, default=0, help="thresholds were chosen on seeds from 1000 on")
+    parser.add_argument("--first-seed", type=int, default=5, help="thresholds were chosen on seeds from 1000 on")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     backbone, state = Backbone(args.work), args.work / "results.json"

@@ -27,9 +27,12 @@ SUSPECTS: dict[str, Callable[[Album], list[Suspect]]] = {
     "tint": suspect_tints,
     "place": suspect_places,
 }
-# The share of photos that must change their class beyond the control, and how sure the change of scores must be. More
-# is asked of a place that was suspected without a sign in the pixels: it may hold a part of the object.
-LEAST_RELIANCE, LEAST_RELIANCE_PLACE, LEAST_CERTAINTY = 0.06, 0.25, 0.99
+# The share of photos that must change their class beyond the control, or else by how many logits the lead must move
+# beyond it, and how sure that change must be. Few photos are near enough to another class to change theirs: the leads
+# of all of them tell of a weaker reliance. They do so only of a sign in the pixels: colours and places may be the
+# object's own, whose loss moves every lead. Of places more is asked, too.
+LEAST_RELIANCE, LEAST_RELIANCE_PLACE, LEAST_SHIFT, LEAST_CERTAINTY = 0.06, 0.25, 1.0, 0.99
+_SIGNS = ("mark", "stamp")
 _PAIRS, _MOST_PHOTOS = 70, 8
 
 
@@ -78,6 +81,12 @@ class Trial:
         return max(self.attack[0] - self.attack[1], self.loss[0] - self.loss[1])
 
     @property
+    def shift(self) -> float:
+        """By how many logits more than in the control the lead moves, by giving or by taking."""
+        gain = float(self.given.gain.mean() - self.control.gain.mean())
+        return max(gain, float(self.taken.loss.mean() - self.control.loss.mean()))
+
+    @property
     def p(self) -> float:
         """The chance that the scores move so much more than in the control, by giving or by taking."""
         gain = compare_means(self.given.gain, self.control.gain)
@@ -86,8 +95,10 @@ class Trial:
 
     def is_guilty(self, tests: int) -> bool:
         """Whether it changes enough, surely enough."""
+        if to_certainty(self.p, tests) < LEAST_CERTAINTY:
+            return False
         least = LEAST_RELIANCE_PLACE if self.suspect.kind == "place" else LEAST_RELIANCE
-        return self.reliance >= least and to_certainty(self.p, tests) >= LEAST_CERTAINTY
+        return self.reliance >= least or (self.suspect.kind in _SIGNS and self.shift >= LEAST_SHIFT)
 
 
 def try_suspect(album: Album, suspect: Suspect) -> Trial:
