@@ -88,7 +88,7 @@ def _tell(sets: Sequence[Sequence[Thumbnail]], text: str, weight: float, total: 
         kind="duplicate",
         severity=weight * min(1.0, 0.2 + copies / total),
         certainty=0.99,
-        title=f"{copies} photos show {len(sets)} scenes {text}.",
+        title=f"{copies} photos show {len(sets)} scene{'s' if len(sets) > 1 else ''} {text}.",
         detail=(
             f"Of {total} photos, {copies} are copies or near-copies of one another (other sizes, qualities, mirrored), "
             f"in {len(sets)} sets."
