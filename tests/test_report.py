@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import whycam
 from conftest import PHOTOS_A_CLASS, SHAPES
 from report_cases import check_probabilities, decode_maps, make_finding, make_run, read_data, report, write_audit
+from whycam.audit.chance import find_interval
 from whycam.cli import app
 from whycam.config import ExplainOptions
 from whycam.errors import UserError
@@ -29,7 +30,7 @@ from whycam.model.classifier import GapClassifier, save_classifier
 from whycam.reading import Reading
 from whycam.runs import write_json
 from whycam.show.report import make_curve
-from whycam.show.tally import Tally, find_interval
+from whycam.show.tally import Tally
 
 PHOTOS = PHOTOS_A_CLASS * len(SHAPES)
 HOSTILE = '</script><img src=x onerror="document.title=1">'

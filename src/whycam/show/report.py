@@ -13,9 +13,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from whycam import render
+from whycam.audit.chance import find_interval
 from whycam.runs import command_line
 from whycam.show.entries import encode_colormaps
-from whycam.show.tally import Tally, find_interval
+from whycam.show.tally import Tally
 
 # Of more classes, the confusions are a list.
 MATRIX_CLASSES = 20

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from whycam.reading import Reading
 
-LEVEL = 0.95
 TOP = 5
 
 
@@ -124,9 +122,3 @@ class Tally:
 def make_share(part: int, whole: int) -> float | None:
     """None where there is nothing to divide."""
     return part / whole if whole else None
-
-
-def find_interval(part: int, whole: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson)."""
-    found = binomtest(part, whole).proportion_ci(LEVEL, method="wilson")
-    return float(found.low), float(found.high)
