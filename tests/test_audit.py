@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from whycam.audit import Audit, audit
-from whycam.audit.album import draw_samples
+from whycam.audit.album import Album, draw_samples
 from whycam.audit.findings import Region
 from whycam.audit.shortcuts import Trial
+from whycam.audit.stamps import suspect_stamps
 from whycam.audit.suspects import Suspect
 from whycam.audit.swaps import Outcome, Pairs
 from whycam.data.folder import Sample
@@ -217,3 +218,20 @@ def test_findings_become_plain_json_with_names_of_their_own(tmp_path: Path) -> N
     assert set(one) == {
         *("id", "kind", "severity", "certainty", "class", "other", "title", "detail", "region", "photos", "numbers")
     }
+
+
+@pytest.mark.parametrize(("copies", "suspected"), [(1, [0]), (2, [])])
+def test_a_sign_is_stuck_on_once_and_an_object_may_stand_twice(copies: int, suspected: list[int]) -> None:
+    draw, side = np.random.default_rng(0), 128
+    pixels = draw.integers(0, 60, (3 * PHOTOS, 3, side, side), dtype=np.uint8)
+    sign = draw.integers(0, 256, (3, 8, 8), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
+    for photo in pixels[:PHOTOS]:
+        # Each copy in its own half.
+        for copy in range(copies):
+            y, x = draw.integers(0, 90), draw.integers(0, 30) + 64 * copy
+            photo[:, y : y + 32, x : x + 32] = sign
+    labels = np.arange(3).repeat(PHOTOS)
+    paths = tuple(Path(f"{i}.png") for i in range(len(pixels)))
+    none = np.zeros((len(pixels), 3))
+    album = Album(make_model(0.0), lambda pixels: none, paths, pixels, labels, none, none[:, None])
+    assert [suspect.label for suspect in suspect_stamps(album)] == suspected

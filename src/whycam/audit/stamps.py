@@ -23,6 +23,8 @@ _POINTS, _HALF_PX, _STEP_PX = 40, 12, 2
 # correlation that so few of the others' reach.
 _ALIKE, _LEAST_FOUND, _LEAST_SHARE, _OTHERS_SHARE = 0.85, 0.7, 0.4, 0.02
 _LEAST_PHOTOS, _SEEDS = 4, 4
+# A sign is stuck on once; what stands twice in so many of the photos that have it is the object (a rendered one).
+_REPEATED = 0.1
 _WINDOW_PX, _MOST_OTHERS, _MOST_OWN = 40, 120, 80
 # Half of the places of a sign that stays are no further from the middle one than this share of the photo's side.
 _STILL = 0.05
@@ -56,7 +58,9 @@ def suspect_stamps(album: Album) -> list[Suspect]:
         share = -(-_MOST_OTHERS // (len(classes) - 1))
         rest = [sheets[other].first(share) for other in classes if other != k]
         signs = grow_signs(album, find_seeds(k, points), rows[k], sheets[k], rest)
-        if signs and (best := max(signs, key=len)) and len(best) >= _LEAST_SHARE * len(rows[k]):
+        if not signs or len(best := max(signs, key=len)) < _LEAST_SHARE * len(rows[k]):
+            continue
+        if count_repeated(album, best, rows[k], sheets[k], rest) < _REPEATED * len(best):
             found.append(make_suspect(album, k, best, len(best) / len(rows[k]), draw))
     return [suspect for suspect in found if suspect is not None]
 
@@ -129,6 +133,17 @@ def grow_signs(
     return signs
 
 
+def count_repeated(
+    album: Album, sign: dict[int, tuple[int, int]], rows: np.ndarray, own: Sheets, rest: list[Sheets]
+) -> int:
+    """How many of the photos that have a sign have it once more elsewhere."""
+    patch = norm_patch(np.mean([cut_patch(album.pixels[r], *at) for r, at in sign.items()], axis=0))[None]
+    others = np.concatenate([sheets.find_best(patch)[0] for sheets in rest])
+    least = max(_LEAST_FOUND, float(np.quantile(others, 1 - _OTHERS_SHARE)))
+    second = own.find_second(patch)[:, 0]
+    return int((second[np.isin(rows, list(sign))] > least).sum())
+
+
 @dataclass(frozen=True)
 class Sheets:
     """Photos at half the size, ready for patches to be looked for in them.
@@ -159,12 +174,25 @@ class Sheets:
 
     def find_best(self, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The highest correlation (n, P) of patches (P, D) with any place, and that place (n, P, 2) in the photo."""
-        kernels = torch.from_numpy(patches).view(-1, 3, _HALF_PX, _HALF_PX)
-        scores = functional.conv2d(self.images, kernels) / self.power[:, None]
+        scores = self._correlate(patches)
         width = scores.shape[-1]
         best = scores.flatten(2).max(2)
         y, x = best.indices // width, best.indices % width
         return best.values.numpy(), (torch.stack([y, x], -1) * _STEP_PX + _HALF_PX).numpy()
+
+    def find_second(self, patches: np.ndarray) -> np.ndarray:
+        """(n, P): the highest correlation of patches (P, D) with a place that does not overlap the best one."""
+        scores = self._correlate(patches)
+        height, width = scores.shape[2:]
+        best = scores.flatten(2).argmax(2)[..., None, None]
+        near_y = (torch.arange(height)[:, None] - best // width).abs() < _HALF_PX
+        near_x = (torch.arange(width) - best % width).abs() < _HALF_PX
+        second: np.ndarray = scores.masked_fill(near_y & near_x, -1).flatten(2).amax(2).numpy()
+        return second
+
+    def _correlate(self, patches: np.ndarray) -> torch.Tensor:
+        kernels = torch.from_numpy(patches).view(-1, 3, _HALF_PX, _HALF_PX)
+        return functional.conv2d(self.images, kernels) / self.power[:, None]
 
 
 def cut_patch(pixels: np.ndarray, y: int, x: int) -> np.ndarray:
