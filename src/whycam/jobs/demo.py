@@ -58,7 +58,7 @@ def run_demo(out: Path, *, overwrite: bool = False) -> Iterator[str]:
         options = make_train_options(cache_dir=folder / "cache")
         summary = train(garden / "photos", folder / "run", options)
         yield f"Trained on generated flowers: accuracy {summary['val_accuracy']:.3f} on held-out scenes (run/)"
-        # Painted flowers are alike to the pixel, which an audit takes for a sign that was stuck on.
+        # An audit takes as long as all the rest of the demo.
         make_report(str(folder / "run"), None, folder / "report.html", ReportOptions(no_audit=True))
         mass = _measure_garden(load(folder / "run"), garden, folder)
         yield (
