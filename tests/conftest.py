@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from safetensors.torch import save_file
 
 import whycam
-from whycam.model.backbone import make_backbone
+from whycam.model.backbone import create_backbone, make_backbone
 from whycam.model.classifier import GapClassifier, save_classifier
 
 if TYPE_CHECKING:
@@ -145,3 +146,12 @@ def page(browser: Browser) -> Iterator[Page]:
     context.close()
     assert not errors
     assert not [url for url in requests if urlsplit(url).hostname not in {None, "", "127.0.0.1", "localhost"}]
+
+
+@pytest.fixture
+def random_weights(tmp_path: Path) -> Path:
+    """A file of weights for test_resnet, which are random and always the same."""
+    torch.manual_seed(0)
+    path = tmp_path / "test_resnet.safetensors"
+    save_file(create_backbone("test_resnet", image_size=64).module.state_dict(), path)
+    return path

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import whycam
@@ -22,7 +22,6 @@ from whycam.data.regions import Regions, find_masks, read_regions
 from whycam.data.views import Swaps
 from whycam.errors import UserError
 from whycam.jobs.train import train
-from whycam.model.backbone import create_backbone
 from whycam.model.classifier import measure_identity
 from whycam.model.focus import compute_evidence, compute_share, to_cells
 
@@ -39,14 +38,6 @@ def marked_folder(shapes_folder: Path, tmp_path: Path) -> Path:
         photo = Image.open(path)
         (mark(photo) if index % 2 else photo).save(to, quality=95)
     return root
-
-
-@pytest.fixture
-def random_weights(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path / "test_resnet.safetensors"
-    save_file(create_backbone("test_resnet", image_size=64).module.state_dict(), path)
-    return path
 
 
 def mark(photo: Image.Image) -> Image.Image:

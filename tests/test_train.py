@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import whycam
 from whycam.config import RECIPES, make_train_options
@@ -49,14 +49,6 @@ def read_weights(out: Path) -> dict[str, torch.Tensor]:
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-@pytest.fixture
-def random_weights(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path / "test_resnet.safetensors"
-    save_file(create_backbone("test_resnet", image_size=64).module.state_dict(), path)
-    return path
 
 
 def test_run_holds_all_that_is_promised(shapes_folder: Path, tmp_path: Path) -> None:

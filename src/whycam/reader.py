@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from whycam.data.preprocess import Preprocess
-from whycam.model.engine import OnnxEngine
+from whycam.model.engine import Answer, OnnxEngine
 from whycam.reading import Reading
 from whycam.targets import Target, describe_blank, describe_target, find_class, resolve_target, to_probabilities
 
@@ -49,7 +49,11 @@ class EngineReader:
         Raises:
             UserError: an unknown class.
         """
-        answer, names = self.engine(pixels), self.class_names
+        return self.read(self.engine(pixels), photos)
+
+    def read(self, answer: Answer, photos: Sequence[Image.Image | None]) -> list[Reading]:
+        """The readings of an answer that the engine has given; `photos` and errors as above."""
+        names = self.class_names
         targets = resolve_target(self.target, answer.logits, names)
         maps = answer.maps[np.arange(len(targets))[:, None], targets]
         if self.versus is not None:

@@ -197,14 +197,23 @@ def _join(
     return joined
 
 
-def _add_masks(photos: Mapping[Path, Annotation], masks: Path, root: Path) -> list[Annotation]:
-    if not masks.is_dir():
-        raise UserError(f"Found no folder '{masks.absolute()}'; expected one of mask pictures. Check the path.")
-    files = {
-        path.relative_to(masks).with_suffix("").as_posix(): path
-        for path in sorted(masks.rglob("*"))
+def list_masks(folder: Path) -> dict[str, Path]:
+    """Path below the folder, without its suffix -> the picture.
+
+    Raises:
+        UserError: no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"Found no folder '{folder.absolute()}'; expected one of mask pictures. Check the path.")
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in sorted(folder.rglob("*"))
         if path.suffix.lower() in IMAGE_SUFFIXES
     }
+
+
+def _add_masks(photos: Mapping[Path, Annotation], masks: Path, root: Path) -> list[Annotation]:
+    files = list_masks(masks)
     joined = []
     for path, plain in photos.items():
         stem = path.relative_to(root.absolute()).with_suffix("").as_posix()

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from whycam.data.annotations import Annotation, AnnotationError, Box
-from whycam.data.images import IMAGE_SUFFIXES
+from whycam.data.annotations import Annotation, AnnotationError, Box, list_masks
 from whycam.errors import UserError, nearest_names
 
 # Name -> (share of the photo's side if none is given, share -> boxes as fractions of the photo).
@@ -103,13 +102,7 @@ def find_masks(folder: Path, photos: Sequence[Path], root: Path) -> dict[Path, P
     Raises:
         UserError: no such folder, or not one photo has a mask.
     """
-    if not folder.is_dir():
-        raise UserError(f"Found no folder '{folder.absolute()}'; expected one of mask pictures. Check the path.")
-    files = {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES
-    }
+    files = list_masks(folder)
     found = {}
     for photo in photos:
         inside = photo.relative_to(root).with_suffix("")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from whycam.model.engine import Answer, OnnxEngine
+from whycam.model.engine import OnnxEngine
 
 _Call = tuple[np.ndarray, "Future[list[np.ndarray]]"]
 
@@ -80,15 +80,3 @@ class BatchedEngine(OnnxEngine):
             end = start + len(images)
             future.set_result([values[start:end] for values in outputs])
             start = end
-
-
-class AnsweredEngine(OnnxEngine):
-    """An engine's answer to one batch, given again: which classes are wanted is known only when the scores are."""
-
-    def __init__(self, engine: OnnxEngine, answer: Answer) -> None:
-        self.card = engine.card
-        self._given = answer
-
-    def __call__(self, pixels: np.ndarray) -> Answer:
-        """The answer; the pixels are those that it was given for."""
-        return self._given

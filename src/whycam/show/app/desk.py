@@ -18,7 +18,7 @@ from whycam.explainer import Model, make_engine
 from whycam.model.engine import find_engine
 from whycam.reader import EngineReader
 from whycam.reading import Reading
-from whycam.show.app.batching import AnsweredEngine, BatchedEngine
+from whycam.show.app.batching import BatchedEngine
 from whycam.show.app.uploads import Shot
 from whycam.targets import find_class, resolve_target
 
@@ -143,12 +143,11 @@ class Desk:
             reading = why.reading()
         elif self.engine is not None:
             answer = self.engine(pixels)
-            once, name = AnsweredEngine(self.engine, answer), self.model.name
-            classes = self._choose(question, answer.logits, with_best=with_best)
-            reading = EngineReader(once, name, classes, versus)(pixels, [None])[0]
+            reader = EngineReader(self.engine, self.model.name, question.target, versus)
             # Of the classes that were not asked for, nobody wants to be told that their maps are blank.
-            asked = EngineReader(once, name, question.target, versus)(pixels, [None])[0]
-            reading = replace(reading, notes=asked.notes)
+            notes = reader.read(answer, [None])[0].notes
+            classes = self._choose(question, answer.logits, with_best=with_best)
+            reading = replace(replace(reader, target=classes).read(answer, [None])[0], notes=notes)
         else:
             first: Any = self.model.explain_pixels(pixels, None, question.method)
             classes = self._choose(question, first.logits.cpu().numpy(), with_best=with_best)
