@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -161,3 +162,6 @@ def test_demo_does_the_main_job_offline(run_whycam: Run, tmp_path: Path) -> None
         assert word in done.stdout
     for picture in ("photos.jpg", "garden.jpg"):
         assert np.asarray(Image.open(tmp_path / "demo" / picture)).std() > 20
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert f"whycam audit {tmp_path / 'demo' / 'run'}" in page
+    assert ".partial" not in re.sub(r"[\w+/=]{200,}", "", page)

@@ -58,8 +58,6 @@ def run_demo(out: Path, *, overwrite: bool = False) -> Iterator[str]:
         options = make_train_options(cache_dir=folder / "cache")
         summary = train(garden / "photos", folder / "run", options)
         yield f"Trained on generated flowers: accuracy {summary['val_accuracy']:.3f} on held-out scenes (run/)"
-        # An audit takes as long as all the rest of the demo.
-        make_report(str(folder / "run"), None, folder / "report.html", ReportOptions(no_audit=True))
         mass = _measure_garden(load(folder / "run"), garden, folder)
         yield (
             f"Heat on the right flower: {mass.heat_on_flower:.2f} of all; the flower covers {mass.flower_area:.2f} of "
@@ -77,6 +75,8 @@ def run_demo(out: Path, *, overwrite: bool = False) -> Iterator[str]:
             },
         )
         _remove_cache(folder / "cache")
+    # Once the folder has its name, which the page tells; an audit takes as long as all the rest of the demo.
+    make_report(str(out / "run"), None, out / "report.html", ReportOptions(no_audit=True))
     yield f"The pictures are in {out.absolute()}: look at photos.jpg and garden.jpg first, then open report.html"
 
 
