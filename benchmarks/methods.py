@@ -28,9 +28,10 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 import whycam
-from whycam.data.images import find_images, load_image
+from whycam.data.images import load_image
 from whycam.data.preprocess import Preprocess
 from whycam.data.samples import write_samples
+from whycam.data.walk import find_images
 from whycam.model.classifier import load_network
 
 MODELS = {"lite0": "imagenet", "resnet50": "resnet50", "vit_small": "vit_small_patch16_224"}

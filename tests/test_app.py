@@ -31,7 +31,7 @@ from schemathesis.config import SchemathesisConfig
 
 import whycam
 from whycam.config import ServeOptions
-from whycam.data.images import find_images
+from whycam.data.walk import find_images
 from whycam.errors import UserError
 from whycam.jobs.serve import listen
 from whycam.model.engine import OnnxEngine

@@ -17,7 +17,7 @@ from PIL import Image
 
 import whycam
 from whycam.config import ServeOptions
-from whycam.data.images import find_images
+from whycam.data.walk import find_images
 from whycam.errors import UserError
 from whycam.jobs.serve import configure, describe_address, listen
 from whycam.show.app.desk import Desk

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import whycam
-from whycam.data.images import find_images
+from whycam.data.walk import find_images
 from whycam.errors import UserError
 from whycam.model import export as exporting
 from whycam.model.backbone import make_backbone

@@ -18,7 +18,7 @@ from PIL import Image
 
 import whycam
 from whycam.config import ExportOptions
-from whycam.data.images import find_images
+from whycam.data.walk import find_images
 from whycam.errors import UserError
 from whycam.jobs.export import export
 from whycam.model.engine import OnnxEngine

@@ -19,11 +19,9 @@ from whycam.data.images import (
     IMAGE_SUFFIXES,
     ImageError,
     content_hash,
-    find_images,
     image_from_array,
     load_image,
 )
-from whycam.errors import UserError
 
 RED, GREEN, BLUE, GREY = (250, 10, 10), (10, 250, 10), (10, 10, 250), (120, 120, 120)
 WHITE = (255, 255, 255)
@@ -397,46 +395,6 @@ def test_image_does_not_share_the_arrays_memory() -> None:
 def test_bad_arrays_are_named(array: np.ndarray, found: str) -> None:
     with pytest.raises(ImageError, match=found):
         image_from_array(array)
-
-
-def test_find_images_walks_sorts_and_skips(tmp_path: Path) -> None:
-    names = ["b/2.JPG", "b/1.png", "a.webp", "b/notes.txt", ".hidden/x.jpg", "b/._1.png", "__MACOSX/b/1.png"]
-    for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
-        (tmp_path / name).touch()
-    expected = [tmp_path / name for name in ("a.webp", "b/1.png", "b/2.JPG")]
-    assert find_images([tmp_path]) == expected
-    assert find_images(str(tmp_path)) == expected
-    assert find_images([tmp_path / "b/2.JPG", tmp_path, tmp_path / "b/../a.webp"]) == [expected[2], *expected[:2]]
-    assert find_images([tmp_path / "b/notes.txt"]) == [tmp_path / "b/notes.txt"]
-    assert find_images([tmp_path / ".hidden"]) == [tmp_path / ".hidden/x.jpg"]
-
-
-def test_find_images_follows_links_once(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "real/1.png").touch()
-    (tmp_path / "real/loop").symlink_to(tmp_path / "real")
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos/class").symlink_to(tmp_path / "real")
-    assert find_images([tmp_path / "photos"]) == [tmp_path / "photos/class/1.png"]
-
-
-def test_find_images_without_result(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"No file or folder '.*nowhere'"):
-        find_images([tmp_path / "nowhere"])
-    with pytest.raises(UserError, match=r"No pictures in '.*"):
-        find_images([tmp_path])
-    with pytest.raises(UserError, match="an empty list"):
-        find_images([])
-
-
-def test_find_images_does_not_skip_an_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: object) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(UserError, match=r"cannot be read: Permission denied"):
-        find_images([tmp_path])
 
 
 def test_suffixes_are_lower_case_and_common() -> None:

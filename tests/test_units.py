@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from whycam.config import UnitsOptions
-from whycam.data.images import find_images, load_image
+from whycam.data.images import load_image
+from whycam.data.walk import find_images
 from whycam.errors import UserError
 from whycam.jobs.units import show_units
 from whycam.model.classifier import GapClassifier

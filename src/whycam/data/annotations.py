@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from whycam.data.images import IMAGE_SUFFIXES, find_images
+from whycam.data.walk import find_images, walk_photos
 from whycam.errors import UserError
 
 Box = tuple[float, float, float, float]
@@ -205,11 +205,7 @@ def list_masks(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise UserError(f"Found no folder '{folder.absolute()}'; expected one of mask pictures. Check the path.")
-    return {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES
-    }
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in walk_photos(folder)}
 
 
 def _add_masks(photos: Mapping[Path, Annotation], masks: Path, root: Path) -> list[Annotation]:

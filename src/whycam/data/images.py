@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -106,33 +105,6 @@ def image_from_array(array: np.ndarray[Any, Any]) -> Image.Image:
     return _make_rgb(Image.fromarray(np.ascontiguousarray(levels)))
 
 
-def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """The picture files among `paths`, each once: files as given, folders searched in depth and sorted.
-
-    In folders, only names ending in one of `IMAGE_SUFFIXES` (in any case) count, and hidden files and folders (a
-    leading dot, or `__MACOSX`) are left out.
-
-    Raises:
-        UserError: a path does not exist, a folder cannot be read, or there is no picture at all.
-    """
-    given = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
-    found: dict[Path, Path] = {}
-    for path in given:
-        if not path.exists():
-            raise UserError(
-                f"No file or folder '{path.absolute()}'. Expected a picture or a folder. Check the spelling."
-            )
-        for file in _walk_images(path) if path.is_dir() else [path]:
-            found.setdefault(Path(os.path.abspath(file)), file)  # noqa: PTH100 - absolute() would keep "a/../b"
-    if not found:
-        listed = ", ".join(f"'{path.absolute()}'" for path in given[:3]) or "an empty list"
-        raise UserError(
-            f"No pictures in {listed}. Expected files ending in {' '.join(sorted(IMAGE_SUFFIXES))}; hidden files and "
-            "folders do not count. Name another folder, or name the files themselves."
-        )
-    return list(found.values())
-
-
 def content_hash(path: str | Path) -> str:
     """The BLAKE2b-128 of the file's bytes, as 32 hexadecimal digits: equal for equal files, whatever their names."""
     with _open_file(Path(path)) as file:
@@ -144,7 +116,9 @@ def _open_file(path: Path) -> io.BufferedReader:
     where = f"'{path.absolute()}'"
     try:
         if path.is_dir():
-            raise ImageError(f"{where} is a folder; expected a picture file. Name a file in it.")
+            # One that can be listed was named by hand; the walker lists those that can't.
+            with os.scandir(path):
+                raise ImageError(f"{where} is a folder; expected a picture file. Name a file in it.")
         if path.exists() and not path.is_file():
             raise ImageError(
                 f"{where} is a device or a pipe; expected a picture file. Save its content to a file first."
@@ -307,29 +281,3 @@ def _eight_bit(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
             "For 0 to 255 pass array / 255; undo a normalisation by mean and deviation first."
         )
     return np.rint(pixels.clip(0, 1).astype(np.float32) * 255).astype(np.uint8)
-
-
-def _walk_images(folder: Path) -> list[Path]:
-    """The visible pictures below a folder, sorted; linked folders are followed, each real folder once."""
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"The folder '{error.filename}' cannot be read: {error.strerror}. Change its permissions.")
-
-    files, seen = [], set()
-    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if _is_visible(name)]
-        files += [Path(parent, name) for name in names if _is_visible(name) and _has_image_suffix(name)]
-    return sorted(files)
-
-
-def _is_visible(name: str) -> bool:
-    return not name.startswith(".") and name != "__MACOSX"
-
-
-def _has_image_suffix(name: str) -> bool:
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES

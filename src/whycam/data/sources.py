@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from whycam.data.images import IMAGE_SUFFIXES, ImageError, find_images
+from whycam.data.images import IMAGE_SUFFIXES, ImageError
+from whycam.data.walk import find_images, is_photo_name
 from whycam.errors import UserError
 
 _LISTS, _TARS, _PACKED_TARS = (".txt", ".lst"), (".tar",), (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
@@ -155,7 +156,8 @@ def _expand_address(text: str, suffix: str) -> Iterator[Source]:
         if not files:
             raise UserError(f"No file or folder '{text}'. Expected a picture or a folder. Check the spelling.")
         for file in files:
-            if len(files) == 1 or PurePosixPath(file).suffix.lower() in IMAGE_SUFFIXES:
+            below = file.removeprefix(path.rstrip("/")).strip("/")
+            if not below or is_photo_name(below.split("/")):
                 address = f"{scheme}://{file.removeprefix('/')}" if scheme != "file" else f"file://{file}"
                 yield Source(address, "", address)
 
@@ -181,13 +183,7 @@ def _list_shard(place: str) -> Iterator[Source]:
             yield from (
                 Source(f"{place}::{member.name}", "", place, (member.offset_data, member.size))
                 for member in shard
-                if member.isfile() and _is_picture(member.name)
+                if member.isfile() and is_photo_name([part for part in member.name.split("/") if part != "."])
             )
     except (OSError, tarfile.TarError) as error:
         raise UserError(f"'{place}' can't be read as a tar shard: {error}. Expected an uncompressed .tar.") from None
-
-
-def _is_picture(name: str) -> bool:
-    path = PurePosixPath(name)
-    is_hidden = any(part.startswith(".") and part != "." for part in path.parts)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from whycam.config import ExportOptions
-from whycam.data.images import find_images
 from whycam.data.loader import stream_photos
+from whycam.data.walk import find_images
 from whycam.errors import UserError
 from whycam.explainer import Model, load, record_methods
 from whycam.model.classifier import GapClassifier, probe_identity, save_classifier

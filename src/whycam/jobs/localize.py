@@ -13,9 +13,9 @@ from torch import Tensor
 
 from whycam import render
 from whycam.config import LocalizeOptions
-from whycam.data.images import find_images
 from whycam.data.loader import Photo
 from whycam.data.sources import name_outputs
+from whycam.data.walk import find_images
 from whycam.errors import make_unreadable_error
 from whycam.explainer import Model, load
 from whycam.explanation import Explanation

@@ -14,9 +14,10 @@ import numpy as np
 
 from whycam.config import ExplainOptions, ReportOptions
 from whycam.data.annotations import read_photos
-from whycam.data.images import ImageError, find_images, load_sized
+from whycam.data.images import ImageError, load_sized
 from whycam.data.loader import Photo, in_batches, map_ahead
 from whycam.data.preprocess import Preprocess
+from whycam.data.walk import find_images
 from whycam.errors import UserError, make_disk_error
 from whycam.jobs.readers import NetworkReader, Reader, choose_reader
 from whycam.reading import Reading

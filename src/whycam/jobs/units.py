@@ -16,9 +16,10 @@ from torch import Tensor
 
 from whycam import render
 from whycam.config import UnitsOptions
-from whycam.data.images import find_images, load_image
+from whycam.data.images import load_image
 from whycam.data.loader import Photo, in_batches, stream_photos
 from whycam.data.samples import write_samples
+from whycam.data.walk import find_images
 from whycam.errors import UserError, make_unreadable_error
 from whycam.explainer import load
 from whycam.jobs.progress import show_progress
