@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from whycam.data.check import drop_unreadable, find_same_content, hash_photos
-from whycam.data.folder import PhotoFolder, read_folder
+from whycam.data.folder import PhotoFolder, count_labels, read_folder
 from whycam.errors import UserError
 
 
@@ -53,10 +53,17 @@ def test_a_class_that_loses_all_is_refused(root: Path) -> None:
     for path in (root / "square").iterdir():
         path.write_bytes(b"")
     folder, _, unreadable = check(root)
-    with pytest.raises(UserError, match=r"Class 'square' has 0 readable photos left in the train split") as caught:
+    with pytest.raises(
+        UserError, match=r"Class 'square' has 0 readable photos left in '.*' \(expected at least 2\)"
+    ) as caught:
         drop_unreadable(folder, unreadable)
     assert "the file is empty" in str(caught.value)
-    assert "remove the class's folder" in str(caught.value)
+    assert "give --allow-empty to train without such classes" in str(caught.value)
+    left = drop_unreadable(folder, unreadable, allow_empty=True)
+    assert left.class_names == ("circle", "triangle")
+    assert left.left_out == ("square",)
+    assert {left.class_names[s.label] for s in left.samples} == {"circle", "triangle"}
+    assert all(left.class_names[s.label] == s.path.parent.name for s in left.samples)
 
 
 def test_the_example_is_of_the_class_itself(root: Path) -> None:
@@ -69,11 +76,27 @@ def test_the_example_is_of_the_class_itself(root: Path) -> None:
         drop_unreadable(folder, unreadable)
 
 
-def test_a_class_that_loses_its_held_out_photos_is_refused(root: Path) -> None:
+def test_a_class_that_loses_its_held_out_photos_is_split_anew(root: Path) -> None:
     folder = read_folder(root)
     lost = {s.path: "damaged" for s in folder.val if folder.class_names[s.label] == "triangle"}
-    with pytest.raises(UserError, match=r"Class 'triangle' has 0 readable photos left in the val split"):
+    left = drop_unreadable(folder, lost)
+    assert count_labels(left.val, 3) == [2, 2, 2]
+    assert {s.path for s in left.samples} == {s.path for s in folder.samples} - set(lost)
+    whole = {name: [s.path for s in folder.val if s.path.parent.name == name] for name in folder.class_names}
+    for name in ("circle", "square"):
+        assert [s.path for s in left.val if s.path.parent.name == name] == whole[name]
+
+
+def test_a_given_split_is_not_mixed_to_make_good_for_a_loss(root: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        shutil.copytree(root, tmp_path / "given" / split)
+    folder = read_folder(tmp_path / "given")
+    lost = {s.path: "damaged" for s in folder.val if folder.class_names[s.label] == "triangle"}
+    with pytest.raises(UserError, match=r"'triangle' has 12 readable photos to train on and 0 held out"):
         drop_unreadable(folder, lost)
+    left = drop_unreadable(folder, lost, allow_empty=True)
+    assert left.class_names == ("circle", "square")
+    assert {s.path.parent.parent.name for s in left.val} == {"val"}
 
 
 def test_same_content_in_both_splits_and_under_two_classes(root: Path) -> None:

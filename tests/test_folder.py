@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,9 +67,15 @@ def test_split_follows_the_seed(tmp_path: Path) -> None:
 def test_split_ignores_the_order_of_the_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_photos(tmp_path, a=9, b=9, c=9)
     straight = read_folder(root)
-    real_iterdir, real_rglob = Path.iterdir, Path.rglob
+    real_walk, real_iterdir = os.walk, Path.iterdir
+
+    def walk(*words: Any, **named: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+        for parent, folders, names in real_walk(*words, **named):
+            folders.sort(reverse=True)
+            yield parent, folders, sorted(names, reverse=True)
+
+    monkeypatch.setattr(os, "walk", walk)
     monkeypatch.setattr(Path, "iterdir", lambda self: iter(sorted(real_iterdir(self), reverse=True)))
-    monkeypatch.setattr(Path, "rglob", lambda self, pattern: iter(sorted(real_rglob(self, pattern), reverse=True)))
     assert read_folder(root) == straight
 
 
@@ -134,6 +143,7 @@ def test_class_folders_without_photos(tmp_path: Path) -> None:
 
 def test_one_class(tmp_path: Path) -> None:
     check_refused(make_photos(tmp_path, only=4), "Found one class folder, 'only'", "at least two")
+    check_refused(make_photos(tmp_path, empty=0), "Found one class folder, 'only'", "of 2 folders", "at least two")
 
 
 def test_photos_beside_the_class_folders(tmp_path: Path) -> None:
@@ -156,7 +166,27 @@ def test_names_that_differ_in_case_only(tmp_path: Path) -> None:
 
 
 def test_fewer_than_two_photos(tmp_path: Path) -> None:
-    check_refused(make_photos(tmp_path, a=3, b=1, c=0), "fewer than 2 photos", "'b': 1, 'c': 0", "Add photos")
+    check_refused(make_photos(tmp_path, a=3, b=1, c=1, d=2), "fewer than 2 photos", "'b': 1, 'c': 1", "Add photos")
+    folder = read_folder(tmp_path, allow_empty=True)
+    assert folder.class_names == ("a", "d")
+    assert folder.left_out == ("b", "c")
+
+
+@pytest.mark.parametrize("splits", [("",), ("train", "val")])
+def test_empty_class_folders_are_left_out(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    for split in splits:
+        make_photos(tmp_path / split, a=2, b=0, c=2)
+        (tmp_path / split / "d").mkdir()
+    folder = read_folder(tmp_path)
+    assert folder.class_names == ("a", "c")
+    assert folder.left_out == ("b", "d")
+    assert {folder.class_names[s.label] for s in folder.samples} == {s.path.parent.name for s in folder.samples}
+
+
+def test_a_folder_that_is_empty_in_one_split_alone_and_missing_in_the_other_is_left_out(tmp_path: Path) -> None:
+    make_photos(tmp_path / "train", a=2, b=2, c=0)
+    make_photos(tmp_path / "val", a=2, b=2, d=0)
+    assert read_folder(tmp_path).class_names == ("a", "b")
 
 
 def test_splits_with_different_classes(tmp_path: Path) -> None:

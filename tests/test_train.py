@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 import whycam
 from whycam.config import RECIPES, make_train_options
+from whycam.data.folder import read_folder
 from whycam.errors import UserError
 from whycam.jobs import run_files
 from whycam.jobs import train as train_job
@@ -220,6 +221,24 @@ def test_class_that_loses_all_its_photos_is_refused(shapes_folder: Path, tmp_pat
         run(folder, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "run.partial").exists()
+    summary = run(folder, tmp_path / "run", allow_empty=True, epochs=1)
+    assert list(summary["classes"]) == ["square", "triangle"]
+    assert summary["data"]["classes_left_out"] == ["circle"]
+    assert whycam.load(tmp_path / "run").class_names == ("square", "triangle")
+
+
+def test_the_only_held_out_photo_of_a_class_may_be_damaged(shapes_folder: Path, tmp_path: Path) -> None:
+    folder = copy_folder(shapes_folder, tmp_path / "photos")
+    for path in sorted((folder / "circle").iterdir())[3:]:
+        path.unlink()
+    (held,) = [s.path for s in read_folder(folder).val if s.path.parent.name == "circle"]
+    held.write_bytes(held.read_bytes()[:800])
+    (folder / "cone").mkdir()
+    summary = run(folder, tmp_path / "run", epochs=1)
+    assert list(summary["data"]["unreadable"]) == [str(held)]
+    assert summary["classes"]["circle"]["photos"] == 1
+    assert summary["data"]["classes_left_out"] == ["cone"]
+    assert "'cone'" in (tmp_path / "run" / "train.log").read_text()
 
 
 def test_photo_in_both_splits_is_warned_of_by_name(shapes_folder: Path, tmp_path: Path) -> None:

@@ -43,6 +43,9 @@ class TrainOptions(Options):
         description="Pixels a map cell spans: 16 gives 14x14 maps at 224 px where 32 gives 7x7 [the backbone's own].",
     )
     val_fraction: float = Field(0.2, gt=0, lt=1, description="Share held out where FOLDER has no train/ and val/.")
+    allow_empty: bool = Field(
+        False, description="Train without the classes of which fewer than 2 photos can be read, instead of stopping."
+    )
     epochs: int = Field(40, ge=1, description="Epochs of the head at the most.")
     steps_per_epoch: int | None = Field(None, ge=1, description="Batches an epoch [all photos once].")
     batch_size: int = Field(32, ge=1, description="Photos a step.")

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from whycam.data.folder import MIN_PHOTOS, PhotoFolder, Sample, count_labels
+from whycam.data.folder import MIN_PHOTOS, PhotoFolder, Sample, make_folder
 from whycam.data.images import ImageError, content_hash
 from whycam.errors import UserError
 
@@ -28,30 +28,56 @@ def hash_photos(paths: Sequence[Path]) -> tuple[dict[Path, str], dict[Path, str]
     return {p: h for p, (h, why) in results.items() if not why}, {p: why for p, (_, why) in results.items() if why}
 
 
-def drop_unreadable(folder: PhotoFolder, unreadable: Mapping[Path, str]) -> PhotoFolder:
-    """The folder without those photos.
+def drop_unreadable(folder: PhotoFolder, unreadable: Mapping[Path, str], *, allow_empty: bool = False) -> PhotoFolder:
+    """The folder without those photos; of a class that lost some, a split of our own is drawn anew from the others.
+
+    With `allow_empty` a class that loses too many is left out.
 
     Raises:
-        UserError: a class loses so many that it can't be trained or validated.
+        UserError: a class loses so many that it can't be trained or validated, or fewer than two classes are left.
     """
     if not unreadable:
         return folder
-    left = replace(
-        folder,
-        train=tuple(s for s in folder.train if s.path not in unreadable),
-        val=tuple(s for s in folder.val if s.path not in unreadable),
+    train, val = (_group(samples, folder, unreadable) for samples in (folder.train, folder.val))
+    both = {name: sorted(train[name] + val[name]) for name in folder.class_names}
+    few = [
+        name
+        for name in folder.class_names
+        if len(both[name]) < MIN_PHOTOS or (not folder.is_split_by_us and not (train[name] and val[name]))
+    ]
+    names = [name for name in folder.class_names if name not in few]
+    if few and (not allow_empty or len(names) < 2):
+        counts = len(train[few[0]]), len(val[few[0]])
+        raise _make_few_error(few[0], folder, unreadable, counts)
+    about = replace(folder, left_out=(*folder.left_out, *few))
+    if folder.is_split_by_us:
+        return make_folder(about, {name: both[name] for name in names})
+    return make_folder(about, {name: train[name] for name in names}, val)
+
+
+def _group(samples: Sequence[Sample], folder: PhotoFolder, unreadable: Mapping[Path, str]) -> dict[str, list[Path]]:
+    """Class name -> its photos that can be read."""
+    groups: dict[str, list[Path]] = {name: [] for name in folder.class_names}
+    for sample in samples:
+        if sample.path not in unreadable:
+            groups[folder.class_names[sample.label]].append(sample.path)
+    return groups
+
+
+def _make_few_error(
+    name: str, folder: PhotoFolder, unreadable: Mapping[Path, str], counts: tuple[int, int]
+) -> UserError:
+    label = folder.class_names.index(name)
+    lost = [sample.path for sample in folder.samples if sample.label == label and sample.path in unreadable]
+    left = (
+        f"{sum(counts)} readable photos left in '{folder.root}' (expected at least {MIN_PHOTOS})"
+        if folder.is_split_by_us
+        else f"{counts[0]} readable photos to train on and {counts[1]} held out in '{folder.root}' (expected one each)"
     )
-    for split, samples, least in (("train", left.train, 1), ("val", left.val, 1), ("all", left.samples, MIN_PHOTOS)):
-        for label, count in enumerate(count_labels(samples, len(folder.class_names))):
-            if count < least:
-                example = next(s.path for s in folder.samples if s.label == label and s.path in unreadable)
-                where = "" if split == "all" else f" in the {split} split"
-                raise UserError(
-                    f"Class {folder.class_names[label]!r} has {count} readable photos left{where} of '{folder.root}' "
-                    f"(expected at least {least}); unreadable are files such as '{example}': {unreadable[example]}. "
-                    "Replace the unreadable files, or remove the class's folder."
-                )
-    return left
+    return UserError(
+        f"Class {name!r} has {left}; {len(lost)} can't be read, such as '{lost[0]}': "
+        f"{unreadable[lost[0]].rstrip('.')}. Replace such files, or give --allow-empty to train without such classes."
+    )
 
 
 def find_same_content(folder: PhotoFolder, hashes: Mapping[Path, str]) -> tuple[list[list[Path]], list[list[Path]]]:

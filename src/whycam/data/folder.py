@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from whycam.data.images import IMAGE_SUFFIXES
+from whycam.data.walk import list_folders, walk_photos
 from whycam.errors import UserError
 
 # Names that a held-out folder goes by.
@@ -27,13 +29,27 @@ class Sample:
 
 @dataclass(frozen=True)
 class PhotoFolder:
-    """A class folder as read: `train` and `val` samples and the class names in the order of the labels."""
+    """A class folder as read.
+
+    Attributes:
+        root: the folder.
+        class_names: in the order of the labels.
+        train: training samples.
+        val: held-out samples.
+        is_split_by_us: there was no held-out folder.
+        val_fraction: share that was held out, where it was.
+        seed: that it was drawn by.
+        left_out: class folders without photos.
+    """
 
     root: Path
     class_names: tuple[str, ...]
     train: tuple[Sample, ...]
     val: tuple[Sample, ...]
     is_split_by_us: bool
+    val_fraction: float = 0.2
+    seed: int = 0
+    left_out: tuple[str, ...] = ()
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -41,11 +57,12 @@ class PhotoFolder:
         return self.train + self.val
 
 
-def read_folder(root: Path, *, val_fraction: float = 0.2, seed: int = 0) -> PhotoFolder:
+def read_folder(root: Path, *, val_fraction: float = 0.2, seed: int = 0, allow_empty: bool = False) -> PhotoFolder:
     """The samples of `root/CLASS/photo.jpg`, or of `root/train/CLASS/..` and `root/val/CLASS/..`.
 
     Where there is no held-out folder, `val_fraction` of each class (at least one photo) is held out, chosen by seed
-    and file name alone, so the split does not change with the order in which a disk lists its files.
+    and file name alone, so the split does not change with the order in which a disk lists its files. Class folders
+    without a photo are left out; with `allow_empty` also those with a single one.
 
     Raises:
         UserError: no folder, no photos, one class, photos beside the class folders, class names that differ in case
@@ -63,52 +80,78 @@ def read_folder(root: Path, *, val_fraction: float = 0.2, seed: int = 0) -> Phot
     if train_root.is_dir() and val_root:
         train, val = _read_classes(train_root), _read_classes(val_root)
         _check_same_classes(train, val, train_root, val_root)
-        names = sorted(train)
-        _check_counts(train, train_root)
-        return PhotoFolder(root, tuple(names), _to_samples(train, names), _to_samples(val, names), is_split_by_us=False)
-    classes = _read_classes(train_root if train_root.is_dir() else root)
-    _check_counts(classes, root)
-    names = sorted(classes)
-    held = {name: _hold_out(classes[name], val_fraction, seed, name) for name in names}
-    kept = {name: [path for path in classes[name] if path not in held[name]] for name in names}
-    val_lists = {name: sorted(held[name]) for name in names}
-    return PhotoFolder(root, tuple(names), _to_samples(kept, names), _to_samples(val_lists, names), is_split_by_us=True)
+        kept = _drop_few(train, train_root, allow_empty=allow_empty)
+        about = PhotoFolder(root, (), (), (), False, left_out=_list_missing(train, kept))
+        return make_folder(about, kept, val)
+    where = train_root if train_root.is_dir() else root
+    classes = _read_classes(where)
+    kept = _drop_few(classes, where, allow_empty=allow_empty)
+    return make_folder(PhotoFolder(root, (), (), (), True, val_fraction, seed, _list_missing(classes, kept)), kept)
+
+
+def _list_missing(classes: Iterable[str], kept: Mapping[str, object]) -> tuple[str, ...]:
+    return tuple(sorted(name for name in classes if name not in kept))
+
+
+def make_folder(
+    about: PhotoFolder, classes: Mapping[str, Sequence[Path]], val: Mapping[str, Sequence[Path]] | None = None
+) -> PhotoFolder:
+    """The folder with these classes: split as `about` says, or, where `val` is given, with those held out."""
+    names = tuple(sorted(classes))
+    held = {
+        name: sorted(_hold_out(classes[name], about.val_fraction, about.seed, name)) if val is None else val[name]
+        for name in names
+    }
+    apart = {name: set(held[name]) for name in names}
+    kept = {name: [path for path in classes[name] if path not in apart[name]] for name in names}
+    return replace(about, class_names=names, train=_to_samples(kept, names), val=_to_samples(held, names))
 
 
 def _read_classes(root: Path) -> dict[str, list[Path]]:
     """Class name -> sorted photos below its folder."""
-    entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith((".", "__")))
-    loose = [entry for entry in entries if entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES]
-    folders = [entry for entry in entries if entry.is_dir()]
+    folders = list_folders(root)
+    _check_case(folders, root)
+    classes: dict[str, list[Path]] = {folder.name: [] for folder in folders}
+    loose: list[Path] = []
+    for path in walk_photos(root):
+        name = path.relative_to(root).parts[0]
+        classes.get(name, loose).append(path)
     if loose:
         raise UserError(
             f"Found {len(loose)} photos lying directly in '{root}' (such as '{loose[0].name}') beside "
             f"{len(folders)} folders; expected photos only inside class folders: CLASS/photo.jpg. "
             "Move each into the folder of its class."
         )
-    _check_case(folders, root)
-    classes = {folder.name: _list_photos(folder) for folder in folders}
     if not any(classes.values()):
         raise UserError(
             f"Found no photos in '{root}' ({len(folders)} folders in it); expected CLASS/photo.jpg for each class "
             f"({', '.join(sorted(IMAGE_SUFFIXES)[:6])}, ...). Check the path."
         )
-    if len(classes) < 2:
-        raise UserError(
-            f"Found one class folder, '{folders[0].name}', in '{root}'; expected at least two to tell apart. "
-            "Add a folder for each class."
-        )
     return classes
 
 
-def _list_photos(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
-    )
+def _drop_few(classes: Mapping[str, list[Path]], root: Path, *, allow_empty: bool) -> dict[str, list[Path]]:
+    """The classes that have photos enough to be split."""
+    # A folder that can't be read is in the place of its photos; what is wrong with it is told when they are read.
+    kept = {
+        name: photos
+        for name, photos in classes.items()
+        if len(photos) >= MIN_PHOTOS or any(photo.is_dir() for photo in photos)
+    }
+    few = {name: len(photos) for name, photos in classes.items() if photos and name not in kept}
+    if few and not allow_empty:
+        listed = ", ".join(f"{name!r}: {count}" for name, count in few.items())
+        raise UserError(
+            f"Found classes with fewer than {MIN_PHOTOS} photos in '{root}' ({listed}). "
+            "Add photos to them, or give --allow-empty to train without them."
+        )
+    if len(kept) < 2:
+        found = f"one class folder, '{next(iter(kept))}'," if kept else "no class folder"
+        raise UserError(
+            f"Found {found} with {MIN_PHOTOS} or more photos in '{root}', of {len(classes)} folders; expected at least "
+            "two to tell apart. Add a folder for each class."
+        )
+    return kept
 
 
 def _check_case(folders: Sequence[Path], root: Path) -> None:
@@ -124,27 +167,18 @@ def _check_case(folders: Sequence[Path], root: Path) -> None:
             )
 
 
-def _check_counts(classes: dict[str, list[Path]], root: Path) -> None:
-    few = {name: len(paths) for name, paths in classes.items() if len(paths) < MIN_PHOTOS}
-    if few:
-        listed = ", ".join(f"{name!r}: {count}" for name, count in few.items())
-        raise UserError(
-            f"Found classes with fewer than {MIN_PHOTOS} photos in '{root}' ({listed}). "
-            "Add photos to them, or remove their folders."
-        )
-
-
 def _check_same_classes(
     train: dict[str, list[Path]], val: dict[str, list[Path]], train_root: Path, val_root: Path
 ) -> None:
-    only_train, only_val = sorted(train.keys() - val.keys()), sorted(val.keys() - train.keys())
+    full, held = ({name for name, photos in split.items() if photos} for split in (train, val))
+    only_train, only_val = sorted(full - val.keys()), sorted(held - full)
     if only_train or only_val:
         raise UserError(
             f"Found different classes in '{train_root}' and '{val_root}' (only in the first: {only_train or 'none'}; "
             f"only in the second: {only_val or 'none'}); expected the same folders in both. "
             "Add or rename the folders that differ."
         )
-    empty = sorted(name for name, paths in val.items() if not paths)
+    empty = sorted(full - held)
     if empty:
         raise UserError(
             f"Found no photos of {', '.join(map(repr, empty))} in '{val_root}'; "
@@ -159,7 +193,7 @@ def _hold_out(paths: Sequence[Path], fraction: float, seed: int, name: str) -> s
     return set(draw.sample(list(paths), count))
 
 
-def _to_samples(classes: dict[str, list[Path]], names: Sequence[str]) -> tuple[Sample, ...]:
+def _to_samples(classes: Mapping[str, Sequence[Path]], names: Sequence[str]) -> tuple[Sample, ...]:
     return tuple(Sample(path, label) for label, name in enumerate(names) for path in classes[name])
 
 
@@ -173,5 +207,6 @@ def fingerprint(root: Path, samples: Sequence[Sample], hashes: dict[Path, str]) 
     """One short word for a set of photos and labels: changes if any photo, name or label does."""
     digest = hashlib.blake2b(digest_size=16)
     for sample in sorted(samples, key=lambda s: s.path):
-        digest.update(f"{sample.path.relative_to(root).as_posix()}\0{sample.label}\0{hashes[sample.path]}\n".encode())
+        name = os.fsencode(sample.path.relative_to(root).as_posix())
+        digest.update(name + f"\0{sample.label}\0{hashes[sample.path]}\n".encode())
     return digest.hexdigest()

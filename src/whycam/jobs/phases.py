@@ -111,7 +111,13 @@ def _drop(work: Work, reasons: Mapping[Path, str]) -> None:
     work.unreadable |= reasons
     for path, why in reasons.items():
         log.warning("Left out '%s': %s", path, why)
-    work.photos = drop_unreadable(work.photos, work.unreadable)
+    before = work.photos.class_names
+    work.photos = drop_unreadable(work.photos, work.unreadable, allow_empty=work.options.allow_empty)
+    if work.photos.class_names != before:
+        log.warning("Left out the classes whose photos can't be read: %s", ", ".join(map(repr, work.photos.left_out)))
+        torch.manual_seed(work.options.seed)
+        origin = work.model.origin
+        work.model = GapClassifier(origin, work.photos.class_names, work.options.head).to(work.device).eval()
 
 
 def _drop_undecodable(work: Work) -> None:

@@ -32,7 +32,7 @@ def train(folder: Path, out: Path, options: TrainOptions) -> dict[str, Any]:
         UserError: a folder that can't be trained on, weights out of reach, a run of that name, a full disk.
     """
     start = time.perf_counter()
-    photos = read_folder(folder, val_fraction=options.val_fraction, seed=options.seed)
+    photos = read_folder(folder, val_fraction=options.val_fraction, seed=options.seed, allow_empty=options.allow_empty)
     device = choose_device(options.device)
     with (
         open_run(out, overwrite=options.overwrite, resume=options.resume, keep="checkpoints") as run,
@@ -40,7 +40,7 @@ def train(folder: Path, out: Path, options: TrainOptions) -> dict[str, Any]:
     ):
         _check_same_options(run, options)
         hashes, unreadable = hash_photos([sample.path for sample in photos.samples])
-        photos = drop_unreadable(photos, unreadable)
+        photos = drop_unreadable(photos, unreadable, allow_empty=options.allow_empty)
         torch.manual_seed(options.seed)
         origin = make_backbone(
             options.backbone,
@@ -99,6 +99,8 @@ def _log_start(work: Work) -> None:
             "The largest class has %.0f times the photos of the smallest; consider --class-weights.",
             max(counts) / min(counts),
         )
+    if work.photos.left_out:
+        log.warning("Left out the classes without photos to train on: %s", ", ".join(map(repr, work.photos.left_out)))
     in_both, mislabelled = find_same_content(work.photos, work.hashes)
     for words, groups in (
         ("in both splits (validation is too kind)", in_both),
@@ -134,6 +136,7 @@ def _describe(work: Work, time_s: float) -> dict[str, object]:
             "train": len(work.photos.train),
             "val": len(work.photos.val),
             "is_split_by_us": work.photos.is_split_by_us,
+            "classes_left_out": list(work.photos.left_out),
             "unreadable": {str(path): why for path, why in sorted(work.unreadable.items())},
         },
         "times_s": {step: round(seconds, 2) for step, seconds in (*work.times_s.items(), ("total", time_s))},
