@@ -291,6 +291,9 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def main() -> None:
     """Runs the command line; what a person can put right is told without a traceback, with exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names of photos and classes need not be in the terminal's encoding.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         app()
     except UserError as error:

@@ -10,6 +10,7 @@ import csv
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -149,16 +150,36 @@ def find_way(start: Path, end: Path) -> str | None:
         return None
 
 
+def to_text(path: str | Path) -> str:
+    r"""The path as text that any table or page takes: bytes that are no UTF-8 stand as escapes, such as \udce9."""
+    text = str(path)
+    with suppress(UnicodeEncodeError):  # half a pair, which no path has
+        # Where the system's own encoding is ASCII, Python reads all others' letters as bytes.
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def from_text(text: str) -> str:
+    """The path that `to_text` was given."""
+    told = re.sub(r"\\u(dc[89a-f][0-9a-f])", lambda found: chr(int(found[1], 16)), text)
+    return os.fsdecode(told.encode("utf-8", "surrogateescape"))
+
+
+def to_json(content: object, **how: Any) -> bytes:
+    """JSON in UTF-8 that people can read, one line; `to_text`'s escapes are JSON's own, so nothing is lost in them."""
+    return (json.dumps(content, ensure_ascii=False, **how) + "\n").encode("utf-8", "backslashreplace")
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes JSON that people can read, whole or not at all."""
     with open_atomic(path) as part:
-        part.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        part.write_bytes(to_json(content, indent=2, allow_nan=False))
 
 
 def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes a .jsonl file, one object a line, whole or not at all."""
     with open_atomic(path) as part:
-        part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        part.write_bytes(b"".join(map(to_json, rows)))
 
 
 def read_versions() -> dict[str, str]:
@@ -184,7 +205,9 @@ class TableWriter:
         import pyarrow.parquet as pq  # noqa: PLC0415 - slow to import, and only tables need it
 
         self._part = {suffix: self.folder / f".{self.name}.{suffix}.part" for suffix in ("parquet", "csv")}
-        self._parquet = pq.ParquetWriter(self._part["parquet"], self.schema)
+        # Opened here: pyarrow takes no path that isn't UTF-8.
+        self._table_file = self._part["parquet"].open("wb")
+        self._parquet = pq.ParquetWriter(self._table_file, self.schema)
         self._file = self._part["csv"].open("w", encoding="utf-8", newline="")
         self._csv = csv.writer(self._file)
         self._csv.writerow(self.schema.names)
@@ -192,6 +215,7 @@ class TableWriter:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Adds one row; values that the row lacks are empty."""
+        row = {name: to_text(value) if isinstance(value, str) else value for name, value in row.items()}
         self._rows.append(row)
         self._csv.writerow([_to_cell(row.get(name)) for name in self.schema.names])
         if len(self._rows) >= self.group_rows:
@@ -208,7 +232,7 @@ class TableWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            with self._file, self._parquet:
+            with self._file, self._table_file, self._parquet:
                 if kind is None:
                     self._flush()
             if kind is None:

@@ -24,6 +24,7 @@ from whycam.data.folder import Sample
 from whycam.data.loader import stream_photos
 from whycam.errors import UserError, make_unknown_name
 from whycam.explainer import Model
+from whycam.runs import to_text
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def _find_copies(album: Album) -> list[Finding]:
     mirrored = [sign(pixels[..., ::-1]) for pixels in album.pixels]
     for photo in stream_photos(album.train, album.model.preprocess):
         if photo.pixels is not None:
-            photos.append(Thumbnail(photo.path, "train", photo.path.parent.name, sign(photo.pixels)))
+            photos.append(Thumbnail(photo.path, "train", to_text(photo.path.parent.name), sign(photo.pixels)))
             mirrored.append(sign(photo.pixels[..., ::-1]))
     return find_duplicates(photos, np.stack(mirrored))
 

@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from whycam.data.walk import find_images, walk_photos
 from whycam.errors import UserError
+from whycam.runs import to_text
 
 Box = tuple[float, float, float, float]
 # What columns of a CSV are called, the most exact name first.
@@ -168,7 +169,7 @@ def read_photos(
 
 def _name_class(path: Path, root: Path) -> tuple[str] | None:
     below = path.absolute().relative_to(root.absolute()).parts
-    return (below[0],) if len(below) > 1 else None
+    return (to_text(below[0]),) if len(below) > 1 else None
 
 
 def _join(

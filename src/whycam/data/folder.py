@@ -13,6 +13,7 @@ from pathlib import Path
 from whycam.data.images import IMAGE_SUFFIXES
 from whycam.data.walk import list_folders, walk_photos
 from whycam.errors import UserError
+from whycam.runs import to_text
 
 # Names that a held-out folder goes by.
 _VAL_NAMES = ("val", "valid", "validation", "test")
@@ -111,10 +112,10 @@ def _read_classes(root: Path) -> dict[str, list[Path]]:
     """Class name -> sorted photos below its folder."""
     folders = list_folders(root)
     _check_case(folders, root)
-    classes: dict[str, list[Path]] = {folder.name: [] for folder in folders}
+    classes: dict[str, list[Path]] = {to_text(folder.name): [] for folder in folders}
     loose: list[Path] = []
     for path in walk_photos(root):
-        name = path.relative_to(root).parts[0]
+        name = to_text(path.relative_to(root).parts[0])
         classes.get(name, loose).append(path)
     if loose:
         raise UserError(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
+import hashlib
 import os
 import tarfile
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,6 +17,8 @@ from whycam.data.images import IMAGE_SUFFIXES, ImageError
 from whycam.data.walk import find_images, is_photo_name
 from whycam.errors import UserError
 
+# Of a name; a file's own has a dot, a class's number and a suffix or two beside, and 255 bytes at the most.
+_NAME_BYTES = 200
 _LISTS, _TARS, _PACKED_TARS = (".txt", ".lst"), (".tar",), (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
 
 
@@ -99,23 +104,62 @@ def find_sources(inputs: Sequence[str]) -> list[Source]:
             f"No pictures in {', '.join(map(repr, inputs)) or 'an empty list'}. "
             f"Expected files ending in {' '.join(sorted(IMAGE_SUFFIXES))}. Name another folder."
         )
-    sources = list(unique.values())
-    names = name_outputs([source.path for source in sources])
+    return name_sources(list(unique.values()))
+
+
+def name_sources(sources: Sequence[Source], known: Mapping[str, str] | None = None) -> list[Source]:
+    """The sources with a name each; `known` has the names of paths that have one already."""
+    names = name_outputs([source.path for source in sources], known)
     return [replace(source, name=name) for source, name in zip(sources, names, strict=True)]
 
 
-def name_outputs(paths: Sequence[str]) -> list[str]:
-    """A short unique name for each photo: its path below the folder that all share, without the suffix."""
+def name_outputs(paths: Sequence[str], known: Mapping[str, str] | None = None) -> list[str]:
+    """A short unique name for each photo's files: its path below the folder that all share, without the suffix.
+
+    The suffix is added where two photos have the same path but for it; a hash of the whole path where that does not
+    tell them apart, or where the name is too long for a file. Names differ also where a disk ignores case or writes
+    accents another way. Bytes that are no UTF-8 stand as %E9.
+
+    Args:
+        paths: all different.
+        known: path -> a name that was given before, and stays.
+    """
+    known = known or {}
     plain = [_to_plain(path) for path in paths]
     is_one_tree = len({path.startswith("/") for path in plain}) == 1
     common = os.path.commonpath([PurePosixPath(path).parent for path in plain]) if is_one_tree else ""
-    short = [os.path.relpath(path, common) if common else path.lstrip("/") for path in plain]
-    stems = [PurePosixPath(path).with_suffix("").as_posix().replace("/", "__") for path in short]
-    times = Counter(stems)
-    return [
-        f"{stem}{PurePosixPath(path).suffix.replace('.', '_')}" if times[stem] > 1 else stem
-        for stem, path in zip(stems, short, strict=True)
-    ]
+    short = [PurePosixPath(os.path.relpath(path, common) if common else path.lstrip("/")) for path in plain]
+    stems = [_to_file_name(path.with_suffix("").as_posix()) for path in short]
+    times = Counter(map(_fold, stems))
+    taken = {_fold(_to_file_name(name)) for name in known.values()}
+    names = []
+    for path, whole, below, stem in zip(paths, plain, short, stems, strict=True):
+        if path in known:
+            name = _to_file_name(known[path])
+        else:
+            first = [stem] if times[_fold(stem)] == 1 else []
+            options = [*first, stem + _to_file_name(below.suffix.replace(".", "_")), _shorten(stem, whole)]
+            name = next(o for o in options if len(o.encode()) <= _NAME_BYTES and _fold(o) not in taken)
+        taken.add(_fold(name))
+        # In the system's encoding, which may be ASCII.
+        names.append(os.fsdecode(name.encode()))
+    return names
+
+
+def _to_file_name(path: str) -> str:
+    text = path.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    return "".join(f"%{ord(c) - 0xDC00:02X}" if "\udc80" <= c <= "\udcff" else c for c in text).replace("/", "__")
+
+
+def _fold(name: str) -> str:
+    """What two names share that some disk takes for one."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _shorten(stem: str, path: str) -> str:
+    """As much of the name's end as a file may have, and a hash of the path."""
+    end = stem.encode()[-_NAME_BYTES + 20 :].decode(errors="ignore")
+    return f"{end}-{hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest()}"
 
 
 def _to_plain(path: str) -> str:
@@ -163,13 +207,15 @@ def _expand_address(text: str, suffix: str) -> Iterator[Source]:
 
 
 def _read_list(place: str) -> Iterator[Source]:
+    told = "Expected a text, a path a line."
     try:
         with open_place(place) as file:
-            lines = file.read().decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"'{place}' can't be read as a list of paths: {error}. Expected a text, a path a line."
-        ) from None
+            content = file.read().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise UserError(f"'{place}' can't be read as a list of paths: {error}. {told}") from None
+    if b"\0" in content:
+        raise UserError(f"'{place}' can't be read as a list of paths: it holds bytes that no path has. {told}")
+    lines = os.fsdecode(content).splitlines()
     folder = "" if is_address(place) else str(Path(place).parent)
     for line in (line.strip() for line in lines):
         if line and not line.startswith("#"):

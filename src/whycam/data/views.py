@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,9 @@ class ViewDataset(Dataset[tuple[Tensor, int]]):
         with torch.random.fork_rng(devices=[]):
             # By name, not by place in the list: a pass that goes on in the middle draws the same views.
             key = int(
-                np.random.SeedSequence([self.seed, self.epoch, crc32(sample.path.name.encode())]).generate_state(1)[0]
+                np.random.SeedSequence([self.seed, self.epoch, crc32(os.fsencode(sample.path.name))]).generate_state(1)[
+                    0
+                ]
             )
             random.seed(key)
             torch.manual_seed(key)
@@ -107,7 +110,7 @@ class Swaps:
 
     def find_donor(self, photo: Path, view: int) -> Path:
         """The other photo."""
-        draw = np.random.default_rng([self.seed, view, crc32(f"{photo.parent.name}/{photo.name}".encode())])
+        draw = np.random.default_rng([self.seed, view, crc32(os.fsencode(f"{photo.parent.name}/{photo.name}"))])
         group = self._classes[draw.integers(len(self._classes))]
         return group[draw.integers(len(group))]
 

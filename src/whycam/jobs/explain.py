@@ -19,7 +19,7 @@ import numpy as np
 from whycam import render
 from whycam.config import ExplainOptions
 from whycam.data.loader import Photo, in_batches, load_photo, map_ahead
-from whycam.data.sources import Source, find_sources
+from whycam.data.sources import Source, find_sources, name_sources
 from whycam.errors import UserError, make_unreadable_error
 from whycam.jobs.outputs import Destination, choose_destination
 from whycam.jobs.photo_files import (
@@ -34,9 +34,9 @@ from whycam.jobs.photo_files import (
 from whycam.jobs.progress import show_progress
 from whycam.jobs.readers import Reader, choose_reader
 from whycam.reading import Reading
-from whycam.runs import TableWriter, command_line, open_run, write_json
+from whycam.runs import TableWriter, command_line, open_run, to_json, write_json
 
-_JOURNAL, _STATE, _RECORD = ".rows.jsonl", ".state.json", "record.json"
+_JOURNAL, _STATE, _NAMES, _RECORD = ".rows.jsonl", ".state.json", ".names.json", "record.json"
 _WORKERS = max(2, os.cpu_count() or 2)
 Rows = list[dict[str, Any]]
 
@@ -68,6 +68,7 @@ def explain_files(model_name: str, inputs: Sequence[str], out: str, options: Exp
     destination = choose_destination(out, overwrite=options.overwrite)
     with open_run(destination.folder, overwrite=options.overwrite, resume=options.resume, keep=_JOURNAL) as folder:
         _check_state(folder, {"model": model_name, "inputs": list(inputs), "options": _describe(options)})
+        sources = _name(sources, folder / _NAMES)
         done = _read_done(folder / _JOURNAL)
         left = [source for source in sources if source.path not in done]
         reader = choose_reader(model_name, options, len(left))
@@ -80,7 +81,7 @@ def explain_files(model_name: str, inputs: Sequence[str], out: str, options: Exp
             (folder / _JOURNAL).unlink()
             raise make_unreadable_error(len(sources), sources[0].path)
         _write_record(folder, options, reader, photos=len(sources), unreadable=unreadable)
-        for name in (_JOURNAL, _STATE):
+        for name in (_JOURNAL, _STATE, _NAMES):
             (folder / name).unlink()
         destination.finish(folder)
     destination.clean()
@@ -101,8 +102,8 @@ class _Work:
             advance(total - len(sources))
             for rows_of in map_ahead(self._explain, batches, workers=_WORKERS, ahead=2 * _WORKERS):
                 # Opened anew each time: there is a journal only where something is done.
-                with (self.folder / _JOURNAL).open("a", encoding="utf-8") as journal:
-                    journal.writelines(json.dumps(rows, ensure_ascii=False) + "\n" for rows in rows_of)
+                with (self.folder / _JOURNAL).open("ab") as journal:
+                    journal.writelines(map(to_json, rows_of))
                 advance(len(rows_of))
 
     def _explain(self, batch: Sequence[Source]) -> list[Rows]:
@@ -159,12 +160,20 @@ def _check_state(folder: Path, state: dict[str, Any]) -> None:
     write_json(path, state)
 
 
+def _name(sources: Sequence[Source], path: Path) -> list[Source]:
+    """The sources with the names of their files, which a resumed run keeps, whatever photos have come since."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    named = name_sources(sources, known)
+    write_json(path, {source.path: source.name for source in named})
+    return named
+
+
 def _read_rows(journal: Path) -> Iterator[Rows]:
-    """The rows of each photo that is done; a line that a kill has cut off is none."""
+    """The rows of each photo that is done; a line that a kill has cut off is none, wherever it was cut."""
     if journal.is_file():
-        with journal.open(encoding="utf-8") as file:
+        with journal.open("rb") as file:
             for line in file:
-                if line.endswith("\n"):
+                if line.endswith(b"\n"):
                     yield json.loads(line)
 
 
@@ -174,10 +183,10 @@ def _read_done(journal: Path) -> set[str]:
         return set()
     part = journal.with_suffix(".part")
     done = set()
-    with part.open("w", encoding="utf-8") as whole:
+    with part.open("wb") as whole:
         for rows in _read_rows(journal):
             done.add(rows[0]["path"])
-            whole.write(json.dumps(rows, ensure_ascii=False) + "\n")
+            whole.write(to_json(rows))
     part.replace(journal)
     return done
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ class RemoteDestination(Destination):
     def __init__(self, address: str) -> None:
         self.address = address
         self.system, self.root = find_filesystem(address.rstrip("/"))
-        name = hashlib.blake2b(address.encode(), digest_size=8).hexdigest()
+        name = hashlib.blake2b(os.fsencode(address), digest_size=8).hexdigest()
         super().__init__(find_cache() / "outgoing" / name)
 
     def send(self, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -41,7 +41,7 @@ def log_to(path: Path) -> Iterator[None]:
     """Log lines of whycam go to a file, with their time and every epoch; to the screen those that a person wants."""
     logger = logging.getLogger("whycam")
     level = logger.level
-    file = logging.FileHandler(path, encoding="utf-8")
+    file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     screen = RichHandler(console=console, show_path=False, show_time=False, show_level=False, markup=False)
     screen.setLevel(logging.INFO)

@@ -87,7 +87,7 @@ def make_report(model: str, folder: Path | None, out: Path, options: ReportOptio
         )
     )
     _write(page, out)
-    return Outcome(pile.tally.photos, len(pile.unreadable), len(page.encode()) / 1e6)
+    return Outcome(pile.tally.photos, len(pile.unreadable), out.stat().st_size / 1e6)
 
 
 def _read_all(album: Album, pile: _Pile) -> _Pile:
@@ -103,7 +103,7 @@ def _read_all(album: Album, pile: _Pile) -> _Pile:
 def _write(page: str, out: Path) -> None:
     try:
         with open_atomic(out) as part:
-            part.write_text(page, encoding="utf-8")
+            part.write_text(page, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         if told := make_disk_error(error, out.absolute().parent):
             raise told from error

@@ -21,6 +21,7 @@ from whycam.data.walk import find_images
 from whycam.errors import UserError, make_disk_error
 from whycam.jobs.readers import NetworkReader, Reader, choose_reader
 from whycam.reading import Reading
+from whycam.runs import from_text, to_text
 from whycam.show.entries import encode_photo
 from whycam.targets import find_class
 
@@ -113,7 +114,7 @@ def find_album(model: str, run: Run | None, folder: Path | None) -> Album:
     """
     if run is not None:
         root = folder or _find_photos(run)
-        items = tuple(Item(root.absolute() / path, path, (truth,)) for path, truth in run.photos)
+        items = tuple(Item(_find_photo(root.absolute(), path), path, (truth,)) for path, truth in run.photos)
         found = sum(item.path.is_file() for item in items)
         if found:
             held = {item.path for item in items}
@@ -137,8 +138,14 @@ def find_album(model: str, run: Run | None, folder: Path | None) -> Album:
         )
     root = folder.absolute()
     photos = read_photos(folder)
-    listed = (Item(one.photo, one.photo.relative_to(root).as_posix(), one.classes or ()) for one in photos)
+    listed = (Item(one.photo, to_text(one.photo.relative_to(root)), one.classes or ()) for one in photos)
     return Album(tuple(listed), f"{len(photos):,} photos in {folder.name}")
+
+
+def _find_photo(root: Path, told: str) -> Path:
+    """The photo that a table tells: a name that is no UTF-8 stands there as text."""
+    path = root / told
+    return path if path.exists() else root / from_text(told)
 
 
 def _find_photos(run: Run) -> Path:
@@ -157,8 +164,8 @@ def add_evidence(album: Album, paths: Sequence[str]) -> tuple[Album, dict[str, s
         if path in known:
             names[path] = known[path]
         elif Path(path).is_file():
-            names[path] = path
-            more.append(Item(Path(path), path, is_evidence=True))
+            names[path] = to_text(path)
+            more.append(Item(Path(path), names[path], is_evidence=True))
     return replace(album, items=(*album.items, *more)), names
 
 
