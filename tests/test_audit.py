@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from whycam.audit import Audit, audit
 from whycam.audit.album import Album, draw_samples
-from whycam.audit.findings import Region
+from whycam.audit.findings import Finding, Region
+from whycam.audit.run import KINDS, Kind
 from whycam.audit.shortcuts import Trial
 from whycam.audit.stamps import suspect_stamps
 from whycam.audit.suspects import Suspect
@@ -79,6 +80,13 @@ def stamp(pixels: np.ndarray, name: str, index: int) -> None:
 
 def find(model: Model, samples: list[Sample], kind: str, **how: object) -> Audit:
     return audit(model, samples, kinds=[kind], engine="torch", **how)  # type: ignore[arg-type]
+
+
+def test_a_finding_under_the_least_certainty_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [Finding("fragile", 0.9, sure, f"{sure}", "") for sure in (0.5, 0.9499, 0.95, 1.0)]
+    monkeypatch.setitem(KINDS, "fragile", Kind(lambda album: found))
+    samples = write_photos(tmp_path)
+    assert [one.certainty for one in audit(make_model(0.0), samples, kinds=["fragile"]).findings] == [1.0, 0.95]
 
 
 def test_a_mark_that_the_model_reads_is_found_with_its_class_and_place(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from scipy import stats
 from whycam import localize, render
 from whycam.audit.album import Album
 from whycam.audit.chance import find_interval, to_certainty
-from whycam.audit.findings import Box, EvidencePhoto, Finding, Region
+from whycam.audit.findings import LEAST_CERTAINTY, Box, EvidencePhoto, Finding, Region
 from whycam.explanation import Explanation
 
 _LEAST_PHOTOS, _MOST_PHOTOS, _THRESHOLD, _MEAN_THRESHOLD = 3, 12, 0.4, 0.6
@@ -29,7 +29,7 @@ def find_confusion(album: Album) -> list[Finding]:
     rate = wrong.mean() / max(1, len(album.model.class_names) - 1)
     for (k, other), count in counts.items():
         p = float(stats.binom.sf(count - 1, len(album.groups[k]), rate))
-        if count >= _LEAST_PHOTOS and to_certainty(p, len(counts)) > 0.5:
+        if count >= _LEAST_PHOTOS and to_certainty(p, len(counts)) >= LEAST_CERTAINTY:
             findings.append(_tell(album, k, other, to_certainty(p, len(counts))))
     return findings
 

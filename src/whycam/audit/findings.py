@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 Box = tuple[float, float, float, float]
+# What is less certain is not shown.
+LEAST_CERTAINTY = 0.95
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from whycam.audit.album import Album, Progress, Run, draw_samples, read_album
 from whycam.audit.confusion import find_confusion
 from whycam.audit.duplicates import Thumbnail, find_duplicates, sign
-from whycam.audit.findings import Audit, Finding
+from whycam.audit.findings import LEAST_CERTAINTY, Audit, Finding
 from whycam.audit.fragile import find_fragile
 from whycam.audit.labels import find_label_faults
 from whycam.audit.shortcuts import find_shortcuts
@@ -97,7 +97,8 @@ def audit(
     drawn = draw_samples(samples, limit, seed)
     album = replace(read_album(model, drawn, seed=seed, engine=engine, run=run, progress=progress), train=tuple(train))
     chosen = [kind for kind in KINDS if kind in kinds and (album.has_labels or not KINDS[kind].needs_labels)]
-    findings = [finding for kind in chosen for finding in KINDS[kind].find(album)]
+    found = [finding for kind in chosen for finding in KINDS[kind].find(album)]
+    findings = [finding for finding in found if finding.certainty >= LEAST_CERTAINTY]
     # A shortcut concerns every photo of its class, also those that are right.
     findings.sort(key=lambda finding: (finding.kind != "shortcut", -finding.severity * finding.certainty))
     notes = _tell_left_out(album, [kind for kind in kinds if kind not in chosen], len(samples) - len(drawn))
