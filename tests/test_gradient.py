@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import whycam
 from whycam.cam.fusion import fuse_maps
 from whycam.cam.registry import Pass, get_method
 from whycam.cam.saliency import compute_full_gradients
@@ -344,7 +345,6 @@ def test_integrated_gradients_add_up_to_the_difference_from_grey() -> None:
 
 
 def test_guided_backprop_reference() -> None:
-    pytest.importorskip("captum")
     net, images = make_net("linear"), make_images()
     p = make_pass(net, images)
     a = net[:2](images).detach()
@@ -357,17 +357,64 @@ def test_guided_backprop_reference() -> None:
     assert torch.allclose(maps_of("guided-backprop", p), g.detach().abs().sum(1).float(), atol=1e-6)
 
 
+class Spelled(nn.Module):
+    """One ReLU as a module and one as a function or method, which may write into its input."""
+
+    def __init__(self, relu: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.second = nn.Conv2d(2, 5, 3), nn.Conv2d(5, 6, 3)
+        self.relu, self.spelled = nn.ReLU(), relu
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.spelled(self.second(self.relu(self.first(images)))).mean((2, 3)))
+
+
+SPELLINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "F.relu": nn.functional.relu,
+    "F.relu in place": lambda x: nn.functional.relu(x, inplace=True),
+    "torch.relu": torch.relu,
+    "relu_": lambda x: x.relu_(),
+    "clamp": lambda x: x.clamp(min=0),
+    "clamp_": lambda x: x.clamp_(0),
+    "clamp_min": lambda x: x.clamp_min(0),
+    "threshold": lambda x: nn.functional.threshold(x, 0, 0),
+    "maximum": lambda x: torch.maximum(x, x.new_zeros(())),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_guided_backprop_guides_every_relu_however_it_is_spelled(spelling: str) -> None:
+    images = make_images()
+    expected = maps_of("guided-backprop", make_pass(Spelled(nn.ReLU()).double().eval(), images, "second"))
+    p = make_pass(Spelled(SPELLINGS[spelling]).double().eval(), images, "second")
+    assert torch.allclose(maps_of("guided-backprop", p), expected, atol=1e-12)
+    assert not p.remarks
+
+
+def test_guided_backprop_says_that_it_is_guided_in_part() -> None:
+    p = make_pass(Spelled(nn.functional.gelu).double().eval(), make_images(), "second")
+    maps_of("guided-backprop", p)
+    (told,) = p.remarks
+    assert "guided in part: at 1 ReLUs; 1 GELU pass the gradient as it is" in told
+    why = whycam.explain(
+        Spelled(nn.functional.gelu).eval(), make_images().float(), method=["guided-backprop", "grad-cam"]
+    )
+    assert all(told in notes for notes in why["guided-backprop"].notes)
+    assert not any(why["grad-cam"].notes)
+
+
 def test_guided_backprop_says_what_it_cannot_guide() -> None:
     net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
-    with pytest.raises(UserError, match=r"nn\.ReLU modules; Sequential has none"):
+    with pytest.raises(UserError, match=r"score of Sequential lies none \(found 1 SiLU\)"):
         maps_of("guided-backprop", make_pass(net.double().eval(), make_images(), "1"))
 
 
-@pytest.mark.parametrize("name", ["guided-backprop", "integrated-gradients"])
-def test_captum_missing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captum_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "captum.attr", None)
     with pytest.raises(UserError, match=r'pip install "whycam\[captum\]"'):
-        maps_of(name, make_pass(make_net(), make_images()))
+        maps_of("integrated-gradients", make_pass(make_net(), make_images()))
 
 
 # What holds for every method.

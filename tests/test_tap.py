@@ -13,6 +13,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+import whycam
 from whycam.errors import UserError
 from whycam.model.output import select_output
 from whycam.model.tap import Cut, cut_model
@@ -514,3 +515,53 @@ def test_a_photo_that_is_not_finite_does_not_hide_a_linear_tail(value: float) ->
     assert cut.weight is not None
     assert torch.equal(cut.weight, net[-1].weight)
     assert not images[0].isfinite().all()
+
+
+class Doubting(nn.Module):
+    """Dropout that stays on in eval mode, before the last features or behind them."""
+
+    def __init__(self, *, late: bool, p: float = 0.3) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
+        self.head, self.late, self.p = nn.Linear(8, 4), late, p
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = images if self.late else nn.functional.dropout(images, self.p)
+        features = self.body(images).mean((2, 3))
+        return self.head(nn.functional.dropout(features, self.p) if self.late else features)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("layer", [None, "body.1"])
+def test_answers_that_change_from_pass_to_pass_are_noticed(layer: str | None, *, late: bool) -> None:
+    images, net = images_of(3, 12, 12), Doubting(late=late).eval()
+    state = torch.get_rng_state()
+    assert cut_model(net, images, layer).noise > 0.01
+    assert torch.equal(torch.get_rng_state(), state)
+    assert cut_model(Doubting(late=late, p=0.0).eval(), images, layer).noise == 0
+    why = whycam.explain(net, images, method="grad-cam", layer=layer)
+    assert all("changes from pass to pass" in " ".join(notes) for notes in why.notes)
+    assert why.record["noise"] > 0.01
+
+
+def test_looking_for_noise_costs_no_further_pass() -> None:
+    images, net, passes = images_of(3, 12, 12), Doubting(late=True, p=0.0).eval(), []
+    net.register_forward_hook(lambda *_: passes.append(1))
+    cut = cut_model(net, images)
+    assert len(passes) == 4  # the calls, whether the layer reaches the output, and the probe's two
+    passes.clear()
+    why = whycam.explain(net, images, layer=cut)
+    assert len(passes) == 1
+    assert not any(why.notes)
+    assert "noise" not in why.record
+
+
+def test_a_dead_network_is_not_told_to_leave_a_layer_out() -> None:
+    net = tiny()
+    for parameter in net.parameters():
+        nn.init.zeros_(parameter)
+    for layer in (None, "0"):
+        with pytest.raises(UserError, match=r"Look at the weights") as raised:
+            cut_model(net.eval(), images_of(3, 16, 16), layer)
+        assert "leave the layer out" not in str(raised.value)

@@ -45,6 +45,7 @@ from whycam.passes import (
     Question,
     cut_layers,
     describe_layers,
+    describe_noise,
     explain_zeros,
     prepare_views,
     read_logits,
@@ -459,7 +460,9 @@ def explain(
     for name, chosen in methods.items():
         # Of the layers that were found for a method that combines several, the others read the last.
         views_of = [layers if layer is not None else layers[-chosen.layers :] for layers in views]
-        maps = smoothing.average([run_method(chosen, layers, repeated, fuse or "mean") for layers in views_of])
+        remarks = describe_noise(views_of[0][-1])
+        asked = replace(repeated, remarks=remarks)
+        maps = smoothing.average([run_method(chosen, layers, asked, fuse or "mean") for layers in views_of])
         record = {
             **_describe_method(chosen, question, known),
             **describe_layers(chosen, views_of[0], fuse),
@@ -476,7 +479,7 @@ def explain(
             record=record,
             is_signed=chosen.is_signed,
             photos=photos,
-            notes=_make_notes(maps, question, known, explain_zeros(chosen, views[0][-1], repeated, maps)),
+            notes=_make_notes(maps, question, known, explain_zeros(chosen, views[0][-1], repeated, maps), remarks),
             paths=paths,
         )
     if unread := question.options.unread:
@@ -539,12 +542,16 @@ def _describe_method(method: Method, question: Question, names: Sequence[str]) -
 
 
 def _make_notes(
-    maps: Tensor, question: Question, names: Sequence[str], why_zero: Sequence[Sequence[str]]
+    maps: Tensor,
+    question: Question,
+    names: Sequence[str],
+    why_zero: Sequence[Sequence[str]],
+    remarks: Sequence[str],
 ) -> tuple[tuple[str, ...], ...]:
     has_sides = question.logits.shape[1] == 1 and question.function is None
     sides = describe_side(question.logits.cpu().numpy(), names) if has_sides else [""] * len(maps)
     return tuple(
-        (*([side] if side else []), *describe_blank(values, target, names, reasons))
+        (*([side] if side else []), *describe_blank(values, target, names, reasons), *dict.fromkeys(remarks))
         for values, target, side, reasons in zip(
             maps.cpu().numpy(), question.targets.tolist(), sides, why_zero, strict=True
         )

@@ -47,7 +47,7 @@ class Question:
         function: of the output, instead of a class.
         versus: a second class.
         output: the entry of a structured output.
-        chunk, seed, options: as in `Pass`.
+        chunk, seed, options, remarks: as in `Pass`.
     """
 
     targets: Tensor
@@ -58,6 +58,7 @@ class Question:
     chunk: int = 32
     seed: int = 0
     options: MethodOptions = field(default_factory=lambda: MethodOptions({}))
+    remarks: list[str] = field(default_factory=list)
 
     def repeat(self, copies: int) -> Question:
         """The same of several copies of the images, one behind the other."""
@@ -66,7 +67,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One forward pass, cut at a layer; the attributes are those of `Pass`, and where and how it was cut."""
+    """One forward pass, cut at a layer; the attributes are those of `Pass`, and where, how and with how much noise."""
 
     module: nn.Module
     images: Tensor
@@ -78,6 +79,7 @@ class Prepared:
     bias: Tensor | None
     layer: str
     how: str
+    noise: float = 0.0
 
 
 def cut_layers(
@@ -123,7 +125,7 @@ def find_stages(module: nn.Module, images: Tensor, last: Cut | None, count: int)
     Raises:
         UserError: there are no two such layers.
     """
-    calls = list_spatial(record_calls(module, as_input(module, images[:2])))
+    calls = list_spatial(record_calls(module, as_input(module, images[:2]))[0])
     at = next((i for i, call in enumerate(calls) if last and call.site.layer is last.site.layer), len(calls) - 1)
     ends: dict[tuple[int, ...], Call] = {}
     for call in calls[: at + 1]:
@@ -188,6 +190,7 @@ def prepare(module: nn.Module, images: Tensor, cut: Cut | None) -> Prepared:
         cut.bias,
         cut.layer,
         cut.how,
+        cut.noise,
     )
 
 
@@ -272,11 +275,12 @@ def _cut_at_size(module: nn.Module, images: Tensor, cut: Cut | None) -> Cut | No
 
 
 def describe_layers(method: Method, layers: Sequence[Prepared], fuse: Rule | None) -> dict[str, Any]:
-    """What is recorded of the layers: where, how they were cut, and how several were combined."""
+    """What is recorded of the layers: where, how they were cut and combined; the model's noise where it has any."""
+    noise = {"noise": layers[-1].noise} if layers[-1].noise else {}
     if len(layers) == 1:
-        return {"layer": layers[0].layer, "cut": layers[0].how}
+        return {"layer": layers[0].layer, "cut": layers[0].how, **noise}
     how = "by the method" if method.layers > 1 else fuse or "mean"
-    return {"layer": [one.layer for one in layers], "cut": [one.how for one in layers], "fuse": how}
+    return {"layer": [one.layer for one in layers], "cut": [one.how for one in layers], "fuse": how, **noise}
 
 
 def read_logits(output: object, key: str | int | None, function: ScoreFunction | None) -> Tensor:
@@ -337,7 +341,18 @@ def _make_pass(prepared: Prepared, question: Question, target: Tensor) -> Pass:
         trace=prepared.trace,
         retrace=prepared.retrace,
         logits=lambda output: select_output(output, question.output),
+        remarks=question.remarks,
     )
+
+
+def describe_noise(prepared: Prepared) -> list[str]:
+    """A sentence where two answers of the model to the same images differ."""
+    if not prepared.noise:
+        return []
+    return [
+        f"The model's answer to the same photo changes from pass to pass, by up to {prepared.noise:.0%} of the largest "
+        "number: dropout or other noise is on in eval mode. Scores and map are of one draw; average over several."
+    ]
 
 
 _NO_CHANGE = "the score does not change with the features of this layer"

@@ -54,6 +54,7 @@ class Pass:
         retrace: images (N, ...) of the same size -> their (features, output), likewise; None where that can't be had.
         logits: model output -> (B, K), for methods that compare classes.
         others: passes of the same images and targets cut at further layers, for methods that combine layers.
+        remarks: where a method adds a sentence that the reader of its maps should know; it goes to their notes.
     """
 
     images: Tensor
@@ -73,6 +74,7 @@ class Pass:
     retrace: Callable[[Tensor], tuple[Tensor, object]] | None = None
     logits: Callable[[object], Tensor] = select_output
     others: tuple[Pass, ...] = ()
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def rows(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Maps from the score's gradient at the image: full-grad, and two of Captum's where it is installed.
+"""Maps from the score's gradient at the image: full-grad, guided-backprop, and Captum's where it is installed.
 
 These differentiate the whole model; their maps have the image's size. A new method of that kind is added here.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import warnings
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -175,23 +175,84 @@ def _rescale(values: Tensor) -> Tensor:
 def guided_backprop(p: Pass) -> Tensor:
     """sum_channels |G|, G the image's gradient that no ReLU lets through where it is negative.
 
-    Only `nn.ReLU` modules are guided; the gradient of functional ReLUs, GELU and SiLU stays as it is.
+    ReLUs are found in the graph of the score, so that modules, functions, methods and a clamp at 0 count alike. Other
+    activations pass the gradient as it is, which a remark tells.
+
+    Raises:
+        UserError: no ReLU lies between the image and the score.
     """
     module = _read_module(p, "guided-backprop")
-    captum = _import_captum("guided-backprop")
-    if not any(isinstance(part, nn.ReLU) for part in module.modules()):
-        raise UserError(
-            f"guided-backprop guides nn.ReLU modules; {type(module).__name__} has none. Take "
-            "integrated-gradients, full-grad or grad-cam."
+    parts, found = [], Counter[str]()
+    with undisturbed(module, with_grad=True):
+        for rows in torch.split(p.rows, p.chunk):
+            images = p.images[rows].clone().requires_grad_()
+            score = p.score(module(images), rows).sum()
+            found = _guide(score.grad_fn)
+            if not found["ReLU"]:
+                raise UserError(
+                    f"guided-backprop guides ReLUs; between the image and the score of {type(module).__name__} lies "
+                    f"none (found {_list_counts(found)}). Take integrated-gradients, full-grad or grad-cam."
+                )
+            parts.append(torch.autograd.grad(score, images)[0])
+    guided = found.pop("ReLU")
+    if found:
+        p.remarks.append(
+            f"guided-backprop is guided in part: at {guided} ReLUs; {_list_counts(found)} pass the gradient as it is."
         )
-    with undisturbed(module, with_grad=True), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it sets hooks, which it removes
-        explainer = captum.GuidedBackprop(_Scored(module, p))
-        parts = [
-            explainer.attribute(p.images[rows].clone(), additional_forward_args=rows)
-            for rows in torch.split(p.rows, p.chunk)
-        ]
     return torch.cat(parts).detach().float().abs().sum(1)
+
+
+# Steps of autograd that are a ReLU, and what tells them from others of that name.
+_RELUS: dict[str, Callable[[Any], bool]] = {
+    "ReluBackward0": lambda _: True,
+    "ClampMinBackward0": lambda step: step._saved_min == 0,
+    "ClampBackward1": lambda step: step._saved_min == 0 and step._saved_max is None,
+    "ThresholdBackward0": lambda step: step._saved_threshold == 0,
+    "MaximumBackward0": lambda step: not (step._saved_self.any() and step._saved_other.any()),
+}
+_OTHERS = {
+    "CeluBackward0": "CELU",
+    "EluBackward0": "ELU",
+    "GeluBackward0": "GELU",
+    "HardsigmoidBackward0": "hard sigmoid",
+    "HardswishBackward0": "hard swish",
+    "HardtanhBackward0": "ReLU6 or hard tanh",
+    "LeakyReluBackward0": "leaky ReLU",
+    "MishBackward0": "Mish",
+    "PreluKernelBackward0": "PReLU",
+    "SigmoidBackward0": "sigmoid",
+    "SiluBackward0": "SiLU",
+    "SoftplusBackward0": "softplus",
+    "TanhBackward0": "tanh",
+}
+
+
+def _guide(end: Any) -> Counter[str]:
+    """Lets each ReLU in a graph pass the positive part of its gradient alone; how many of which activations it has."""
+    found = Counter[str]()
+    for step in _walk(end):
+        name = step.name()
+        if name in _RELUS and _RELUS[name](step):
+            step.register_prehook(lambda gradients: tuple(g if g is None else g.clamp(min=0) for g in gradients))
+            found["ReLU"] += 1
+        elif name in _OTHERS:
+            found[_OTHERS[name]] += 1
+    return found
+
+
+def _walk(end: Any) -> Iterator[Any]:
+    """Each step of an autograd graph once."""
+    queue, seen = [end], {None}
+    while queue:
+        step = queue.pop()
+        if step not in seen:
+            seen.add(step)
+            yield step
+            queue.extend(before for before, _ in step.next_functions)
+
+
+def _list_counts(found: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(found.items()) if count) or "no activation at all"
 
 
 @method(

@@ -206,7 +206,7 @@ class MapReader:
 def _join(reading: Reading, other: Reading) -> Reading:
     """The maps of both."""
     maps, targets = np.concatenate([reading.maps, other.maps]), np.concatenate([reading.targets, other.targets])
-    return replace(reading, maps=maps, targets=targets, notes=(*reading.notes, *other.notes))
+    return replace(reading, maps=maps, targets=targets, notes=tuple(dict.fromkeys([*reading.notes, *other.notes])))
 
 
 def read_items(items: Sequence[Item], reader: MapReader, batch_size: int) -> Iterator[Read]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from whycam.errors import UserError, make_unknown_name
@@ -29,8 +30,8 @@ class Call:
     layout: Layout | None
 
 
-def record_calls(module: nn.Module, images: Tensor) -> list[Call]:
-    """Every module call of one forward pass, in the order in which they end."""
+def record_calls(module: nn.Module, images: Tensor) -> tuple[list[Call], object]:
+    """Every module call of one forward pass, in the order in which they end, and the output."""
     names = {part: name for name, part in module.named_modules() if name}
     norms = [part for part in module.modules() if isinstance(part, nn.LayerNorm) and len(part.normalized_shape) == 1]
     widths = frozenset(norm.normalized_shape[0] for norm in norms)
@@ -55,12 +56,13 @@ def record_calls(module: nn.Module, images: Tensor) -> list[Call]:
 
     with undisturbed(module, with_grad=False):
         hooks = [part.register_forward_hook(record) for part in names]
+        torch.rand(1, device=images.device)  # other passes begin in the state before it: only noise will differ
         try:
-            module(images)
+            output = module(images)
         finally:
             for hook in hooks:
                 hook.remove()
-    return calls
+    return calls, output
 
 
 def choose_call(calls: list[Call], images: Tensor) -> Call | None:
@@ -153,12 +155,18 @@ def reaches_output(call: Call, images: Tensor) -> bool:
 
 
 def make_no_gradient(name: str, better: Call | None) -> UserError:
-    """The error for a layer whose cells don't reach the output."""
-    remedy = f"Take layer={better.site.name!r}" if better else "Take an earlier layer"
+    """The error for a layer whose cells don't reach the output; `better` is one whose cells do."""
+    found = f"The output doesn't depend on the cells of layer {name!r}: their gradient is exactly zero, so every map "
+    if better:
+        return UserError(
+            f"{found}would be blank. Behind a transformer's last attention only the class token is read; an unused "
+            f"branch, no_grad or a detach inside the model has the same effect. Take layer={better.site.name!r}, or "
+            "leave the layer out."
+        )
     return UserError(
-        f"The output doesn't depend on the cells of layer {name!r}: their gradient is exactly zero, so every map would "
-        "be blank. Behind a transformer's last attention only the class token is read; an unused branch, no_grad or a "
-        f"detach inside the model has the same effect. {remedy}, or leave the layer out."
+        f"{found}would be blank; the layers before it do no better. ReLUs that are all dead, weights that are zero, "
+        "no_grad or a detach inside the model have this effect. Look at the weights and at how the images are "
+        "normalised; if the model hides its gradient alone, take a method without one, such as occlusion or rise."
     )
 
 

@@ -17,6 +17,8 @@ from whycam.model.output import iter_tensors
 
 # How far two computations of one output may lie apart, as a part of the largest output.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+# Two passes that lie further apart than this draw at random: kernels that add in another order stay far below.
+_NOISE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,17 @@ def is_same(output: object, expected: object) -> bool:
     return all(
         a.shape == b.shape and a.dtype == b.dtype and _distance(a, b) <= _TOLERANCE.get(b.dtype, 0) for a, b in pairs
     )
+
+
+def measure_noise(output: object, again: object) -> float:
+    """How far two answers to the same images lie apart, as a part of the largest number; 0 up to float error."""
+    pairs = zip(iter_tensors(output), iter_tensors(again), strict=False)
+    found = [
+        (_distance(a, b), max(_NOISE, _TOLERANCE[b.dtype]))
+        for a, b in pairs
+        if a.shape == b.shape and b.dtype in _TOLERANCE and b.numel()
+    ]
+    return max((gap for gap, limit in found if gap > limit), default=0.0)
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -17,6 +17,7 @@ from whycam.model.tail import (
     Site,
     find_linear,
     find_tail,
+    measure_noise,
     run_linear,
     run_with_swap,
     trace_site,
@@ -80,6 +81,8 @@ class Cut:
         weight, bias: (K, C) and (K,) where mean(weight @ features) + bias was measured to be the output; else None.
         why_not_linear: the reason for None; empty otherwise.
         has_relu: whether the features are the ReLU of the raw output.
+        noise: how far two answers of the model to the same images lay apart, as a part of the largest number; 0 where
+            it draws nothing at random.
     """
 
     layer: str
@@ -90,6 +93,7 @@ class Cut:
     bias: Tensor | None = field(default=None, repr=False)
     why_not_linear: str = ""
     has_relu: bool = False
+    noise: float = 0.0
 
     @property
     def how(self) -> str:
@@ -145,7 +149,7 @@ def cut_model(
     module = unwrap(module)
     images = as_input(module, images[:_PROBE_IMAGES])
     images = images.where(images.isfinite(), 0)  # a broken photo would hide what the model is made of
-    calls = record_calls(module, images)
+    calls, output = record_calls(module, images)
     if layer is not None:
         call = find_call(module, calls, layer)
         if needs_gradient and not reaches_output(call, images):
@@ -160,7 +164,9 @@ def cut_model(
     if layout is None:
         raise RuntimeError(f"Layer {call.site.name!r} was chosen without a layout.")
     later = [other.site.layer for other in calls[calls.index(call) + 1 :]]
-    return _measure(call.site, layout, images, later, may_rectify=layer is None)
+    probe = Probe(images, layout, [trace_site(call.site, layout, images, disturb=disturb) for disturb in (False, True)])
+    cut = _measure(call.site, probe, later, may_rectify=layer is None)
+    return replace(cut, noise=measure_noise(output, probe.samples[0].output))
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -190,8 +196,8 @@ def as_input(module: nn.Module, images: Tensor) -> Tensor:
     return images
 
 
-def _measure(site: Site, layout: Layout, images: Tensor, later: list[nn.Module], *, may_rectify: bool) -> Cut:
-    probe = Probe(images, layout, [trace_site(site, layout, images, disturb=disturb) for disturb in (False, True)])
+def _measure(site: Site, probe: Probe, later: list[nn.Module], *, may_rectify: bool) -> Cut:
+    layout = probe.layout
     linear = find_linear(probe, later, with_relu=False)
     if not isinstance(linear, str):
         return Cut(site.name, layout, site, None, *linear)

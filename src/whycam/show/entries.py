@@ -29,7 +29,7 @@ def make_entry(
         name: what is shown: a file's name.
         image: address of the photo: a path on the server, or `encode_photo`'s.
         truth: index of the true class, where it is known.
-        keep: the classes to keep of the reading's targets, and the notes on them; None keeps all.
+        keep: the classes to keep of the reading's targets; notes on the others are left out. None keeps all.
 
     Returns:
         What JSON holds. Maps are int16 in base64, little-endian, (T, h, w); value = integer / 32767 * scale, with a
@@ -43,7 +43,10 @@ def make_entry(
     scale = np.abs(maps).max(axis=(1, 2))
     levels = np.rint(maps / np.where(scale > 0, scale, 1)[:, None, None] * _LEVELS).astype("<i2")
     width, height = reading.find_size()
-    names = reading.class_names
+
+    def tells(note: str, of: Sequence[int]) -> bool:
+        return any(repr(reading.name(k)) in note for k in of)
+
     return {
         "id": key,
         "name": name,
@@ -56,7 +59,7 @@ def make_entry(
         "probabilities": [float(reading.probabilities[k]) for k in classes],
         "maps": {"shape": list(maps.shape), "scale": scale.tolist(), "data": _to_text(levels.tobytes())},
         "method": str(reading.record["method"]),
-        "notes": [note for note in reading.notes if keep is None or any(repr(names[k]) in note for k in classes)],
+        "notes": [note for note in reading.notes if tells(note, classes) or not tells(note, targets)],
     }
 
 
