@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.browser
+LONG_NAMES = ("L" * 239 + "1", "תות שדה", "向日葵" * 80)
 NAMES = ("circle", "<img src=x onerror=alert(1)>", "triangle")
 
 
@@ -35,9 +38,9 @@ def model(tiny_folder: Path) -> whycam.Model:
     return replace(whycam.load(tiny_folder, engine="torch"), class_names=NAMES)
 
 
-@pytest.fixture(scope="module")
-def address(model: whycam.Model) -> Iterator[str]:
-    """The app, served from a thread."""
+@contextmanager
+def serve(model: whycam.Model) -> Iterator[str]:
+    """The app, served from a thread: its address."""
 
     def fail(*_: object) -> None:
         raise UserError("Without a graph it starts at once.")
@@ -52,6 +55,12 @@ def address(model: whycam.Model) -> Iterator[str]:
             yield describe_address(door)
             server.should_exit = True
             thread.join()
+
+
+@pytest.fixture(scope="module")
+def address(model: whycam.Model) -> Iterator[str]:
+    with serve(model) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -225,3 +234,22 @@ def test_a_phone(shown: Page, address: str) -> None:
         if path:
             shown.goto(address + path)
         assert shown.evaluate("document.documentElement.scrollWidth") == 390
+
+
+@pytest.mark.parametrize("width_px", [1280, 390])
+def test_names_of_any_length_and_script_leave_the_page_as_wide_as_the_screen(
+    page: Page, model: whycam.Model, photos: list[Path], width_px: int
+) -> None:
+    page.set_viewport_size({"width": width_px, "height": 900})
+    with serve(replace(model, class_names=LONG_NAMES)) as address:
+        page.goto(address)
+        page.locator("#choose-first").set_input_files(photos)
+        page.get_by_text("3 photos").first.wait_for()
+        page.get_by_label("Compare with").select_option("grad-cam")
+        page.locator("#second .viewer-heat").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width_px
+        names = page.locator("#first .viewer-chip-name")
+        assert set(LONG_NAMES) == set(names.evaluate_all("all => all.map(one => one.title)"))
+        assert max(names.evaluate_all("all => all.map(one => one.getBoundingClientRect().height)")) < 100
+        # The share stands in front of the name, so that it is seen however long that is.
+        assert re.match(r"\d+\s%", page.locator(".app-answer").first.text_content() or "")

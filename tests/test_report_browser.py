@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.browser
 
 PHOTOS = PHOTOS_A_CLASS * len(SHAPES)
 SIDE_PX = 96
+LONG_NAMES = ("L" * 239 + "1", "תות שדה", "向日葵" * 20 + "🌷", "L" * 239 + "2")
 HOSTILE = '</script><img src=x onerror="document.title=1">'
 
 
@@ -274,3 +276,40 @@ def test_names_of_users_do_nothing_but_be_read(page: Page, tmp_path: Path, shape
     assert page.locator("#viewer .viewer-chip-name").filter(has_text=HOSTILE).count() == 1
     assert page.title().endswith("WhyCAM report")
     assert page.locator("img[onerror]").count() == 0
+
+
+@pytest.fixture(scope="module")
+def named_report(tmp_path_factory: pytest.TempPathFactory, shapes_folder: Path) -> Path:
+    """Of a run whose classes have names of 240 letters without a gap, of other scripts and an emoji."""
+    folder = tmp_path_factory.mktemp("names")
+    backbone = make_backbone("test_resnet", is_random=True, image_size=64)
+    save_classifier(GapClassifier(backbone, LONG_NAMES).eval(), folder / "model", 0.0)
+    for name, shape in zip(LONG_NAMES[:3], SHAPES, strict=True):
+        shutil.copytree(shapes_folder / shape, folder / "photos" / name)
+    audit = write_audit(folder / "audit.json", make_finding([], title=f"{LONG_NAMES[0]!r} is told by a corner."))
+    run = make_run(folder / "run", folder / "model", folder / "photos")
+    report(run, None, folder / "report.html", audit=audit)
+    return folder / "report.html"
+
+
+@pytest.mark.parametrize("width_px", [1280, 390])
+def test_names_of_any_length_and_script_leave_the_page_as_wide_as_the_screen(
+    page: Page, named_report: Path, width_px: int
+) -> None:
+    page.set_viewport_size({"width": width_px, "height": 900})
+    page.goto(named_report.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width_px
+    # No table scrolls sideways on a desk, and every name can be read whole.
+    if width_px > 1000:
+        assert page.locator(".scroll").evaluate_all("all => all.every(one => one.scrollWidth <= one.clientWidth)")
+    assert set(LONG_NAMES) <= set(page.locator("[title]").evaluate_all("all => all.map(one => one.title)"))
+    assert max(page.locator(".name").evaluate_all("all => all.map(one => one.getBoundingClientRect().height)")) < 140
+    page.locator("#gallery .card").first.click()
+    assert page.locator("#viewer-dialog").evaluate("one => one.scrollWidth <= one.clientWidth")
+    assert set(LONG_NAMES) == set(page.locator(".viewer-chip-name").all_text_contents())
+
+
+def test_a_name_in_hebrew_leaves_the_number_beside_it_in_place(page: Page, named_report: Path) -> None:
+    page.goto(named_report.as_uri())
+    told = page.locator(".card-text .name", has_text="תות").first.text_content()
+    assert "\u2068תות שדה\u2069" in told

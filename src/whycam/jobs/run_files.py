@@ -30,6 +30,7 @@ from whycam.model.classifier import GapClassifier, check_identity, measure_ident
 from whycam.model.features import FeatureStore, normalise_on
 from whycam.model.focus import compute_evidence
 from whycam.runs import TableWriter
+from whycam.show.lettering import label_classes
 from whycam.show.plots import make_sheet, plot_confusion, plot_curves
 
 _SHEET_PHOTOS = 40
@@ -189,14 +190,15 @@ def _draw_sheet(work: Work, logits: Tensor, path: Path) -> float:
     photos, classifier = work.photos, work.model
     rows = choose_sheet(logits, photos)
     model = Model(classifier, classifier.class_names, classifier.preprocess, "", {}, work.device)
+    labels = label_classes(photos.class_names)
     pictures, captions, errors = [], [], []
     for row, (photo, why) in zip(rows, model.stream(photos.val[row].path for row in rows), strict=True):
         if why is None:
             raise UserError(f"'{photo.path}' could be read when the training began and can't now: {photo.error}")
         errors.append(float((why.logits[0].cpu() - logits[row]).abs().max() / (logits[row].max() - logits[row].min())))
-        truth, top = photos.class_names[photos.val[row].label], int(why.predicted[0])
-        name, share = why.name(top), float(why.probabilities[0, top])
+        truth, top = photos.val[row].label, int(why.predicted[0])
+        told = f"{float(why.probabilities[0, top]):.2f} {labels[top]}"
         pictures.append(why.overlay())
-        captions.append((f"{name} {share:.2f}" + ("" if name == truth else f" (is {truth})"), name == truth))
+        captions.append((told if top == truth else f"{told}\nis {labels[truth]}", top == truth))
     make_sheet(list(in_batches(pictures, _SHEET_COLUMNS)), list(in_batches(captions, _SHEET_COLUMNS)), path)
     return max(errors)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, features
 
 from whycam.model.train import Epoch, find_best
 from whycam.runs import open_atomic
+from whycam.show.lettering import find_families, label_classes, shorten_text, split_runs
 
 # Colour-blind-safe (Okabe and Ito).
 _TRAIN, _VAL, _RIGHT, _WRONG = "#0072B2", "#D55E00", "#0b6e4f", "#b3261e"
 _MAX_NUMBERED = 25
-_CAPTION_PX, _GAP_PX = 22, 6
+_FONT_PX, _LINE_PX, _GAP_PX = 11, 15, 6
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -66,8 +67,11 @@ def plot_confusion(counts: np.ndarray, class_names: Sequence[str], path: Path) -
     figure.colorbar(picture, ax=axes, fraction=0.046, label="share of the true class")
     ticks = range(len(class_names))
     if len(class_names) <= 60:
-        axes.set_xticks(ticks, class_names, rotation=90)
-        axes.set_yticks(ticks, class_names)
+        labels = label_classes(tuple(class_names))
+        # A name with two dollar signs is no formula.
+        look: dict[str, Any] = {"fontfamily": find_families(labels), "parse_math": False}
+        axes.set_xticks(ticks, labels, rotation=90, **look)
+        axes.set_yticks(ticks, labels, **look)
     axes.set(xlabel="predicted", ylabel="truth", title="Confusion matrix")
     if len(class_names) <= _MAX_NUMBERED:
         for row, column in np.argwhere(counts > 0):
@@ -93,28 +97,39 @@ def make_sheet(
 
     Args:
         rows: the pictures.
-        captions: a text and whether it is right, for each picture.
+        captions: a text, of one line or several, and whether it is right, for each picture; what does not fit the
+            column is left out of the middle of its line.
         path: where to write.
         width_px: of a column; a row is as high as its highest picture.
     """
     columns = max(len(row) for row in rows)
     small = [[p.resize((width_px, max(1, round(p.height * width_px / p.width)))) for p in row] for row in rows]
-    heights = [max(p.height for p in row) + _CAPTION_PX for row in small]
+    texts = [[_LINE_PX * (1 + text.count("\n")) + _GAP_PX for text, _ in row] for row in captions]
+    tops = [max(row) for row in texts]
+    heights = [top + max(p.height for p in row) for top, row in zip(tops, small, strict=True)]
     sheet = Image.new("RGB", (columns * (width_px + _GAP_PX) + _GAP_PX, sum(heights) + _GAP_PX), "white")
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 11)
     for row, pictures in enumerate(small):
         top = sum(heights[:row])
         for column, picture in enumerate(pictures):
             left = _GAP_PX + column * (width_px + _GAP_PX)
             text, is_right = captions[row][column]
-            draw.text((left, top + 5), _shorten(text, font, width_px), font=font, fill=_RIGHT if is_right else _WRONG)
-            sheet.paste(picture, (left, top + _CAPTION_PX))
+            for number, line in enumerate(text.split("\n")):
+                _write_line(draw, (left, top + 4 + number * _LINE_PX), line, width_px, _RIGHT if is_right else _WRONG)
+            sheet.paste(picture, (left, top + tops[row]))
     with open_atomic(path) as part:
         sheet.save(part, Image.registered_extensions()[path.suffix], quality=92)
 
 
-def _shorten(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> str:
-    while text and font.getlength(text) > width_px:
-        text = text[:-2] + "…" if text.endswith("…") else text[:-1] + "…"
-    return text
+def _write_line(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, width_px: int, color: str) -> None:
+    """The text from left to right, also where it begins with a name in Hebrew or Arabic; shortened to the width."""
+    order = "ltr" if features.check("raqm") else None
+    runs = split_runs(text, _FONT_PX)
+    for letters in range(len(text) - 1, 0, -1):
+        if sum(font.getlength(piece, direction=order) for piece, font in runs) <= width_px:
+            break
+        runs = split_runs(shorten_text(text, letters), _FONT_PX)
+    left, top = float(place[0]), place[1] + _FONT_PX
+    for piece, font in runs:
+        draw.text((left, top), piece, font=font, fill=color, anchor="ls", direction=order)
+        left += font.getlength(piece, direction=order)

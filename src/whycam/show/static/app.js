@@ -1,6 +1,6 @@
 /* The app's page: photos in, the viewer for each; all questions go to this server's own API. */
 
-import { Viewer, bindTheme, make, tellShare } from "./viewer.js";
+import { Viewer, bindTheme, make, tellName, tellShare } from "./viewer.js";
 
 const PHOTO_PX = 1280;
 const AT_ONCE = 4;
@@ -93,7 +93,7 @@ async function start(photo) {
   try {
     photo.entry = (await explain(photo)).entry;
     const [best] = photo.entry.classes;
-    describe(photo, `${model.classNames[best]}, ${tellShare(photo.entry.probabilities[0])}`);
+    describe(photo, `${tellShare(photo.entry.probabilities[0])} ${tellName(model.classNames[best])}`);
   } catch (error) {
     refuse(photo, error.message);
   }
@@ -104,7 +104,7 @@ async function start(photo) {
 function describe(photo, words) {
   const picture = photo.entry ? make("img", { src: photo.entry.image, alt: "" }) : make("span", { className: "app-blank" });
   photo.button.replaceChildren(picture, make("span", { className: "app-words" },
-    make("span", { className: "app-name", title: photo.name }, photo.name), make("span", { className: "app-answer" }, words)));
+    make("span", { className: "app-name", title: photo.name }, photo.name), make("span", { className: "app-answer", title: words }, words)));
   photo.button.classList.toggle("app-bad", Boolean(photo.fault));
 }
 
@@ -170,7 +170,7 @@ async function compare() {
   const method = part("method").value;
   part("second-side").hidden = !method;
   part("viewers").classList.toggle("app-pair", Boolean(method));
-  const shown = model.classNames[first.selected];
+  const shown = tellName(model.classNames[first.selected]);
   part("first-method").textContent = method ? `${shown}, by ${model.methods[0].name}` : "";
   if (!method || !current) return;
   const chosen = model.methods.find((one) => one.name === method);

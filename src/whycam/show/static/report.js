@@ -1,6 +1,6 @@
 /* The report's own behaviour: thumbnails, mistakes, filters, and the dialog with the viewer. */
 
-import { Viewer, bindTheme, decodeMaps, drawBoxes, findPeak, fitSize, make, paintHeat, resizeMap, tell, tellShare } from "whycam/viewer";
+import { Viewer, bindTheme, decodeMaps, drawBoxes, findPeak, fitSize, make, paintHeat, resizeMap, tell, tellName, tellShare } from "whycam/viewer";
 
 const THUMB_PX = 160;
 const MISTAKES_AT_ONCE = 6;
@@ -12,6 +12,7 @@ const byId = new Map(entries.map((entry) => [entry.id, entry]));
 const listed = entries.filter((entry) => !entry.isEvidence);
 const viewer = new Viewer(find("#viewer"), data);
 
+const nameOf = (classIndex) => tellName(classNames[classIndex]);
 const isKnown = (entry) => entry.truth !== null;
 const predicted = (entry) => entry.classes[0];
 const isWrong = (entry) => isKnown(entry) && predicted(entry) !== entry.truth;
@@ -67,16 +68,16 @@ function makePicture(entry, { classIndex = null, versus = null, boxes = [], alt 
 }
 
 function describe(entry) {
-  const called = `${classNames[predicted(entry)]} ${tellShare(entry.probabilities[0])}`;
+  const called = `${tellShare(entry.probabilities[0])} ${nameOf(predicted(entry))}`; // a long name is cut at its end
   if (!isKnown(entry)) return [called, ""];
-  return isWrong(entry) ? [`✗ ${called}`, `is ${classNames[entry.truth]}`] : [`✓ ${called}`, ""];
+  return isWrong(entry) ? [`✗ ${called}`, `is ${nameOf(entry.truth)}`] : [`✓ ${called}`, ""];
 }
 
 /** A photo as a button that opens the viewer. */
 function makeCard(entry, { classIndex, boxes, note, list }) {
   const [called, truth] = describe(entry);
   const text = make("span", { className: `card-text ${isWrong(entry) ? "wrong" : ""}` },
-    make("span", {}, called), truth ? make("span", {}, truth) : null, note ? make("span", { className: "muted" }, note) : null);
+    ...[called, truth].filter(Boolean).map((words) => make("span", { className: "name", title: words }, words)), note ? make("span", { className: "muted" }, note) : null);
   const card = make("button", { type: "button", className: "card", title: entry.name },
     make("span", { className: "tile" }, makePicture(entry, { classIndex, boxes })), text);
   card.dataset.photo = entry.id;
@@ -100,10 +101,10 @@ function open(entry, list, classIndex = null) {
 }
 
 function tellVerdict(entry) {
-  const named = `Named ${classNames[predicted(entry)]} (${tellShare(entry.probabilities[0])})`;
+  const named = `Named ${nameOf(predicted(entry))} (${tellShare(entry.probabilities[0])})`;
   if (!isKnown(entry)) return `${named}.`;
   return isWrong(entry)
-    ? `${named}, which is wrong: it is ${classNames[entry.truth]} (${tellShare(probability(entry, entry.truth))}).`
+    ? `${named}, which is wrong: it is ${nameOf(entry.truth)} (${tellShare(probability(entry, entry.truth))}).`
     : `${named}, which is right.`;
 }
 
@@ -151,18 +152,18 @@ function makeMistake(entry) {
   const [wrong, right] = [predicted(entry), entry.truth];
   const score = (classIndex) => entry.logits[entry.classes.indexOf(classIndex)];
   const gap = score(wrong) - score(right);
-  const picture = (caption, options) => make("figure", {}, makePicture(entry, options), make("figcaption", {}, caption));
+  const picture = (caption, options) => make("figure", {}, makePicture(entry, options), make("figcaption", { className: "name", title: caption }, caption));
   const pictures = make("button", { type: "button", className: "trio", ariaLabel: `Open ${entry.name}` },
-    picture(`for ${classNames[wrong]}`, { classIndex: wrong }),
-    picture(`for ${classNames[right]}`, { classIndex: right }),
+    picture(`for ${nameOf(wrong)}`, { classIndex: wrong }),
+    picture(`for ${nameOf(right)}`, { classIndex: right }),
     picture("the difference", { classIndex: wrong, versus: right }));
   pictures.addEventListener("click", () => {
     open(entry, mistakes);
     viewer.setVersus(right);
   });
   return make("article", { className: "mistake" }, pictures, make("p", {},
-    make("b", {}, `Named ${classNames[wrong]} (${tellShare(entry.probabilities[0])})`), ", is ",
-    make("b", {}, `${classNames[right]} (${tellShare(probability(entry, right))})`), `. The scores differ by ${tell(gap)}.`,
+    make("b", {}, `Named ${nameOf(wrong)} (${tellShare(entry.probabilities[0])})`), ", is ",
+    make("b", {}, `${nameOf(right)} (${tellShare(probability(entry, right))})`), `. The scores differ by ${tell(gap)}.`,
     make("span", { className: "path" }, entry.name)));
 }
 

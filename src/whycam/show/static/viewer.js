@@ -156,6 +156,9 @@ export function tell(value) {
 
 export const tellShare = (share) => `${share > 0 && share < 0.01 ? "<1" : Math.round(100 * share)}\u00a0%`;
 
+/** A name for the middle of a sentence: written from right to left, it would draw the numbers beside it along. */
+export const tellName = (name) => (/[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/.test(name) ? `\u2068${name}\u2069` : name);
+
 /** Makes a button switch between the dark and the light page. */
 export function bindTheme(button) {
   const root = document.documentElement;
@@ -339,7 +342,7 @@ export class Viewer extends EventTarget {
       bar.style.setProperty("--share", probabilities[i]);
       const told = [i === 0 && "predicted", classIndex === truth && "true class"].filter(Boolean).join(", ");
       const chip = make("button", { type: "button", className: "viewer-chip" }, bar,
-        make("span", { className: "viewer-chip-name" }, this.classNames[classIndex]),
+        make("span", { className: "viewer-chip-name name", dir: "auto", title: this.classNames[classIndex] }, this.classNames[classIndex]),
         told ? make("span", { className: "viewer-tag" }, told) : null,
         make("span", { className: "viewer-chip-share" }, tellShare(probabilities[i])));
       chip.addEventListener("click", () => this.choose(classIndex));
@@ -401,8 +404,9 @@ export class Viewer extends EventTarget {
   }
 
   #title() {
-    const name = this.classNames[this.selected];
-    return this.versus === null ? `evidence for ${name}` : `evidence for ${name} and not ${this.classNames[this.versus]}`;
+    const name = (one) => tellName(this.classNames[one]);
+    const own = `evidence for ${name(this.selected)}`;
+    return this.versus === null ? own : `${own} and not ${name(this.versus)}`;
   }
 
   /** In words: how the map makes the score. */
