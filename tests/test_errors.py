@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from whycam.errors import UserError, make_disk_error, make_unknown_name, nearest_names
+import whycam
+from whycam.data.images import content_hash
+from whycam.errors import UserError, as_clause, make_disk_error, make_unknown_name, nearest_names
 
 FLOWERS = ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
 
@@ -49,3 +53,38 @@ def test_a_place_that_is_not_ours_is_told(tmp_path: Path) -> None:
     told = make_disk_error(PermissionError(errno.EACCES, "Permission denied"), tmp_path)
     assert "can't be written to: Permission denied" in str(told)
     assert str(tmp_path) in str(make_disk_error(OSError(errno.ENOSPC, "full"), tmp_path))
+
+
+def test_a_reason_in_a_sentence_has_no_dot_of_its_own() -> None:
+    assert as_clause(ValueError("the header is short. Copy it again.")) == "the header is short. Copy it again"
+    assert as_clause("it ends ...") == "it ends "
+    assert as_clause(TimeoutError()) == "TimeoutError"
+
+
+def iter_bare_reasons(source: str) -> Iterator[int]:
+    """Lines where a caught error stands as it is in the middle of a text, so that its own last dot would be doubled."""
+    handlers = [one for one in ast.walk(ast.parse(source)) if isinstance(one, ast.ExceptHandler) and one.name]
+    for handler in handlers:
+        for text in (one for one in ast.walk(handler) if isinstance(one, ast.JoinedStr)):
+            for part in text.values[:-1]:
+                if isinstance(part, ast.FormattedValue) and part.conversion == -1:
+                    said = part.value.values if isinstance(part.value, ast.BoolOp) else [part.value]
+                    if any(isinstance(one, ast.Name) and one.id == handler.name for one in said):
+                        yield part.lineno
+
+
+SOURCES = sorted(Path(whycam.__file__).parent.rglob("*.py"))
+
+
+def test_no_message_doubles_the_dot_of_the_error_that_it_tells() -> None:
+    bad = "try:\n    1\nexcept OSError as e:\n    raise V(f'{e}. Expected')\n    raise V(f'{e or 1}.')"
+    assert list(iter_bare_reasons(bad)) == [4, 5]
+    assert len(SOURCES) > 100
+    assert not [(path.name, line) for path in SOURCES for line in iter_bare_reasons(path.read_text(encoding="utf-8"))]
+
+
+def test_what_else_is_hashed_is_not_called_a_photo(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "model.safetensors", tmp_path / ("long" * 99), Path("/dev/null")):
+        with pytest.raises(UserError) as raised:
+            content_hash(path)
+        assert "picture" not in str(raised.value)

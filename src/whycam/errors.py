@@ -19,6 +19,11 @@ class UserError(Exception):
     """
 
 
+def as_clause(reason: object) -> str:
+    """What an error or another reason says, inside a sentence: no dot at its end; its class where it is mute."""
+    return str(reason).strip().rstrip(".") or type(reason).__name__
+
+
 def nearest_names(name: str, choices: Iterable[str], count: int = 3) -> list[str]:
     """The choices spelled most like `name`, best first; names that contain it come next."""
     folded = {choice.casefold(): choice for choice in choices}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from whycam.cam.fusion import Rule, fuse_maps
 from whycam.cam.registry import Method, Pass
-from whycam.errors import UserError
+from whycam.errors import UserError, as_clause
 from whycam.model.classifier import GapClassifier
 from whycam.model.layer import Call, list_spatial, record_calls
 from whycam.model.output import select_output
@@ -262,8 +262,8 @@ def prepare_views(
             views.append([prepare(module, smoothing.repeat(scaled), cut) for cut in again])
         except Exception as error:
             raise UserError(
-                f"smooth='scales' ran the model at {tuple(scaled.shape[-2:])} px, which it refuses ({error}). "
-                "Its input size is fixed: take smooth='flips'."
+                f"smooth='scales' ran the model at {tuple(scaled.shape[-2:])} px, which it refuses "
+                f"({as_clause(error)}). Its input size is fixed: take smooth='flips'."
             ) from error
     return views
 

@@ -22,7 +22,7 @@ from whycam.audit.shortcuts import find_shortcuts
 from whycam.audit.suspects import MIN_PHOTOS, list_classes
 from whycam.data.folder import Sample
 from whycam.data.loader import stream_photos
-from whycam.errors import UserError, make_unknown_name
+from whycam.errors import UserError, as_clause, make_unknown_name
 from whycam.explainer import Model
 from whycam.runs import to_text
 
@@ -112,7 +112,7 @@ def _tell_left_out(album: Album, kinds: Sequence[str], undrawn: int) -> list[str
         notes.append(f"{undrawn} photos were left out by the limit.")
     if album.unreadable:
         first, why = next(iter(album.unreadable.items()))
-        notes.append(f"{len(album.unreadable)} photos could not be read; the first: '{first}': {why}.")
+        notes.append(f"{len(album.unreadable)} photos could not be read; the first: '{first}': {as_clause(why)}.")
     if kinds:
         notes.append(f"Not looked for, as not all photos have a class that the model knows: {', '.join(kinds)}.")
     few = [album.name(k) for k in album.groups if k not in list_classes(album)]

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from whycam.data.walk import find_images, walk_photos
-from whycam.errors import UserError
+from whycam.errors import UserError, as_clause
 from whycam.runs import to_text
 
 Box = tuple[float, float, float, float]
@@ -236,14 +236,16 @@ def read_boxes(path: Path) -> list[Annotation]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"'{path.absolute()}' can't be read ({error}); expected a CSV of boxes.") from None
+        raise UserError(f"'{path.absolute()}' can't be read ({as_clause(error)}); expected a CSV of boxes.") from None
     columns = _find_columns(list(rows[0]) if rows else [], path)
     found = []
     for number, row in enumerate(rows, start=2):
         try:
             found.append(_read_row(row, columns, path))
         except ValueError as error:
-            raise UserError(f"Line {number} of '{path.absolute()}' has a value that is no number: {error}.") from None
+            raise UserError(
+                f"Line {number} of '{path.absolute()}' has a value that is no number: {as_clause(error)}."
+            ) from None
     return found
 
 
@@ -309,8 +311,8 @@ def read_coco(path: Path) -> list[Annotation]:
         return [_join_objects(images[image], names[category], found) for (image, category), found in objects.items()]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"'{path.absolute()}' can't be read as COCO JSON ({type(error).__name__}: {error}); expected the lists "
-            "'images', 'annotations' and 'categories'. Check the file."
+            f"'{path.absolute()}' can't be read as COCO JSON ({type(error).__name__}: {as_clause(error)}); expected "
+            "the lists 'images', 'annotations' and 'categories'. Check the file."
         ) from None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from whycam.data.folder import MIN_PHOTOS, PhotoFolder, Sample, make_folder
 from whycam.data.images import ImageError, content_hash
-from whycam.errors import UserError
+from whycam.errors import UserError, as_clause
 
 
 def hash_photos(paths: Sequence[Path]) -> tuple[dict[Path, str], dict[Path, str]]:
@@ -76,7 +76,7 @@ def _make_few_error(
     )
     return UserError(
         f"Class {name!r} has {left}; {len(lost)} can't be read, such as '{lost[0]}': "
-        f"{unreadable[lost[0]].rstrip('.')}. Replace such files, or give --allow-empty to train without such classes."
+        f"{as_clause(unreadable[lost[0]])}. Replace such files, or give --allow-empty to train without such classes."
     )
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from whycam.errors import UserError, make_disk_error, make_unknown_name
+from whycam.errors import UserError, as_clause, make_disk_error, make_unknown_name
 
 Progress = Callable[[int, int], None]
 Place = Callable[[Path, Path], object]
@@ -159,7 +159,7 @@ def fetch(
             Path(work, "new").replace(folder)
     except OSError as error:
         raise make_disk_error(error, folder) or UserError(
-            f"'{error.filename or folder}' cannot be read or written: {error.strerror or error}. "
+            f"'{error.filename or folder}' cannot be read or written: {as_clause(error.strerror or error)}. "
             "Expected readable files and a folder with write permission. Choose other ones."
         ) from error
     shutil.rmtree(incoming, ignore_errors=True)
@@ -241,9 +241,9 @@ def _make_offline_error(name: str, dataset: Dataset, url: str, error: OSError) -
     reason = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
     what = "FILE" if len(dataset.downloads) == 1 else "FOLDER"
     return UserError(
-        f"{url} cannot be downloaded: {reason}. Expected a connection for {dataset.download_mb} MB. Try again later: "
-        f"what has arrived is kept. Or get {' '.join(dataset.downloads)} on another computer, put it anywhere on this "
-        f"one, and run the same command with --source {what}: whycam data {name} --source {what}"
+        f"{url} cannot be downloaded: {as_clause(reason)}. Expected a connection for {dataset.download_mb} MB. Try "
+        f"again later: what has arrived is kept. Or get {' '.join(dataset.downloads)} on another computer, put it "
+        f"anywhere on this one, and run the same command with --source {what}: whycam data {name} --source {what}"
     )
 
 
@@ -318,8 +318,8 @@ def _unpack(dataset: Dataset, files: list[Path], root: Path) -> Path:
         except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
             no_room = make_disk_error(error, inside) if isinstance(error, OSError) else None
             raise no_room or UserError(
-                f"The archive '{file}' cannot be unpacked: {error}. Expected a whole .tar.gz with folders of files. "
-                "Nothing was written; download it again."
+                f"The archive '{file}' cannot be unpacked: {as_clause(error)}. Expected a whole .tar.gz with folders "
+                "of files. Nothing was written; download it again."
             ) from error
     return root
 
@@ -364,8 +364,8 @@ def _open_torchvision(dataset: Dataset, root: Path, arguments: dict[str, Any]) -
         return getattr(datasets, dataset.torchvision_class)(root, **arguments)
     except (RuntimeError, OSError) as error:
         raise UserError(
-            f"The files in '{root}' are not all those of {dataset.torchvision_class}: {error}. Expected what "
-            f"torchvision unpacks from {_name_files(dataset)}. Pass these files themselves as --source."
+            f"The files in '{root}' are not all those of {dataset.torchvision_class}: {as_clause(error)}. Expected "
+            f"what torchvision unpacks from {_name_files(dataset)}. Pass these files themselves as --source."
         ) from error
 
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageFile
 
-from whycam.errors import UserError
+from whycam.errors import UserError, as_clause
 
 _JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2")
 _TIFF_AND_PNM_SUFFIXES = (".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm")
@@ -107,29 +107,27 @@ def image_from_array(array: np.ndarray[Any, Any]) -> Image.Image:
 
 def content_hash(path: str | Path) -> str:
     """The BLAKE2b-128 of the file's bytes, as 32 hexadecimal digits: equal for equal files, whatever their names."""
-    with _open_file(Path(path)) as file:
+    with _open_file(Path(path), "file") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _open_file(path: Path) -> io.BufferedReader:
-    """The regular file at `path`, open for reading."""
+def _open_file(path: Path, kind: str = "picture") -> io.BufferedReader:
+    """The regular file at `path`, open for reading; `kind` is what an error says was expected."""
     where = f"'{path.absolute()}'"
     try:
         if path.is_dir():
             # One that can be listed was named by hand; the walker lists those that can't.
             with os.scandir(path):
-                raise ImageError(f"{where} is a folder; expected a picture file. Name a file in it.")
+                raise ImageError(f"{where} is a folder; expected a {kind}. Name a file in it.")
         if path.exists() and not path.is_file():
-            raise ImageError(
-                f"{where} is a device or a pipe; expected a picture file. Save its content to a file first."
-            )
+            raise ImageError(f"{where} is a device or a pipe; expected a {kind}. Save its content to a file first.")
         return path.open("rb")
     except FileNotFoundError:
-        raise ImageError(f"No file {where}; expected a picture. Check the spelling.") from None
+        raise ImageError(f"No file {where}; expected a {kind}. Check the spelling.") from None
     except PermissionError:
-        raise ImageError(f"{where} may not be read; expected a readable picture. Run: chmod u+r {where}") from None
+        raise ImageError(f"{where} may not be read; expected a readable {kind}. Run: chmod u+r {where}") from None
     except (OSError, ValueError) as error:
-        raise ImageError(f"{where} cannot be opened: {error}. Expected a picture file. Check the path.") from None
+        raise ImageError(f"{where} cannot be opened: {as_clause(error)}. Expected a {kind}. Check the path.") from None
 
 
 def _decode(
@@ -149,14 +147,14 @@ def _decode(
     except UserError:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{where} is too large for Pillow: {error} Make the picture smaller.") from None
+        raise ImageError(f"{where} is too large for Pillow: {as_clause(error)}. Make the picture smaller.") from None
     except MemoryError:
         raise ImageError(
             f"{where} does not fit into memory. Expected a smaller picture: scale it down first."
         ) from None
     except Exception as error:  # noqa: BLE001 - on damaged bytes Pillow's decoders raise almost any exception
         raise ImageError(
-            f"{where} is damaged or truncated: {error or type(error).__name__}. Expected a whole picture. "
+            f"{where} is damaged or truncated: {as_clause(error)}. Expected a whole picture. "
             "Copy or download it again, or leave it out."
         ) from None
 
@@ -188,8 +186,8 @@ def _read_header(file: BinaryIO, where: str) -> ImageFile.ImageFile:
                 return factory(file, "")
             except SyntaxError as error:
                 raise ImageError(
-                    f"{where} begins like a {name} picture, but its header is damaged: {error}. Expected a whole "
-                    "picture. Copy or download it again, or leave it out."
+                    f"{where} begins like a {name} picture, but its header is damaged: {as_clause(error)}. Expected "
+                    "a whole picture. Copy or download it again, or leave it out."
                 ) from None
     raise ImageError(f"{where} {_describe(head)}. Expected a picture: JPEG, PNG, WebP, GIF, BMP, TIFF, PPM or AVIF.")
 

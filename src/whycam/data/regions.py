@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from whycam.data.annotations import Annotation, AnnotationError, Box, list_masks
-from whycam.errors import UserError, nearest_names
+from whycam.errors import UserError, as_clause, nearest_names
 
 # Name -> (share of the photo's side if none is given, share -> boxes as fractions of the photo).
 _NAMED: dict[str, tuple[float, Callable[[float], tuple[Box, ...]]]] = {
@@ -159,8 +159,8 @@ def _read_finding(text: str, option: str) -> tuple[Box, ...]:
         boxes = {name: (one.get("region") or {}).get("boxes") or [] for name, one in findings.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"'{path.absolute()}' can't be read as an audit ({type(error).__name__}: {error}); expected the audit.json "
-            f"that whycam audit writes. Check the path in {option}."
+            f"'{path.absolute()}' can't be read as an audit ({type(error).__name__}: {as_clause(error)}); expected "
+            f"the audit.json that whycam audit writes. Check the path in {option}."
         ) from None
     placed = [name for name, found in boxes.items() if found]
     if key not in placed:

@@ -15,7 +15,7 @@ from typing import Any
 
 from whycam.data.images import IMAGE_SUFFIXES, ImageError
 from whycam.data.walk import find_images, is_photo_name
-from whycam.errors import UserError
+from whycam.errors import UserError, as_clause
 
 # Of a name; a file's own has a dot, a class's number and a suffix or two beside, and 255 bytes at the most.
 _NAME_BYTES = 200
@@ -54,7 +54,7 @@ class Source:
                 return bytes(file.read(self.span[1]))
         except Exception as error:  # noqa: BLE001 - every file system has errors of its own
             raise ImageError(
-                f"'{self.path}' can't be read: {error or type(error).__name__}. Check that it is still there."
+                f"'{self.path}' can't be read: {as_clause(error)}. Check that it is still there."
             ) from None
 
 
@@ -82,8 +82,8 @@ def find_filesystem(address: str) -> tuple[Any, str]:
         return fsspec.core.url_to_fs(address)  # type: ignore[no-any-return]
     except (ValueError, ImportError) as error:
         raise UserError(
-            f"'{address}' can't be opened: {error}. Install what its scheme needs (s3://: pip install s3fs; gs://: "
-            "pip install gcsfs), or copy the photos here."
+            f"'{address}' can't be opened: {as_clause(error)}. Install what its scheme needs (s3://: pip install "
+            "s3fs; gs://: pip install gcsfs), or copy the photos here."
         ) from None
 
 
@@ -196,7 +196,9 @@ def _expand_address(text: str, suffix: str) -> Iterator[Source]:
         try:
             files = [path] if system.isfile(path) else sorted(system.find(path))
         except Exception as error:  # noqa: BLE001 - every file system has errors of its own
-            raise UserError(f"'{text}' can't be listed: {error}. Check the address and your rights.") from None
+            raise UserError(
+                f"'{text}' can't be listed: {as_clause(error)}. Check the address and your rights."
+            ) from None
         if not files:
             raise UserError(f"No file or folder '{text}'. Expected a picture or a folder. Check the spelling.")
         for file in files:
@@ -212,7 +214,7 @@ def _read_list(place: str) -> Iterator[Source]:
         with open_place(place) as file:
             content = file.read().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
-        raise UserError(f"'{place}' can't be read as a list of paths: {error}. {told}") from None
+        raise UserError(f"'{place}' can't be read as a list of paths: {as_clause(error)}. {told}") from None
     if b"\0" in content:
         raise UserError(f"'{place}' can't be read as a list of paths: it holds bytes that no path has. {told}")
     lines = os.fsdecode(content).splitlines()
@@ -232,4 +234,6 @@ def _list_shard(place: str) -> Iterator[Source]:
                 if member.isfile() and is_photo_name([part for part in member.name.split("/") if part != "."])
             )
     except (OSError, tarfile.TarError) as error:
-        raise UserError(f"'{place}' can't be read as a tar shard: {error}. Expected an uncompressed .tar.") from None
+        raise UserError(
+            f"'{place}' can't be read as a tar shard: {as_clause(error)}. Expected an uncompressed .tar."
+        ) from None

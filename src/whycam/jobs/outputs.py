@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from whycam.data.sources import find_filesystem, is_address
-from whycam.errors import UserError
+from whycam.errors import UserError, as_clause
 from whycam.runs import find_cache
 
 
@@ -59,7 +59,7 @@ class RemoteDestination(Destination):
             self.system.put_file(str(folder / file), target)
         except Exception as error:
             raise UserError(
-                f"'{self.address}/{file}' can't be written: {error or type(error).__name__}. Check your rights, "
+                f"'{self.address}/{file}' can't be written: {as_clause(error)}. Check your rights, "
                 "then run the same command with --resume."
             ) from error
         (folder / file).unlink()

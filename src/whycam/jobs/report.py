@@ -13,7 +13,7 @@ import numpy as np
 
 from whycam.config import AuditOptions, ReportOptions
 from whycam.data.folder import Sample
-from whycam.errors import UserError, make_disk_error, make_unreadable_error
+from whycam.errors import UserError, as_clause, make_disk_error, make_unreadable_error
 from whycam.jobs.progress import show_progress
 from whycam.jobs.report_photos import (
     ALL_CLASSES,
@@ -184,7 +184,7 @@ def _find_json(given: Path | None, name: str, maker: str, usual: Path | None) ->
         content["findings" if name == "audit.json" else "overall"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"'{path.absolute()}' can't be read as {name} ({type(error).__name__}: {error}); expected what "
+            f"'{path.absolute()}' can't be read as {name} ({type(error).__name__}: {as_clause(error)}); expected what "
             f"{maker} writes. Run {maker}, and name its folder."
         ) from None
     return dict(content)

@@ -18,7 +18,7 @@ from whycam.data.images import ImageError, load_sized
 from whycam.data.loader import Photo, in_batches, map_ahead
 from whycam.data.preprocess import Preprocess
 from whycam.data.walk import find_images
-from whycam.errors import UserError, make_disk_error
+from whycam.errors import UserError, as_clause, make_disk_error
 from whycam.jobs.readers import NetworkReader, Reader, choose_reader
 from whycam.reading import Reading
 from whycam.runs import from_text, to_text
@@ -100,8 +100,9 @@ def read_run(folder: Path) -> Run | None:
         epochs = tuple(json.loads(line) for line in lines)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"The run '{folder.absolute()}' can't be read whole ({error}); expected summary.json, metrics.jsonl and "
-            "predictions.parquet as whycam train writes them. Train again, or name its model/ and a FOLDER of photos."
+            f"The run '{folder.absolute()}' can't be read whole ({as_clause(error)}); expected summary.json, "
+            "metrics.jsonl and predictions.parquet as whycam train writes them. Train again, or name its model/ and a "
+            "FOLDER of photos."
         ) from None
     return Run(folder, summary, epochs, tuple(zip(table["path"], table["truth"], strict=True)))
 

@@ -26,7 +26,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from whycam.data.preprocess import Preprocess
-from whycam.errors import UserError, make_unknown_name
+from whycam.errors import UserError, as_clause, make_unknown_name
 
 INSTALLED = "imagenet"
 INSTALLED_ARCHITECTURE = "tf_efficientnet_lite0"
@@ -169,7 +169,7 @@ def _measure_stride(module: nn.Module, image_size: int | None) -> int:
         features = extract(module.eval(), torch.zeros(1, 3, side, side))
     except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"Backbone {type(module).__name__} does not take {side} x {side} photos: {error}. "
+            f"Backbone {type(module).__name__} does not take {side} x {side} photos: {as_clause(error)}. "
             "Give another --image-size."
         ) from None
     finally:
@@ -244,7 +244,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from None
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise UserError(
-            f"'{path.absolute()}' can't be read as weights ({error}). "
+            f"'{path.absolute()}' can't be read as weights ({as_clause(error)}). "
             "Expected a whole .safetensors or .pth file: fetch it again."
         ) from None
     return _unwrap_state_dict(content, path)
@@ -330,7 +330,8 @@ def _download(architecture: str, hub_id: str) -> dict[str, Tensor]:
         return read_weights(Path(hf_hub_download(hub_id, "model.safetensors", etag_timeout=_CONNECT_TIMEOUT_S)))
     except OSError as error:
         raise UserError(
-            f"The pretrained weights of {architecture!r} are not on this machine and can't be fetched ({error}). "
+            f"The pretrained weights of {architecture!r} are not on this machine and can't be fetched "
+            f"({as_clause(error)}). "
             "Three ways to give them:\n"
             "  --weights FILE         a .safetensors or .pth file in timm's or torchvision's names\n"
             f"  a hub cache            on a machine with a network: hf download {hub_id}; then copy its HF_HOME here\n"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from whycam.config import Head
 from whycam.data.preprocess import Preprocess
-from whycam.errors import UserError
+from whycam.errors import UserError, as_clause
 from whycam.model.backbone import (
     Backbone,
     count_channels,
@@ -297,7 +297,8 @@ def load_classifier(folder: Path) -> GapClassifier:
         model.neck.load_state_dict({k.removeprefix("neck."): v for k, v in tensors.items() if k.startswith("neck.")})
     except (KeyError, RuntimeError) as error:
         raise UserError(
-            f"'{path.absolute()}' does not fit its config.json ({error}). Copy the model folder again, or train again."
+            f"'{path.absolute()}' does not fit its config.json ({as_clause(error)}). Copy the model folder again, or "
+            "train again."
         ) from None
     check_identity(probe_identity(model), f"The model in '{folder.absolute()}'")
     return model

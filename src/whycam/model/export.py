@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from whycam.data.images import load_image
 from whycam.data.preprocess import Preprocess
 from whycam.data.samples import write_samples
-from whycam.errors import UserError
+from whycam.errors import UserError, as_clause
 from whycam.model.classifier import GapClassifier, measure_identity, probe_images
 from whycam.model.engine import FORMAT, Card, OnnxEngine, open_session
 from whycam.model.features import normalise_on
@@ -292,7 +292,7 @@ def _save(graph: onnx.ModelProto, path: Path) -> None:
         path.write_bytes(graph.SerializeToString())
     except ValueError as error:  # protobuf's limit
         raise UserError(
-            f"The graph does not fit into one ONNX file ({error}); expected under 2 GB of weights. "
+            f"The graph does not fit into one ONNX file ({as_clause(error)}); expected under 2 GB of weights. "
             "Take a smaller backbone, or --format torchscript."
         ) from error
 
