@@ -165,3 +165,22 @@ def test_demo_does_the_main_job_offline(run_whycam: Run, tmp_path: Path) -> None
     page = (tmp_path / "demo" / "report.html").read_text()
     assert f"whycam audit {tmp_path / 'demo' / 'run'}" in page
     assert ".partial" not in re.sub(r"[\w+/=]{200,}", "", page)
+
+
+def test_damaged_photos_leave_one_line_each_and_no_library_speaks(
+    run_whycam: Run, tiny_folder: Path, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    photo = Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    photo.save(photos / "exif.jpg", exif=b"Exif\0\0" + b"MM\0*" + b"\xff" * 40)
+    photo.save(photos / "lzw.tif", compression="tiff_lzw")
+    data = (photos / "lzw.tif").read_bytes()
+    (photos / "lzw.tif").write_bytes(data[:400] + bytes(400) + data[800:])
+    (photos / "cut.tif").write_bytes(data[: len(data) // 2])
+    done = run_whycam("explain", tiny_folder, photos, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "1 photos (2 could not be read" in done.stdout
+    for word in ("Warning", "LZW", "TIFF", "PIL", "Traceback"):
+        assert word not in done.stderr

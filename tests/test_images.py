@@ -19,9 +19,9 @@ from whycam.data.images import (
     IMAGE_SUFFIXES,
     ImageError,
     content_hash,
-    image_from_array,
     load_image,
 )
+from whycam.data.pixels import image_from_array
 
 RED, GREEN, BLUE, GREY = (250, 10, 10), (10, 250, 10), (10, 10, 250), (120, 120, 120)
 WHITE = (255, 255, 255)

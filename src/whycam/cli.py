@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -294,6 +295,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # Names of photos and classes need not be in the terminal's encoding.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    # Pillow's remarks on damaged metadata, which no one needs to see a photo: what matters it raises.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         app()
     except UserError as error:

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from whycam import render
 from whycam.cam.fusion import Rule
 from whycam.cam.registry import Method, get_method
-from whycam.data.images import image_from_array, image_from_pil, load_image
+from whycam.data.images import image_from_pil, load_image
 from whycam.data.loader import Photo, in_batches, stream_photos
+from whycam.data.pixels import image_from_array
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError
 from whycam.explanation import Explanation

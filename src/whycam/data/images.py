@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, TiffImagePlugin
 
+from whycam.data.budget import BUDGET
+from whycam.data.pixels import ImageError as ImageError  # noqa: PLC0414 - decoding's own error, known from here
+from whycam.data.pixels import make_rgb
+from whycam.data.tiff import UnusualTiff, is_misread, open_unusual, silence_libtiff
 from whycam.errors import UserError, as_clause
 
 _JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2")
@@ -32,11 +38,73 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIXTEEN_TO_EIGHT = ((np.arange(65536) + 128) // 257).astype(np.uint8)
+_ON_ITS_SIDE = {_UPRIGHT[number] for number in (5, 6, 7, 8)}
+# Pillow logs what it finds wrong in a file, and then raises it too; a logger without a handler writes to the terminal.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
-class ImageError(UserError):
-    """A picture that cannot be read, with its path, what was found in it and what to do."""
+class Picture:
+    """A picture whose header is read and whose pixels are not: the one place that knows a photo's size.
+
+    Attributes:
+        size: (width, height) of the whole upright picture.
+        pixels: how many of 4 bytes `decode` brings into memory: fewer than `size` has where it decodes at a part of
+            the size, more where each has more bytes.
+    """
+
+    def __init__(self, image: ImageFile.ImageFile | UnusualTiff, where: str) -> None:
+        self._image, self._where = image, where
+        width, height = _read_stored_size(image)
+        self._turn = _UPRIGHT.get(_read_orientation(image))
+        self._is_on_its_side = self._turn in _ON_ITS_SIDE
+        self.size = (height, width) if self._is_on_its_side else (width, height)
+        self.pixels = width * height
+        if isinstance(image, UnusualTiff):
+            self.pixels *= max(1, image.bytes_a_pixel // 4)
+
+    def shrink(self, at_least: tuple[int, int]) -> None:
+        """Lets `decode` give fewer pixels, where the format can: see `load_image`."""
+        if isinstance(self._image, ImageFile.ImageFile) and self._image.format in {"JPEG", "MPO"}:
+            self._image.draft(None, at_least[::-1] if self._is_on_its_side else at_least)
+            self.pixels = self._image.width * self._image.height
+
+    def decode(self) -> Image.Image:
+        """The upright picture in RGB; works once.
+
+        Raises:
+            ImageError: its bytes are damaged, or memory does not hold it.
+        """
+        with _as_image_error(self._where):
+            if isinstance(self._image, ImageFile.ImageFile):
+                return image_from_pil(self._image)
+            stored = self._image.decode()
+            return stored if self._turn is None else stored.transpose(self._turn)
+
+
+@contextmanager
+def open_picture(
+    source: str | Path | bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS, at_least: tuple[int, int] | None = None
+) -> Iterator[Picture]:
+    """The picture in `source`, its header read, for as long as the block lasts; see `load_image`."""
+    if isinstance(source, str | Path):
+        with _open_file(Path(source)) as file:
+            yield _read_picture(file, f"'{Path(source).absolute()}'", max_pixels, at_least)
+    elif isinstance(source, bytes):
+        yield _read_picture(io.BytesIO(source), f"the {len(source)} bytes given", max_pixels, at_least)
+    else:
+        name = getattr(source, "name", None)
+        where = f"'{name}'" if isinstance(name, str) else "the open file given"
+        yield _read_picture(source, where, max_pixels, at_least)
+
+
+def read_size(source: str | Path | bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(width, height) of the upright picture in `source`, from its header alone.
+
+    Raises:
+        ImageError: see `load_image`; damaged pixels are not found.
+    """
+    with open_picture(source, max_pixels=max_pixels) as picture:
+        return picture.size
 
 
 def load_image(
@@ -46,8 +114,10 @@ def load_image(
 
     Of an animation the first frame; what is transparent lies on white. 16-bit greyscale is divided by 257. 32-bit
     greyscale counts as 0..65535 (integers) or 0..1 (floats); a picture with values outside is stretched from its
-    minimum to its maximum, and NaN or infinite pixels turn black. An embedded ICC profile is not applied: the numbers
-    stay those in the file. Safe to call from many threads; Pillow's global settings are neither changed nor needed.
+    minimum to its maximum, and NaN or infinite pixels turn black; colours of a TIFF likewise, where floats may also
+    count as 0..255. An embedded ICC profile is not applied: the numbers
+    stay those in the file. Safe to call from many threads, which wait where
+    `data.budget` has too few pixels left; Pillow's global settings are neither changed nor needed.
 
     Args:
         source: A path, a file's bytes, or an open binary file.
@@ -65,44 +135,21 @@ def load_sized(
     source: str | Path | bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS, at_least: tuple[int, int] | None = None
 ) -> tuple[Image.Image, tuple[int, int]]:
     """What `load_image` gives, and the (width, height) of the upright picture before any reduction."""
-    if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), f"the {len(source)} bytes given", max_pixels, at_least)
-    if isinstance(source, str | Path):
-        with _open_file(Path(source)) as file:
-            return _decode(file, f"'{Path(source).absolute()}'", max_pixels, at_least)
-    name = getattr(source, "name", None)
-    return _decode(source, f"'{name}'" if isinstance(name, str) else "the open file given", max_pixels, at_least)
+    with open_picture(source, max_pixels=max_pixels, at_least=at_least) as picture, BUDGET.hold(picture.pixels):
+        return picture.decode(), picture.size
 
 
 def image_from_pil(image: Image.Image) -> Image.Image:
     """An opened Pillow image as `load_image` would give it: upright RGB, a new image."""
     image.load()
     turn = _UPRIGHT.get(_read_orientation(image))
-    rgb = _make_rgb(image)
-    upright = rgb if turn is None else rgb.transpose(turn)
+    if turn is not None and image.mode == "RGB" and not image.has_transparency_data:
+        upright = image.transpose(turn)  # a copy already
+    else:
+        rgb = make_rgb(image)
+        upright = rgb if turn is None else rgb.transpose(turn)
     upright.info.clear()
     return upright
-
-
-def image_from_array(array: np.ndarray[Any, Any]) -> Image.Image:
-    """The array as an RGB image, 8 bits a channel; the fourth channel is transparency and lies on white.
-
-    Args:
-        array: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), else (1, H, W) or (3, H, W): an array that fits both orders
-            has its channels last. uint8, uint16 (divided by 257), bool, or float in [0, 1].
-
-    Raises:
-        ImageError: another shape or type, or floats outside [0, 1].
-    """
-    if not isinstance(array, np.ndarray):
-        raise ImageError(
-            f"An image array must be a NumPy array; got {type(array).__name__}. Convert it with numpy.asarray(...)."
-        )
-    pixels = _channels_last(array)
-    levels = _eight_bit(pixels)
-    if levels.shape[2] == 1:
-        return Image.fromarray(levels[:, :, 0]).convert("RGB")
-    return _make_rgb(Image.fromarray(np.ascontiguousarray(levels)))
 
 
 def content_hash(path: str | Path) -> str:
@@ -130,20 +177,11 @@ def _open_file(path: Path, kind: str = "picture") -> io.BufferedReader:
         raise ImageError(f"{where} cannot be opened: {as_clause(error)}. Expected a {kind}. Check the path.") from None
 
 
-def _decode(
-    file: BinaryIO, where: str, max_pixels: int, at_least: tuple[int, int] | None
-) -> tuple[Image.Image, tuple[int, int]]:
-    """The upright RGB picture in an open file, and its whole size; whatever can go wrong becomes an ImageError."""
+@contextmanager
+def _as_image_error(where: str) -> Iterator[None]:
+    """Whatever goes wrong in the block while a picture is read becomes an ImageError."""
     try:
-        if not file.seekable():
-            file = io.BytesIO(file.read())
-        image = _read_header(file, where)
-        _check_size(image.size, where, max_pixels)
-        is_turned = _read_orientation(image) >= 5
-        whole = image.size[::-1] if is_turned else image.size
-        if at_least is not None and image.format in {"JPEG", "MPO"}:
-            image.draft(None, at_least[::-1] if is_turned else at_least)
-        return image_from_pil(image), whole
+        yield
     except UserError:
         raise
     except Image.DecompressionBombError as error:
@@ -159,6 +197,16 @@ def _decode(
         ) from None
 
 
+def _read_picture(file: BinaryIO, where: str, max_pixels: int, at_least: tuple[int, int] | None) -> Picture:
+    """The picture in an open file."""
+    with _as_image_error(where):
+        picture = Picture(_read_header(file if file.seekable() else io.BytesIO(file.read()), where), where)
+        _check_size(picture.size, where, max_pixels)
+        if at_least is not None:
+            picture.shrink(at_least)
+        return picture
+
+
 def _check_size(size: tuple[int, int], where: str, max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
@@ -168,7 +216,7 @@ def _check_size(size: tuple[int, int], where: str, max_pixels: int) -> None:
         )
 
 
-def _read_header(file: BinaryIO, where: str) -> ImageFile.ImageFile:
+def _read_header(file: BinaryIO, where: str) -> ImageFile.ImageFile | UnusualTiff:
     """The picture with its size known and its pixels not yet decoded.
 
     Image.open is not used: it compares the size with a global limit, and its warning cannot be silenced for one thread.
@@ -182,14 +230,39 @@ def _read_header(file: BinaryIO, where: str) -> ImageFile.ImageFile:
         factory, accept = Image.OPEN[name]
         if accept is None or accept(head[:16]) is True:
             file.seek(0)
+            if name == "TIFF":
+                return _read_tiff_header(file, where)
             try:
                 return factory(file, "")
             except SyntaxError as error:
-                raise ImageError(
-                    f"{where} begins like a {name} picture, but its header is damaged: {as_clause(error)}. Expected "
-                    "a whole picture. Copy or download it again, or leave it out."
-                ) from None
+                raise _make_header_error(name, where, error) from None
     raise ImageError(f"{where} {_describe(head)}. Expected a picture: JPEG, PNG, WebP, GIF, BMP, TIFF, PPM or AVIF.")
+
+
+def _read_tiff_header(file: BinaryIO, where: str) -> ImageFile.ImageFile | UnusualTiff:
+    """The first picture of a TIFF; what Pillow does not know, and what it would misread, is read another way."""
+    silence_libtiff()
+    try:
+        image: ImageFile.ImageFile = Image.OPEN["TIFF"][0](file, "")
+        if not is_misread(image):
+            return image
+    except Exception as error:  # noqa: BLE001 - Pillow raises almost anything on tags that it does not expect
+        refusal: Exception | None = error
+    else:
+        refusal = None
+    try:
+        return open_unusual(file, where)
+    except ImageError:
+        raise
+    except Exception as error:  # noqa: BLE001 - so does tifffile
+        raise _make_header_error("TIFF", where, refusal or error) from None
+
+
+def _make_header_error(name: str, where: str, error: Exception) -> ImageError:
+    return ImageError(
+        f"{where} begins like a {name} picture, but its header is damaged: {as_clause(error)}. Expected a whole "
+        "picture. Copy or download it again, or leave it out."
+    )
 
 
 def _describe(head: bytes) -> str:
@@ -204,78 +277,19 @@ def _describe(head: bytes) -> str:
     return f"is no picture in a known format (it begins with the bytes {head[:8].hex(' ')}): save it as JPEG or PNG"
 
 
-def _read_orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none."""
+def _read_stored_size(image: ImageFile.ImageFile | UnusualTiff) -> tuple[int, int]:
+    """(width, height) before the picture is turned upright; Pillow gives that of a TIFF, and of no other, turned."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(image.tag_v2[TiffImagePlugin.IMAGEWIDTH]), int(image.tag_v2[TiffImagePlugin.IMAGELENGTH])
+    return image.size
+
+
+def _read_orientation(image: Image.Image | UnusualTiff) -> int:
+    """The EXIF orientation: 1 to 8, or a number that means nothing; 1 where there is none."""
+    if isinstance(image, UnusualTiff):
+        return image.orientation
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # noqa: BLE001 - damaged EXIF raises almost anything, and the picture is good without it
         return 1
     return value if isinstance(value, int) else 1
-
-
-def _make_rgb(image: Image.Image) -> Image.Image:
-    """The image in RGB, a new one, on white where it is transparent."""
-    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
-        return Image.fromarray(_scale_deep_grey(np.asarray(image))).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB") if image.mode != "RGB" else image.copy()
-    # Premultiplied greyscale converts to RGBA only by way of LA.
-    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-    white = Image.new("RGB", rgba.size, (255, 255, 255))
-    white.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))
-    return white
-
-
-def _scale_deep_grey(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """(H, W) greyscale of 16 or 32 bits as uint8, by the rules that `load_image` states."""
-    if values.dtype.kind in "iu":
-        if values.min() >= 0 and values.max() <= 65535:
-            return np.asarray(_SIXTEEN_TO_EIGHT[values])
-        values = values.astype(np.float64)
-    usable = np.isfinite(values)
-    if not usable.any():
-        raise ValueError("no pixel is a finite number")
-    low, high = float(values[usable].min()), float(values[usable].max())
-    if values.dtype == np.float32 and low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    scaled = (values - low) / (high - low or 1.0)
-    return np.asarray(np.rint(np.where(usable, scaled, 0) * 255), dtype=np.uint8)
-
-
-def _channels_last(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The array as (H, W, 1), (H, W, 3) or (H, W, 4)."""
-    if array.size > 0:
-        if array.ndim == 2:
-            return array[:, :, None]
-        if array.ndim == 3 and array.shape[2] in {1, 3, 4}:
-            return array
-        if array.ndim == 3 and array.shape[0] in {1, 3}:
-            return np.moveaxis(array, 0, 2)
-    hint = " Pass one picture at a time: array[0]." if array.ndim == 4 else " Reorder its axes with numpy.moveaxis."
-    raise ImageError(
-        f"An image array must be (H, W), (H, W, 1), (H, W, 3), (H, W, 4), (1, H, W) or (3, H, W); "
-        f"got {array.shape}.{hint}"
-    )
-
-
-def _eight_bit(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The pixels as uint8, 0 to 255."""
-    if pixels.dtype == np.uint8:
-        return pixels
-    if pixels.dtype == np.uint16:
-        return np.asarray(_SIXTEEN_TO_EIGHT[pixels])
-    if pixels.dtype == np.bool_:
-        return pixels.astype(np.uint8) * np.uint8(255)
-    if pixels.dtype.kind != "f":
-        raise ImageError(
-            f"An image array must be uint8, uint16, bool or float in [0, 1]; got {pixels.dtype}. "
-            "For values 0 to 255 pass array.astype('uint8')."
-        )
-    low, high = float(pixels.min()), float(pixels.max())
-    slack = 1e-5  # what float arithmetic leaves behind
-    if not (low >= -slack and high <= 1 + slack):
-        raise ImageError(
-            f"A float image array must lie in [0, 1]; got values from {low:g} to {high:g}. "
-            "For 0 to 255 pass array / 255; undo a normalisation by mean and deviation first."
-        )
-    return np.rint(pixels.clip(0, 1).astype(np.float32) * 255).astype(np.uint8)
