@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, features
 
+from whycam.data import pixels
 from whycam.data.images import (
     IMAGE_SUFFIXES,
     ImageError,
@@ -410,3 +411,25 @@ def test_content_hash_is_blake2b_of_the_bytes(tmp_path: Path) -> None:
     assert content_hash(path) == hashlib.blake2b(data, digest_size=16).hexdigest()
     with pytest.raises(ImageError, match="No file"):
         content_hash(tmp_path / "none")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "La", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB", "I"])
+def test_strips_are_the_same_to_the_byte(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (23, 31, 4), dtype=np.uint8))
+    by_way = {"La": "LA", "LAB": None, "PA": "P"}.get(mode, mode)
+    if by_way is None:
+        image = Image.merge("LAB", image.split()[:3])
+    else:
+        image = (image if by_way in {"RGBA", "RGBa"} else image.convert("RGB")).convert(by_way).convert(mode)
+    whole = pixels.make_rgb(image)
+    monkeypatch.setattr(pixels, "STRIP_PX", 100)
+    assert pixels.make_rgb(image).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "float32"])
+def test_strips_of_deep_grey_have_one_range(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.fromarray((np.arange(23 * 31).reshape(23, 31) * (-1 if dtype == "int32" else 1)).astype(dtype))
+    whole = pixels.make_rgb(image)
+    monkeypatch.setattr(pixels, "STRIP_PX", 100)
+    assert pixels.make_rgb(image).tobytes() == whole.tobytes()

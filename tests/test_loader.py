@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from whycam.data.images import load_image
-from whycam.data.loader import in_batches, load_photo, map_ahead, stream_photos
+from whycam.data.loader import count_pixels, in_batches, in_weighed_batches, load_photo, map_ahead, stream_photos
 from whycam.data.preprocess import Preprocess
 
 SMALL = Preprocess(height_px=32, width_px=32)
@@ -99,3 +99,38 @@ def test_a_large_photo_is_decoded_small_and_looks_the_same(tmp_path: Path) -> No
 def test_batches() -> None:
     assert list(in_batches(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
     assert list(in_batches([], 3)) == []
+
+
+def test_heavy_results_are_limited_by_weight_and_the_heaviest_is_alone() -> None:
+    weights = [3, 3, 3, 9, 1, 1, 1, 1, 20, 2, 5, 5, 6]
+    lock, alive, seen = threading.Lock(), [0], []
+
+    def run(weight: int) -> int:
+        with lock:
+            alive[0] += weight
+            seen.append((weight, alive[0]))
+        return weight
+
+    for weight in (results := map_ahead(run, weights, workers=4, ahead=4, weigh=lambda weight: weight, most=10)):
+        time.sleep(0.005)
+        with lock:
+            alive[0] -= weight
+    assert list(results) == []
+    assert [weight for weight, _ in sorted(seen)] == sorted(weights)
+    assert max(together for weight, together in seen if weight <= 10) <= 10
+    assert max(together for _, together in seen if together <= 10) > 6
+    assert (20, 20) in seen
+
+
+def test_weighed_batches() -> None:
+    items = [("a", 3), ("b", 3), ("c", 5), ("d", 20), ("e", 0), ("f", 0), ("g", 0)]
+    batches = [[name for name, _ in batch] for batch in in_weighed_batches(items, 2, 8)]
+    assert batches == [["a", "b"], ["c"], ["d"], ["e", "f"], ["g"]]
+
+
+def test_pixels_are_counted_from_the_header(tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(data[:45])
+    assert [count_pixels(item) for item in (tmp_path / "a.png", data, tmp_path / "cut.png")] == [600] * 3
+    assert count_pixels(tmp_path / "missing.png") == 0

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from whycam import render
+from whycam.data import pixels
 from whycam.errors import UserError
 
 LAST = np.array(mpl.colormaps["inferno"](1.0, bytes=True))[:3]
@@ -138,3 +139,29 @@ def test_pictures_of_different_sizes_in_a_row() -> None:
     row = render.join_pictures([make_photo(60, 40), make_photo(20, 40)], height_px=80, gap_px=10)
     assert row.size == (120 + 10 + 40, 80)
     assert row.getpixel((125, 40)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("strip_px", [1, 97, 1000, 5000])
+@pytest.mark.parametrize("is_signed", [False, True])
+@pytest.mark.parametrize("size", [(61, 83), (83, 61), (7, 301), (301, 7), (3, 4), (2, 2), (3, 90), (90, 4)])
+def test_strips_are_the_same_to_the_byte(
+    size: tuple[int, int], is_signed: bool, strip_px: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8))
+    odd = np.array([[np.nan, 1], [-np.inf, -2]], np.float32)
+    for values in (make_map(), -np.abs(make_map()), odd, np.zeros((3, 4), np.float32)):
+        heatmap = render.make_heatmap(values, size, is_signed=is_signed)
+        whole = render.lay_over(photo, heatmap, "inferno", alpha=0.6, is_signed=is_signed)
+        with monkeypatch.context() as patch:
+            patch.setattr(render, "STRIP_PX", strip_px)
+            patch.setattr(pixels, "STRIP_PX", strip_px)
+            levels = render.draw_levels(values, size, is_signed=is_signed)
+            over = render.lay_over(photo, levels, "inferno", alpha=0.6, is_signed=is_signed)
+        assert np.array_equal(levels, (heatmap * np.float32(255) + np.float32(0.5)).astype(np.uint8))
+        assert over.tobytes() == whole.tobytes()
+        assert render.to_picture(levels, "jet").tobytes() == render.to_picture(heatmap, "jet").tobytes()
+
+
+def test_a_heatmap_of_another_size_is_not_laid_over() -> None:
+    with pytest.raises(ValueError, match=r"\(4, 5\), the photo \(6, 5\)"):
+        render.lay_over(make_photo(5, 6), np.zeros((4, 5), np.uint8), "jet", alpha=1, is_signed=False)

@@ -266,8 +266,7 @@ def _choose_metrics(
 
 
 def _stream(model: Model, samples: Sequence[Annotation]) -> Iterator[tuple[Annotation, Photo]]:
-    # The photo itself is kept for its size, which boxes and masks are checked against.
-    photos = stream_photos((s.photo for s in samples), model.preprocess, keep_image=True, ahead=16)
+    photos = stream_photos((s.photo for s in samples), model.preprocess, is_whole=True, ahead=16)
     return zip(samples, photos, strict=True)
 
 

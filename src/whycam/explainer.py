@@ -20,7 +20,7 @@ from whycam import render
 from whycam.cam.fusion import Rule
 from whycam.cam.registry import Method, get_method
 from whycam.data.images import image_from_pil, load_image
-from whycam.data.loader import Photo, in_batches, stream_photos
+from whycam.data.loader import Photo, stream_batches
 from whycam.data.pixels import image_from_array
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError
@@ -193,20 +193,26 @@ class Model:
     ) -> Iterator[tuple[Photo, Explanation | None]]:
         """Photos of any number of files, in order, each with its explanation; unreadable ones carry their reason.
 
-        Memory does not grow with the number of files. `how` is what `explain` takes.
+        Memory does not grow with the number of files, and large ones make smaller batches. `how` is what `explain`
+        takes.
         """
-        decoded = stream_photos(paths, self.preprocess, keep_image=True, ahead=2 * batch_size)
-        for batch in in_batches(decoded, batch_size):
-            good = [photo for photo in batch if photo.pixels is not None]
-            found: Iterator[Explanation] = iter(())
-            if good:
-                pixels = np.stack([photo.pixels for photo in good if photo.pixels is not None])
-                images = tuple(photo.image for photo in good if photo.image is not None)
-                files = tuple(photo.path for photo in good)
-                why = self.explain_pixels(pixels, target, method, photos=images, paths=files, **how)
-                found = iter(cast(Explanation, why))
-            for photo in batch:
-                yield photo, next(found) if photo.pixels is not None else None
+        for batch in stream_batches(paths, self.preprocess, batch_size):
+            yield from self._explain_batch(batch, target, method, how)
+            del batch  # else it stays in memory while the next one is decoded
+
+    def _explain_batch(
+        self, batch: Sequence[Photo], target: Target, method: str, how: Mapping[str, Any]
+    ) -> Iterator[tuple[Photo, Explanation | None]]:
+        good = [photo for photo in batch if photo.pixels is not None]
+        found: Iterator[Explanation] = iter(())
+        if good:
+            pixels = np.stack([photo.pixels for photo in good if photo.pixels is not None])
+            images = tuple(photo.image for photo in good if photo.image is not None)
+            files = tuple(photo.path for photo in good)
+            why = self.explain_pixels(pixels, target, method, photos=images, paths=files, **how)
+            found = iter(cast(Explanation, why))
+        for photo in batch:
+            yield photo, next(found) if photo.pixels is not None else None
 
     @overload
     def _explain(self, inputs: Tensor, target: Target, method: Names, **how: Any) -> dict[str, Explanation]: ...

@@ -157,11 +157,11 @@ class Explanation:
                 np.save(folder / f"{stem}.npy", reading.maps[t])
                 boxes = []
                 if self.has_pictures:
-                    heatmap = reading.heatmap(t)
-                    render.to_picture(heatmap, self.colormap).save(folder / f"{stem}.heatmap.png")
+                    levels = reading.levels(t)
+                    render.to_picture(levels, self.colormap).save(folder / f"{stem}.heatmap.png")
                     boxes = [vars(box) for box in reading.boxes(t)]
                     if self.photos:
-                        reading.overlay(t, heatmap=heatmap).save(folder / f"{stem}.overlay.png")
+                        reading.overlay(t, heatmap=levels).save(folder / f"{stem}.overlay.png")
                 rows.append(
                     {
                         "photo": i,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -68,6 +68,16 @@ def find_regions(heatmap: np.ndarray, *, threshold: float, most: int, least_shar
     labels, found = _segment(heatmap, threshold)
     kept = [item for item in found[:most] if item[2] >= least_share * found[0][2]]
     return [Region(box, _outline(labels, label, box), area) for label, box, area in kept]
+
+
+def enlarge_box(box: Box, x: float, y: float) -> Box:
+    """The box in a photo that is so many times as wide and as high."""
+    return replace(box, x0=round(box.x0 * x), x1=round(box.x1 * x), y0=round(box.y0 * y), y1=round(box.y1 * y))
+
+
+def enlarge_region(region: Region, x: float, y: float) -> Region:
+    """The region in a photo that is so many times as wide and as high."""
+    return Region(enlarge_box(region.box, x, y), region.outline * (x, y), round(region.area_px * x * y))
 
 
 def _segment(heatmap: np.ndarray, threshold: float) -> tuple[np.ndarray, list[tuple[int, Box, int]]]:

@@ -175,13 +175,13 @@ class Sitting:
         return label, label
 
     def _fit(self, sample: Annotation, photo: Photo) -> Truth | None:
-        if photo.image is None:
-            raise RuntimeError(f"'{photo.path}' was decoded and not kept.")
+        if photo.size_px is None:
+            raise RuntimeError(f"'{photo.path}' was decoded and its size not kept.")
         if not sample.has_truth:
             self.counts["photos without boxes or masks"] += 1
             return None
         try:
-            return sample.fit(photo.image.size, (self.model.preprocess.height_px, self.model.preprocess.width_px))
+            return sample.fit(photo.size_px, (self.model.preprocess.height_px, self.model.preprocess.width_px))
         except AnnotationError as error:
             self.counts[f"photos left out of localization: {error}"] += 1
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,17 @@ class Reading:
         Raises:
             UserError: the map is of a signal or a volume.
         """
-        return self._render(target, is_signed=self.draws_both_signs)
+        values = self._check(target)
+        return render.make_heatmap(values, self.find_size()[::-1], is_signed=self.draws_both_signs)
+
+    def levels(self, target: int = 0) -> np.ndarray:
+        """(H, W) uint8: the heatmap in 256 steps, as it is drawn; of a large photo it takes far less memory.
+
+        Raises:
+            UserError: the map is of a signal or a volume.
+        """
+        values = self._check(target)
+        return render.draw_levels(values, self.find_size()[::-1], is_signed=self.draws_both_signs)
 
     def overlay(
         self,
@@ -76,7 +86,7 @@ class Reading:
         alpha: float = render.ALPHA,
         heatmap: np.ndarray | None = None,
     ) -> Image.Image:
-        """The photo with the heat laid over it; `heatmap` saves making it again.
+        """The photo with the heat laid over it; `heatmap`, or its `levels`, saves making it again.
 
         Raises:
             UserError: the explanation was made of tensors and has no photos to draw on.
@@ -86,7 +96,7 @@ class Reading:
                 "Found no photos in this explanation (it was made of tensors); expected some to draw on. "
                 "Pass paths or images, or use heatmap()."
             )
-        heat = self.heatmap(target) if heatmap is None else heatmap
+        heat = self.levels(target) if heatmap is None else heatmap
         return render.lay_over(
             self.photo, heat, colormap or self.colormap, alpha=alpha, is_signed=self.draws_both_signs
         )
@@ -105,11 +115,7 @@ class Reading:
         size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
         heatmap = render.make_heatmap(values, size, is_signed=False)
         boxes = localize.find_boxes(heatmap, threshold=threshold)
-        return boxes if shrink == 1 else [_enlarge(box, width / size[1], height / size[0]) for box in boxes]
-
-    def _render(self, target: int, *, is_signed: bool) -> np.ndarray:
-        values = self._check(target)
-        return render.make_heatmap(values, self.find_size()[::-1], is_signed=is_signed)
+        return boxes if shrink == 1 else [localize.enlarge_box(box, width / size[1], height / size[0]) for box in boxes]
 
     def find_size(self) -> tuple[int, int]:
         """(width, height) that heatmaps are drawn at."""
@@ -123,7 +129,3 @@ class Reading:
                 "Take the raw values, why.map(), or explain a slice."
             )
         return values
-
-
-def _enlarge(box: localize.Box, x: float, y: float) -> localize.Box:
-    return replace(box, x0=round(box.x0 * x), x1=round(box.x1 * x), y0=round(box.y0 * y), y1=round(box.y1 * y))

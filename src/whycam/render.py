@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image
 
+from whycam.data.pixels import STRIP_PX, cut_strips
 from whycam.errors import make_unknown_name
 
 RESIZE = "bilinear, half-pixel centres"
@@ -27,9 +28,18 @@ def scale_map(values: np.ndarray, *, is_signed: bool) -> np.ndarray:
     Signed: 0 evidence is 0.5; a map that is 0 everywhere stays there.
     """
     values = np.where(np.isfinite(values), values, np.float32(0))
-    top = np.abs(values) if is_signed else values.clip(0)
-    peak = top.max() or np.float32(1)
-    return 0.5 + 0.5 * (values / peak) if is_signed else top / peak
+    return _scale(values, _find_peak(values, is_signed), is_signed)
+
+
+def _find_peak(values: np.ndarray, is_signed: bool) -> np.floating:
+    """What `scale_map` divides finite values by; 0 where there is no evidence."""
+    peak: np.floating = (np.abs(values) if is_signed else values.clip(0)).max()
+    return peak
+
+
+def _scale(values: np.ndarray, peak: np.floating, is_signed: bool) -> np.ndarray:
+    peak = peak or np.float32(1)
+    return 0.5 + 0.5 * (values / peak) if is_signed else values.clip(0) / peak
 
 
 def resize_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -42,6 +52,26 @@ def make_heatmap(values: np.ndarray, size: tuple[int, int], *, is_signed: bool) 
     """(H, W) float32 in [0, 1]: one map (h, w), resized to the photo and then scaled: its hottest pixel is 1."""
     finite = np.where(np.isfinite(values), values, 0)
     return scale_map(resize_map(finite, size), is_signed=is_signed)
+
+
+def draw_levels(values: np.ndarray, size: tuple[int, int], *, is_signed: bool) -> np.ndarray:
+    """(H, W) uint8: `make_heatmap` in 256 steps, 0.5 is 128, which is all that a picture shows of it.
+
+    A large one is made in strips of columns, and so takes a byte a pixel, not twelve. Pillow resizes rows first and
+    each column then by itself: the strips are the same to the bit.
+    """
+    height, width = size
+    columns = max(1, STRIP_PX // height)
+    if columns >= width:
+        return _to_levels(make_heatmap(values, size, is_signed=is_signed))
+    wide = resize_map(np.where(np.isfinite(values), values, 0), (values.shape[0], width))
+    cuts = [slice(left, min(left + columns, width)) for left in range(0, width, columns)]
+    peak = max(_find_peak(resize_map(wide[:, cut], (height, cut.stop - cut.start)), is_signed) for cut in cuts)
+    levels = np.empty(size, dtype=np.uint8)
+    for cut in cuts:
+        strip = resize_map(wide[:, cut], (height, cut.stop - cut.start))
+        levels[:, cut] = _to_levels(_scale(strip, peak, is_signed))
+    return levels
 
 
 def check_colormap(name: str | None) -> None:
@@ -74,16 +104,32 @@ def lay_over(photo: Image.Image, heatmap: np.ndarray, colormap: str, *, alpha: f
 
     The opacity grows with the evidence, to `alpha` at half of the strongest, so that the photo stays plain to see
     where there is none.
+
+    Args:
+        photo: (W, H).
+        heatmap: (H, W) in [0, 1], or its levels: see `draw_levels`.
+        colormap: matplotlib's name.
+        alpha: the highest opacity.
+        is_signed: whether there is no evidence at 0.5, not at 0.
+
+    Raises:
+        ValueError: photo and heatmap differ in size.
     """
+    if heatmap.shape != photo.size[::-1]:
+        raise ValueError(f"the heatmap is {heatmap.shape}, the photo {photo.size[::-1]}")
     levels = np.arange(256) / 255
     strength = np.abs(levels - 128 / 255) * 2 if is_signed else levels
     opacity = np.rint(255 * alpha * np.minimum(1, 2 * strength)).astype(np.uint8)
-    mask = Image.fromarray(opacity[_to_levels(heatmap)])
-    return Image.composite(to_picture(heatmap, colormap), photo.convert("RGB"), mask)
+    over = Image.new("RGB", photo.size)
+    for box in cut_strips(photo.size):
+        heat = _to_levels(heatmap[box[1] : box[3]])
+        mask = Image.fromarray(opacity[heat])
+        over.paste(Image.composite(to_picture(heat, colormap), photo.crop(box).convert("RGB"), mask), box[:2])
+    return over
 
 
 def to_picture(heatmap: np.ndarray, colormap: str) -> Image.Image:
-    """The heatmap alone, coloured."""
+    """The heatmap alone, coloured: (H, W) in [0, 1], or its levels."""
     picture = Image.fromarray(_to_levels(heatmap))
     picture.putpalette(_read_colors(colormap).tobytes())
     return picture.convert("RGB")
@@ -91,6 +137,8 @@ def to_picture(heatmap: np.ndarray, colormap: str) -> Image.Image:
 
 def _to_levels(heatmap: np.ndarray) -> np.ndarray:
     """(H, W) uint8 of heat in [0, 1]; 0.5, where a signed map has no evidence, is 128."""
+    if heatmap.dtype == np.uint8:
+        return heatmap
     return (heatmap * np.float32(255) + np.float32(0.5)).clip(0, 255).astype(np.uint8)
 
 

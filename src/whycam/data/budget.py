@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Decoding, drawing and writing a photo takes some 10 bytes a pixel: 600 MB of them, and hundreds of ordinary photos.
-PIXELS_IN_FLIGHT = 60_000_000
+# Decoding, drawing and writing a photo takes some 10 bytes a pixel: a gigabyte, 8 photos of a phone.
+PIXELS_IN_FLIGHT = 100_000_000
 
 
 class PixelBudget:

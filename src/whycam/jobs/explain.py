@@ -1,6 +1,7 @@
 """`whycam explain`: any number of photos to overlays, heatmaps, raw maps and one table, with flat memory.
 
-Each batch is decoded, explained, drawn and written by one of a few threads; a journal of the rows that are done lies in
+Each batch is decoded, explained, drawn and written by one of a few threads, in parts that have no more pixels than the
+threads' share of `data.budget`; a journal of the rows that are done lies in
 the unfinished folder, so that `--resume` goes on, and the table is made of it at the end.
 """
 
@@ -18,7 +19,9 @@ import numpy as np
 
 from whycam import render
 from whycam.config import ExplainOptions
-from whycam.data.loader import Photo, in_batches, load_photo, map_ahead
+from whycam.data.budget import BUDGET
+from whycam.data.images import ImageError
+from whycam.data.loader import Photo, count_pixels, in_batches, in_weighed_batches, load_photo, map_ahead
 from whycam.data.sources import Source, find_sources, name_sources
 from whycam.errors import UserError, make_unreadable_error
 from whycam.jobs.outputs import Destination, choose_destination
@@ -39,6 +42,8 @@ from whycam.runs import TableWriter, command_line, open_run, to_json, write_json
 _JOURNAL, _STATE, _NAMES, _RECORD = ".rows.jsonl", ".state.json", ".names.json", "record.json"
 _WORKERS = max(2, os.cpu_count() or 2)
 Rows = list[dict[str, Any]]
+# A photo and its file or bytes, or why there are none.
+Item = tuple[Source, Path | bytes | ImageError]
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,25 @@ class _Work:
 
     def _explain(self, batch: Sequence[Source]) -> list[Rows]:
         """The rows of each photo, whose files are written."""
-        photos = [self._decode(source) for source in batch]
+        rows_of = []
+        for part in in_weighed_batches(self._weigh(batch), len(batch), BUDGET.pixels // _WORKERS):
+            with BUDGET.hold(sum(pixels for _, pixels in part)):
+                rows_of += self._explain_part([item for item, _ in part])
+        return rows_of
+
+    def _weigh(self, batch: Sequence[Source]) -> Iterator[tuple[Item, int]]:
+        """Each photo with the pixels that it will fill memory with until it is drawn."""
+        is_drawn = list_folders(self.options) != ["maps"] or needs_photo(self.options)
+        for source in batch:
+            try:
+                place = source.read()
+            except ImageError as error:
+                yield (source, error), 0
+            else:
+                yield (source, place), count_pixels(place) if is_drawn else 0
+
+    def _explain_part(self, part: Sequence[Item]) -> list[Rows]:
+        photos = [self._decode(*item) for item in part]
         good = [photo for photo in photos if photo.pixels is not None]
         readings: Iterator[Reading] = iter(())
         if good:
@@ -117,7 +140,7 @@ class _Work:
             readings = iter(found)
             self._remember(found[0].record)
         rows_of = []
-        for source, photo in zip(batch, photos, strict=True):
+        for (source, _), photo in zip(part, photos, strict=True):
             if photo.pixels is None:
                 rows_of.append([{"path": source.path, "error": photo.error}])
                 continue
@@ -127,9 +150,11 @@ class _Work:
             rows_of.append(rows)
         return rows_of
 
-    def _decode(self, source: Source) -> Photo:
-        path, keep_image = Path(source.path), needs_photo(self.options)
-        return load_photo(path, self.reader.preprocess, keep_image=keep_image, read=source.read)
+    def _decode(self, source: Source, place: Path | bytes | ImageError) -> Photo:
+        if isinstance(place, ImageError):
+            return Photo(Path(source.path), error=str(place))
+        keep_image = needs_photo(self.options)
+        return load_photo(Path(source.path), self.reader.preprocess, keep_image=keep_image, read=lambda: place)
 
     def _remember(self, record: Mapping[str, Any]) -> None:
         path = self.folder / _RECORD

@@ -21,7 +21,7 @@ from whycam.explainer import Model, load
 from whycam.explanation import Explanation
 from whycam.jobs.photo_files import describe_target
 from whycam.jobs.progress import show_progress
-from whycam.localize import PLAIN_THRESHOLD, REFINED_THRESHOLD, Box, Region, find_regions
+from whycam.localize import PLAIN_THRESHOLD, REFINED_THRESHOLD, Box, Region, enlarge_region, find_regions
 from whycam.refine import RECIPE
 from whycam.runs import TableWriter, command_line, open_atomic, open_run, write_json
 
@@ -36,6 +36,8 @@ _SCHEMA = pa.schema(
         *(pa.field(name, pa.string()) for name in ("picture", "note", "error")),
     ]
 )
+# Finding regions takes 40 bytes a pixel, more than all else.
+_SIDE_PX = 4096
 _COLORS = ("#ff3b30", "#34c759", "#0a84ff", "#ffd60a", "#bf5af2")
 
 
@@ -91,7 +93,10 @@ def localize_files(model_name: str, inputs: Sequence[Path], out: Path, options: 
 
 
 def find_objects(model: Model, paths: Sequence[Path], options: LocalizeOptions) -> Iterator[Finding]:
-    """Every photo's objects, in order; memory does not grow with their number."""
+    """Every photo's objects, in order; memory does not grow with their number.
+
+    In photos of more than 4096 px a side they are found at that size: a map has no finer detail.
+    """
     limits: Any = {"most": options.max_boxes, "least_share": options.least_share}
     stream = model.stream(
         paths, options.target, batch_size=options.batch_size, method=options.method, refine=options.refine
@@ -101,11 +106,15 @@ def find_objects(model: Model, paths: Sequence[Path], options: LocalizeOptions) 
             yield Finding(photo)
             continue
         reading = why.reading()
-        size = reading.find_size()[::-1]
-        heatmaps = [render.make_heatmap(values, size, is_signed=False) for values in reading.maps]
-        yield Finding(
-            photo, why, tuple(find_regions(heat, threshold=read_threshold(options), **limits) for heat in heatmaps)
-        )
+        width, height = reading.find_size()
+        shrink = min(1.0, _SIDE_PX / max(width, height))
+        size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
+        found = []
+        for values in reading.maps:
+            heat = render.make_heatmap(values, size, is_signed=False)
+            regions = find_regions(heat, threshold=read_threshold(options), **limits)
+            found.append([enlarge_region(region, width / size[1], height / size[0]) for region in regions])
+        yield Finding(photo, why, tuple(found))
 
 
 def read_threshold(options: LocalizeOptions) -> float:
@@ -231,7 +240,7 @@ def to_yolo(box: Box, photo: Image.Image, index: int) -> str:
 
 def draw_boxes(photo: Image.Image, regions: Sequence[Sequence[Region]]) -> Image.Image:
     """The photo with every box and outline; a colour for each target."""
-    picture = photo.convert("RGB").copy()
+    picture = photo.convert("RGB")  # a copy, whatever its mode is
     pen, width = ImageDraw.Draw(picture), max(2, round(min(picture.size) / 150))
     for t, found in enumerate(regions):
         color = _COLORS[t % len(_COLORS)]

@@ -48,12 +48,13 @@ def _write_target(reading: Reading, t: int, source: Source, folder: Path, option
     suffix = {"overlays": options.format, "heatmaps": options.format, "maps": "npy"}
     files = {kind.removesuffix("s"): f"{kind}/{stem}.{suffix[kind]}" for kind in wanted}
     colormap = options.colormap or reading.colormap
-    heatmap = reading.heatmap(t) if "overlay" in files or "heatmap" in files else None
-    if heatmap is not None and "overlay" in files:
-        overlay = reading.overlay(t, colormap=colormap, alpha=options.alpha, heatmap=heatmap)
-        _save_picture(overlay, folder / files["overlay"], options.format)
-    if heatmap is not None and "heatmap" in files:
-        _save_picture(render.to_picture(heatmap, colormap), folder / files["heatmap"], options.format)
+    levels = reading.levels(t) if "overlay" in files or "heatmap" in files else None
+    # Of a large photo each of the two pictures fills memory: there is one at a time.
+    if levels is not None and "overlay" in files:
+        path = folder / files["overlay"]
+        _save_picture(reading.overlay(t, colormap=colormap, alpha=options.alpha, heatmap=levels), path, options.format)
+    if levels is not None and "heatmap" in files:
+        _save_picture(render.to_picture(levels, colormap), folder / files["heatmap"], options.format)
     values = reading.maps[t]
     with open_atomic(folder / files["map"]) as part, part.open("wb") as file:
         np.save(file, values)

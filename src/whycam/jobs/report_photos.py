@@ -14,7 +14,8 @@ import numpy as np
 
 from whycam.config import ExplainOptions, ReportOptions
 from whycam.data.annotations import read_photos
-from whycam.data.images import ImageError, load_sized
+from whycam.data.budget import BUDGET
+from whycam.data.images import ImageError, open_picture
 from whycam.data.loader import Photo, in_batches, map_ahead
 from whycam.data.preprocess import Preprocess
 from whycam.data.walk import find_images
@@ -22,7 +23,7 @@ from whycam.errors import UserError, as_clause, make_disk_error
 from whycam.jobs.readers import NetworkReader, Reader, choose_reader
 from whycam.reading import Reading
 from whycam.runs import from_text, to_text
-from whycam.show.entries import encode_photo
+from whycam.show.entries import encode_photo, shrink_photo
 from whycam.targets import find_class
 
 # Of so many classes at the most, every one's map is kept; of more, those of the best five and the true one.
@@ -230,11 +231,13 @@ def read_items(items: Sequence[Item], reader: MapReader, batch_size: int) -> Ite
 
 def _load(path: Path, preprocess: Preprocess) -> Photo:
     """The photo no larger than the network and the page need it, or why it can't be read."""
+    least = (2 * preprocess.width_px, 2 * preprocess.height_px)
     try:
-        image, size_px = load_sized(path, at_least=(2 * preprocess.width_px, 2 * preprocess.height_px))
+        with open_picture(path, at_least=least) as picture, BUDGET.hold(picture.pixels):
+            image = picture.decode()
+            return Photo(path, preprocess.to_pixels(image), shrink_photo(image), size_px=picture.size)
     except ImageError as error:
         return Photo(path, error=str(error))
-    return Photo(path, preprocess.to_pixels(image), image, size_px=size_px)
 
 
 def _to_read(item: Item, truth: int | None, reading: Reading | None, photo: Photo) -> Read:

@@ -65,11 +65,17 @@ def make_entry(
 
 def encode_photo(photo: Image.Image, side_px: int = 360, quality: int = 66) -> str:
     """The photo as a data address: JPEG, its longer side `side_px` at the most."""
-    small = photo.convert("RGB")
-    small.thumbnail((side_px, side_px))
+    small = shrink_photo(photo, side_px)
     file = io.BytesIO()
     small.save(file, "JPEG", quality=quality, optimize=True)
     return f"data:image/jpeg;base64,{_to_text(file.getvalue())}"
+
+
+def shrink_photo(photo: Image.Image, side_px: int = 360) -> Image.Image:
+    """The photo in RGB, its longer side `side_px` at the most: what `encode_photo` shows of it."""
+    small = photo.convert("RGB")
+    small.thumbnail((side_px, side_px))
+    return small
 
 
 def encode_colormaps() -> dict[str, str]:
