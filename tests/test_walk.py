@@ -142,5 +142,5 @@ def test_find_images_without_result(tmp_path: Path) -> None:
 
 def test_a_folder_named_by_hand_as_a_photo_is_told(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    with pytest.raises(ImageError, match=r"is a folder; expected a picture file"):
+    with pytest.raises(ImageError, match=r"is a folder; expected a picture"):
         load_image(tmp_path)
