@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import os
+import queue
 import re
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 import schemathesis
@@ -35,9 +39,10 @@ from whycam.data.walk import find_images
 from whycam.errors import UserError
 from whycam.jobs.serve import listen
 from whycam.model.engine import OnnxEngine
+from whycam.reading import Reading
 from whycam.show.app.batching import BatchedEngine
 from whycam.show.app.desk import Desk, Question
-from whycam.show.app.guard import TokenBuckets, is_loopback
+from whycam.show.app.guard import Guard, TokenBuckets, is_loopback
 from whycam.show.app.site import make_app
 
 HERE = "http://127.0.0.1"
@@ -294,6 +299,62 @@ def test_a_failing_batch_fails_for_all_who_wait_and_the_next_one_works(
     engine.close()
 
 
+# ---- Photos at full size
+
+
+def make_png(side_px: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (side_px, side_px), (90, 120, 40)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_large_photos_are_drawn_one_at_a_time_and_others_pass(
+    client: TestClient, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whycam.show.app.desk.LARGE_PIXELS", 100 * 100)
+    begun: queue.SimpleQueue[str] = queue.SimpleQueue()
+    go_on = threading.Event()
+    draw = Reading.overlay
+
+    def wait(self: Reading, **how: Any) -> Image.Image:
+        begun.put(threading.current_thread().name)
+        if self.find_size() == (101, 101):
+            assert go_on.wait(60)
+        return draw(self, **how)
+
+    monkeypatch.setattr(Reading, "overlay", wait)
+    with ThreadPoolExecutor(8) as pool:
+        large = [pool.submit(send, client, make_png(101), url="/api/overlay") for _ in range(8)]
+        names = [begun.get(timeout=60)]
+        for _ in range(3):
+            assert send(client, photo, url="/api/overlay").status_code == 200
+            names.append(begun.get(timeout=60))
+        assert begun.empty()
+        go_on.set()
+        assert [future.result().status_code for future in large] == [200] * 8
+    assert all(name.startswith("whycam-draw") for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_a_process_gives_back_the_memory_of_large_photos_and_stops_amid_them(
+    desk: Desk, tiny_folder: Path, photo: Path
+) -> None:
+    large, small = make_png(3000), photo.read_bytes()
+    with ThreadPoolExecutor(16) as pool, serving(desk, tiny_folder) as (process, address):
+
+        def ask(data: bytes) -> int:
+            return httpx2.post(f"{address}/api/overlay", files={"file": ("a.png", data)}, timeout=120).status_code
+
+        assert set(pool.map(ask, [small] * 40)) == {200}
+        before = read_memory(process)
+        assert set(pool.map(ask, [large] * 24)) == {200}
+        assert read_memory(process) < 1.2 * before
+        under_way = [pool.submit(ask, large) for _ in range(16)]
+        assert next(as_completed(under_way)).result() == 200
+    assert {future.result() for future in under_way} <= {200, 503}
+
+
 # ---- What is hostile
 
 
@@ -389,6 +450,13 @@ def test_foreign_hosts_and_pages_are_refused(client: TestClient, photo: Path, ho
     files = [("files", ("a.jpg", photo.read_bytes()))]
     for origin in (f"http://{host or 'x'}", "null"):
         check_refused(client.post("/api/explain", files=files, headers={"Origin": origin}), 403, "comes from a page of")
+
+
+def test_a_request_that_a_stopping_server_gives_up_is_answered() -> None:
+    async def stop(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    check_refused(TestClient(Guard(stop, max_bytes=1, rate=0, is_local=True), HERE).get("/"), 503, "The server stops")
 
 
 @pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:80"])
@@ -505,24 +573,40 @@ def test_schemathesis_finds_nothing(described: schemathesis.BaseSchema, path: st
 # ---- As a process
 
 
-def test_a_process_serves_what_the_docs_say_and_stops(
-    desk: Desk, tiny_folder: Path, photo: Path, tmp_path: Path
-) -> None:
+@contextmanager
+def serving(desk: Desk, folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`whycam serve` as a process and its address; it ends well at SIGTERM."""
     assert desk.engine is not None
     # Its graph is there already: to make it takes long.
     places = {"PYTHONPATH": str(Path(whycam.__file__).parents[1]), "WHYCAM_CACHE": str(desk.engine.path.parents[1])}
-    words = [sys.executable, "-m", "whycam", "serve", str(tiny_folder), "--port", "0"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env={**os.environ, **places}) as process:
+    command = [sys.executable, "-m", "whycam", "serve", str(folder), "--port", "0", *words]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env={**os.environ, **places}, **pipes) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         address = re.search(r"http://127\.0\.0\.1:\d+", line)
         assert address, line
+        try:
+            yield process, address[0]
+        finally:
+            process.send_signal(signal.SIGTERM)
+        said, complaints = process.communicate(timeout=60)
+        assert (process.returncode, said) == (0, "Stopped.\n"), complaints
+        assert "Traceback" not in complaints
+
+
+def read_memory(process: subprocess.Popen[str]) -> int:
+    """Bytes of a process that are in memory."""
+    return int(re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())[1]) * 1024  # type: ignore[index]
+
+
+def test_a_process_serves_what_the_docs_say_and_stops(
+    desk: Desk, tiny_folder: Path, photo: Path, tmp_path: Path
+) -> None:
+    with serving(desk, tiny_folder) as (_, address):
         for name in ("photo.jpg", "other.jpg"):
             (tmp_path / name).write_bytes(photo.read_bytes())
-        run_examples(address[0], tmp_path)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
-        assert process.stdout.read() == "Stopped.\n"
+        run_examples(address, tmp_path)
 
 
 def run_examples(address: str, folder: Path) -> None:

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from whycam.config import ServeOptions
 from whycam.errors import UserError
 from whycam.explainer import load
+from whycam.show.app.allocator import keep_memory_small
 from whycam.show.app.desk import Desk
 from whycam.show.app.site import make_app
 
@@ -29,6 +30,8 @@ def serve(model_name: str, options: ServeOptions, tell: Callable[[str], None]) -
     Raises:
         UserError: an unknown model, one that no method explains, or an address that can't be listened at.
     """
+    # Before there are threads: each keeps the arena that it was given.
+    keep_memory_small()
     with listen(options.host, options.port) as door:
         # Before the model, which takes seconds: a port in use is told at once.
         model = load(model_name, device=options.device, engine="torch")

@@ -36,7 +36,7 @@ from whycam.show.app.answers import (
 )
 from whycam.show.app.desk import Desk, Question
 from whycam.show.app.guard import MB
-from whycam.show.app.uploads import Shot, decode_upload
+from whycam.show.app.uploads import Shot, decode_upload, read_upload_size
 from whycam.show.entries import encode_colormaps, make_entry
 from whycam.targets import resolve_target
 
@@ -50,6 +50,7 @@ FAULTS: dict[int | str, dict[str, Any]] = {
         413: "The upload is too large.",
         422: "A file, a class or a method is not what was expected.",
         429: "Too many requests.",
+        503: "The server stops.",
     }.items()
 }
 
@@ -175,8 +176,12 @@ async def overlay(
         picture.save(buffer, "JPEG", quality=_QUALITY)
         return buffer.getvalue()
 
-    async with desk.large:
-        data = await _read_one(desk, options, question, file, draw, keep_photo=True)
+    width, height = await desk.decode(
+        lambda: read_upload_size(file.file, file.filename or "", max_pixels=options.max_pixels)
+    )
+    async with desk.keep(width * height):
+        reading = await _read_one(desk, options, question, file, lambda reading: reading, keep_photo=True)
+        data = await desk.draw(lambda: draw(reading))
     return _make_download(data, "image/jpeg", "overlay.jpg")
 
 

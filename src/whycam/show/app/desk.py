@@ -29,6 +29,9 @@ BEST = 10
 # Maps that one request may ask for of a photo.
 _MOST_EXACT, _MOST_OTHERS = 200, 10
 _WAITING = 32
+# A photo at full size takes 4 bytes a pixel while it waits and some 10 while it is drawn on: of photos of more pixels
+# than this, a 16-megapixel camera's, there is one at a time. The others do not wait for it.
+LARGE_PIXELS = 16_000_000
 # Kinds of methods that take seconds, not minutes, the preferred first.
 _KINDS: tuple[Needs, ...] = ("linear head", "gradients", "features", "attention")
 
@@ -55,7 +58,6 @@ class Desk:
         model: as loaded.
         engine: its exported graph, batched; None where it has no exact maps, or computes on a GPU.
         methods: those that work for it, the default first.
-        large: held by who keeps a photo at full size until it is answered.
     """
 
     def __init__(self, model: Model) -> None:
@@ -63,10 +65,11 @@ class Desk:
         self.model = replace(model, engine=self.engine)
         self.methods = find_methods(model)
         cores = os.cpu_count() or 1
-        # Few decode at a time: a photo at full size is large. Many wait for the engine: they make its batches.
+        # Few decode or draw at a time: a photo at full size is large. Many wait for the engine: they make its batches.
         self._decoders = ThreadPoolExecutor(max(2, min(4, cores)), "whycam-decode")
         self._readers = ThreadPoolExecutor(_WAITING, "whycam-read")
-        self.large = asyncio.Semaphore(4)
+        self._drawers = ThreadPoolExecutor(2, "whycam-draw")
+        self._large, self._ordinary = asyncio.Semaphore(1), asyncio.Semaphore(4)
         # A network changes its state while a method runs: one at a time.
         self._network = ThreadPoolExecutor(1, "whycam-network")
 
@@ -75,7 +78,7 @@ class Desk:
 
     def __exit__(self, *_: object) -> None:
         """Ends the threads once their work is done."""
-        for pool in (self._decoders, self._readers, self._network):
+        for pool in (self._decoders, self._readers, self._drawers, self._network):
             pool.shutdown(cancel_futures=True)
         if self.engine is not None:
             self.engine.close()
@@ -83,6 +86,14 @@ class Desk:
     async def decode(self, work: Callable[[], T]) -> T:
         """The result of work that holds a photo at full size."""
         return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+
+    async def draw(self, work: Callable[[], T]) -> T:
+        """The result of work that draws on a photo at full size."""
+        return await asyncio.get_running_loop().run_in_executor(self._drawers, work)
+
+    def keep(self, pixels: int) -> asyncio.Semaphore:
+        """Held, with `async with`, by who keeps a photo of so many pixels at full size until it is answered."""
+        return self._large if pixels > LARGE_PIXELS else self._ordinary
 
     async def read(self, shot: Shot, question: Question, use: Callable[[Reading], T], *, with_best: bool = False) -> T:
         """What `use` makes, in a thread, of the maps of the asked classes.

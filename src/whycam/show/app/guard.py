@@ -69,6 +69,9 @@ class Refusal:
     retry_s: float = 0
 
 
+_STOPPING = Refusal(503, "The server stops, and this request was not done in time. Ask again once it is back.")
+
+
 class Guard:
     """ASGI middleware; see the file's first line.
 
@@ -88,8 +91,12 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
+        has_begun = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal has_begun
             if message["type"] == "http.response.start":
+                has_begun = True
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
@@ -97,14 +104,18 @@ class Guard:
 
         refusal = self._refuse(scope)
         if refusal is None:
-            await self.app(scope, self._limit(receive), send_with_headers)
-            return
-        if "expect" not in Headers(scope=scope):
+            try:
+                await self.app(scope, self._limit(receive), send_with_headers)
+            except asyncio.CancelledError:
+                # A server that stops cancels what takes too long; its client is told, and not the log.
+                refusal = _STOPPING
+        elif "expect" not in Headers(scope=scope):
             await _drain(receive)
-        answer = JSONResponse({"error": {"reason": refusal.reason, "files": []}}, refusal.status)
-        if refusal.retry_s:
-            answer.headers["Retry-After"] = str(int(refusal.retry_s) + 1)
-        await answer(scope, receive, send_with_headers)
+        if refusal is not None and not has_begun:
+            answer = JSONResponse({"error": {"reason": refusal.reason, "files": []}}, refusal.status)
+            if refusal.retry_s:
+                answer.headers["Retry-After"] = str(int(refusal.retry_s) + 1)
+            await answer(scope, receive, send_with_headers)
 
     def _refuse(self, scope: Scope) -> Refusal | None:
         headers = Headers(scope=scope)

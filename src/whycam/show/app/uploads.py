@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from whycam.data.images import load_image
+from whycam.data.images import load_image, read_size
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError
 from whycam.show.entries import encode_photo
@@ -61,6 +61,17 @@ def check_name(name: str) -> str:
             "characters. Rename the file."
         )
     return name
+
+
+def read_upload_size(file: BinaryIO, name: str, *, max_pixels: int) -> tuple[int, int]:
+    """(width, height) of the upright photo in an uploaded file, from its header; the file stays at its start.
+
+    Raises:
+        UserError: see `decode_upload`; damaged pixels are not found.
+    """
+    size = read_size(_NamedBytes(file.read(), check_name(name)), max_pixels=max_pixels)
+    file.seek(0)
+    return size
 
 
 def decode_upload(
