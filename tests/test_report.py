@@ -415,7 +415,18 @@ def test_a_curve_spans_its_picture_and_marks_the_best_epoch() -> None:
     assert curve["lines"]["train"] == "0.0,180.0 210.0,0.0 420.0,0.0"
     assert curve["lines"]["val"] == "0.0,144.0 210.0,72.0 420.0,72.0"
     assert (curve["best"], curve["best_value"], curve["low"], curve["high"]) == (2, 0.8, 0.5, 1.0)
+    assert curve["sample"] == 0
     assert make_curve(epochs[:1], "accuracy") is None
+
+
+def test_a_curve_of_samples_has_its_best_among_the_epochs_measured_on_all_photos() -> None:
+    epochs = [
+        {"train_accuracy": 0.5, "val_accuracy": accuracy, "val_loss": 1.0, "val_photos": photos, "is_val_whole": whole}
+        for accuracy, photos, whole in ((0.95, 64, False), (0.8, 350, True), (0.9, 350, True), (0.95, 64, False))
+    ]
+    curve = make_curve(epochs, "accuracy")
+    assert curve is not None
+    assert (curve["best"], curve["best_value"], curve["sample"]) == (3, 0.9, 64)
 
 
 def test_json_that_an_option_names_may_be_a_folder_or_a_file(tmp_path: Path) -> None:

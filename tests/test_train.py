@@ -123,6 +123,37 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(
     assert len((cut / "metrics.jsonl").read_text().splitlines()) == 30
 
 
+def test_a_short_epoch_of_a_wide_head_is_measured_by_a_sample(
+    shapes_folder: Path, tmp_path: Path, random_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the original experiment, here 2 photos an epoch; interrupted or not, the run is the same."""
+    words = {"backbone": "test_resnet", "weights": random_weights, "head": "conv", "epochs": 7, "batch_size": 2}
+    words |= {"steps_per_epoch": 1}
+    summary = run(shapes_folder, tmp_path / "run", **words)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    whole = [line for line in lines if line["is_val_whole"]]
+    assert 3 <= len(whole) <= 4
+    assert whole[-1]["epoch"] == 6
+    assert {line["val_photos"] for line in whole} == {summary["data"]["val"]}
+    assert {line["val_photos"] for line in lines if not line["is_val_whole"]} == {2}
+    assert max(line["val_accuracy"] for line in whole) == pytest.approx(summary["val_accuracy"])
+    assert (
+        f"({summary['data']['val']} of {summary['data']['val']} photos)" in (tmp_path / "run" / "train.log").read_text()
+    )
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_job, "write_results", stop)
+        with pytest.raises(UserError, match="Interrupted"):
+            run(shapes_folder, tmp_path / "cut", **words)
+    run(shapes_folder, tmp_path / "cut", **words, resume=True)
+    assert same(read_weights(tmp_path / "cut"), read_weights(tmp_path / "run"))
+    run(shapes_folder, tmp_path / "linear", **{**words, "head": "linear"})
+    assert '"is_val_whole": false' not in (tmp_path / "linear" / "metrics.jsonl").read_text()
+
+
 def test_resume_with_other_options_is_refused(
     shapes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,12 @@ class TrainOptions(Options):
     lr: float = Field(3e-3, gt=0, description="Learning rate of the head (Adam).")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="How the learning rate goes.")
     patience: int = Field(12, ge=0, description="Stop after this many epochs without a better validation; 0: never.")
+    val_photos: int | None = Field(
+        None,
+        ge=1,
+        description="Held-out photos that measure an epoch; the best few epochs and the last are measured on all "
+        "[all; where an epoch trains on under half as many, as many as it trains on, but with a linear head all].",
+    )
     augment: int = Field(
         0, ge=0, le=64, description="Random views of each training photo beside the plain one; 0: none."
     )

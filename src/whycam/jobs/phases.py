@@ -22,6 +22,7 @@ from whycam.data.folder import PhotoFolder, Sample, count_labels
 from whycam.data.loader import Photo, map_ahead, stream_photos
 from whycam.data.views import Swaps, ViewDataset
 from whycam.errors import UserError
+from whycam.jobs.draws import choose_sample, count_steps, draw_steps
 from whycam.jobs.focus import SWAPPED_VIEWS, Focus, name_swaps
 from whycam.jobs.progress import show_progress
 from whycam.model.backbone import hash_tensors
@@ -212,13 +213,13 @@ def _train_head(work: Work, stores: Sequence[FeatureStore]) -> None:
 
     def train_batches(epoch: int) -> Iterator[tuple[Tensor, ...]]:
         draw = torch.Generator().manual_seed(options.seed * 100_003 + epoch)
-        for rows in _draw_steps(len(train_labels), draw, options):
+        for rows in draw_steps(len(train_labels), draw, options):
             views = torch.randint(len(views_of), (len(rows),), generator=draw)
             batch = read_train(rows, views), train_labels[rows]
             yield batch if cells is None else (*batch, cells[views, rows].to(work.device))
 
-    def val_batches(_epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in torch.arange(len(val_labels)).split(256):
+    def val_batches(chosen: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in chosen.split(256):
             yield read_val(rows, torch.zeros_like(rows)), val_labels[rows]
 
     phase = Phase(
@@ -227,15 +228,19 @@ def _train_head(work: Work, stores: Sequence[FeatureStore]) -> None:
         forward=lambda features: model.classify(model.neck(features)),
         groups=[{"params": list(head.parameters()), "lr": options.lr}],
         epochs=options.epochs,
-        steps_per_epoch=_count_steps(len(train_labels), options),
+        steps_per_epoch=count_steps(len(train_labels), options),
         patience=options.patience,
         schedule=options.schedule,
         weight_decay=0.0,
         seed=options.seed,
         class_weight=_weigh_classes(work),
+        is_fused=options.head == "conv",
         focus=None if cells is None else lambda features, cells: _focus(work, features, cells),
     )
-    _fit(work, phase, train_batches, val_batches)
+    # Of means alone, all validation photos cost next to nothing.
+    is_cheap = options.head == "linear" and options.val_photos is None
+    sample = None if is_cheap else choose_sample(val_labels, phase.steps_per_epoch, options)
+    _fit(work, phase, train_batches, val_batches, sample)
 
 
 def _compute_cells(work: Work, stores: Sequence[FeatureStore]) -> Tensor | None:
@@ -286,19 +291,6 @@ def _pool(values: np.ndarray, rows: np.ndarray) -> Tensor:
     return torch.from_numpy(np.concatenate(means))
 
 
-def _draw_steps(count: int, draw: torch.Generator, options: TrainOptions) -> Iterator[Tensor]:
-    """The rows of each step of an epoch: a new order each time, started again where the steps outlast the photos."""
-    steps = _count_steps(count, options)
-    orders = [torch.randperm(count, generator=draw) for _ in range(1 + steps * options.batch_size // count)]
-    yield from torch.cat(orders)[: steps * options.batch_size if options.steps_per_epoch else count].split(
-        options.batch_size
-    )
-
-
-def _count_steps(count: int, options: TrainOptions) -> int:
-    return options.steps_per_epoch or -(-count // options.batch_size)
-
-
 def _weigh_classes(work: Work) -> Tensor | None:
     if not work.options.class_weights:
         return None
@@ -318,12 +310,12 @@ def _train_network(work: Work, name: Literal["finetune", "scratch"]) -> None:
         False: ViewDataset(work.photos.val, model.preprocess, is_random=False),
     }
     epochs = options.epochs if is_scratch else options.finetune_epochs
-    steps = _count_steps(len(work.photos.train), options)
+    steps = count_steps(len(work.photos.train), options)
 
     def train_batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         datasets[True].epoch = epoch
         draw = torch.Generator().manual_seed(options.seed * 100_003 + epoch)
-        order = torch.cat(list(_draw_steps(len(datasets[True]), draw, options))).tolist()
+        order = torch.cat(list(draw_steps(len(datasets[True]), draw, options))).tolist()
         yield from _load_batches(datasets[True], work, order)
 
     phase = Phase(
@@ -340,8 +332,11 @@ def _train_network(work: Work, name: Literal["finetune", "scratch"]) -> None:
         class_weight=_weigh_classes(work),
         set_mode=None if is_scratch else lambda: freeze_batch_norm(model.backbone),
     )
-    val_order = list(range(len(datasets[False])))
-    _fit(work, phase, train_batches, lambda _: _load_batches(datasets[False], work, val_order))
+
+    def val_batches(chosen: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        return _load_batches(datasets[False], work, chosen.tolist())
+
+    _fit(work, phase, train_batches, val_batches, choose_sample(work.labels(work.photos.val), steps, options))
 
 
 def _load_batches(dataset: ViewDataset, work: Work, order: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -353,25 +348,42 @@ def _load_batches(dataset: ViewDataset, work: Work, order: Sequence[int]) -> Ite
         yield normalise_on(pixels.to(work.device), work.model.preprocess), labels.to(work.device)
 
 
-def _fit(work: Work, phase: Phase, train_batches: Batches, val_batches: Batches) -> None:
-    """`fit` under a bar, with its lines written to the log and to `metrics.jsonl`."""
+def _fit(
+    work: Work,
+    phase: Phase,
+    train_batches: Batches,
+    val_batches: Callable[[Tensor], Iterable[tuple[Tensor, ...]]],
+    sample: Tensor | None,
+) -> None:
+    """`fit` under a bar, with its lines written to the log and to `metrics.jsonl`.
+
+    Args:
+        work: what the steps hand on.
+        phase: what to train.
+        train_batches: epoch -> batches.
+        val_batches: rows of the validation photos -> batches.
+        sample: the rows that measure an epoch; None: all.
+    """
     checkpoints = work.run / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
+    rows = torch.arange(len(work.photos.val))
 
     def tell(line: Epoch) -> None:
         log.debug(
-            "%s epoch %d: train loss %.4f accuracy %.4f, val loss %.4f accuracy %.4f",
+            "%s epoch %d: train loss %.4f accuracy %.4f, val loss %.4f accuracy %.4f (%d of %d photos)",
             *(line.phase, line.epoch + 1, line.train_loss, line.train_accuracy, line.val_loss, line.val_accuracy),
+            *(line.val_photos, len(rows)),
         )
 
     with show_progress(phase.name, phase.epochs * phase.steps_per_epoch) as advance:
         epochs = fit(
             phase,
             train_batches,
-            val_batches,
+            lambda _: val_batches(rows),
             checkpoints / f"{phase.name}.pt",
             on_epoch=tell,
             on_step=lambda: advance(1),
+            val_sample=None if sample is None else lambda _: val_batches(sample),
         )
     best = find_best(epochs)
     log.info(

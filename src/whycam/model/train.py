@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,16 @@ from torch.nn import functional
 
 # Of an epoch: inputs, labels and, where the phase has `focus`, cells.
 Batches = Callable[[int], Iterable[tuple[Tensor, ...]]]
+# So many epochs, the best by a sample, are measured on all validation photos in the end, beside the last one.
+_FINALISTS = 3
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of `metrics.jsonl`; losses in nats, accuracies in [0, 1]."""
+    """One line of `metrics.jsonl`; losses in nats, accuracies in [0, 1].
+
+    `val_loss` and `val_accuracy` are of `val_photos` photos: all there are, or (`is_val_whole` false) a sample.
+    """
 
     phase: str
     epoch: int
@@ -29,6 +35,8 @@ class Epoch:
     val_accuracy: float
     lr: float
     time_s: float
+    val_photos: int = 0
+    is_val_whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Phase:
         schedule: `cosine` to zero, or `constant`.
         weight_decay: decoupled, as in AdamW.
         class_weight: (K,) weight of each class in the loss.
+        is_fused: the optimiser's step in one pass over the weights, quicker where they are many.
         set_mode: puts the modules into training mode, where the phase wants more than `trained.train()`.
         focus: inputs, cells (N, h, w) -> logits, and what is added to the loss for evidence in the wrong cells.
     """
@@ -60,6 +69,7 @@ class Phase:
     weight_decay: float
     seed: int
     class_weight: Tensor | None = None
+    is_fused: bool = False
     set_mode: Callable[[], None] | None = None
     focus: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
@@ -72,25 +82,28 @@ def fit(
     *,
     on_epoch: Callable[[Epoch], None],
     on_step: Callable[[], None],
+    val_sample: Batches | None = None,
 ) -> list[Epoch]:
     """Trains until the epochs or the patience end; the best epoch's state is in `phase.trained` afterwards.
 
-    The best epoch has the highest validation accuracy, and among equals the lowest validation loss. After each epoch
-    `checkpoint` holds all that is needed to go on; if it is there at the start, training goes on after its epoch.
+    The best epoch has the highest validation accuracy, and among equals the lowest validation loss. With `val_sample`
+    that measures each epoch, and the best few by it and the last are measured on `val` in the end: the best of these
+    is kept. After each epoch `checkpoint` holds all that is needed to go on, together with the states of the best
+    epochs beside it; if it is there at the start, training goes on after its epoch.
 
     Args:
         phase: what to train.
         train: epoch -> batches (inputs, labels (N,)), the same for the same epoch.
         val: the same for validation.
         checkpoint: a file; replaced whole after each epoch.
-        on_epoch: told of each finished epoch.
+        on_epoch: told of each finished epoch, and again of those measured on all photos in the end.
         on_step: told of each finished step.
+        val_sample: fewer photos than `val` has, where those would take longer than the epoch's training.
     """
-    optimizer = torch.optim.AdamW(phase.groups, weight_decay=phase.weight_decay)
+    optimizer = torch.optim.AdamW(phase.groups, weight_decay=phase.weight_decay, fused=phase.is_fused or None)
     base_lrs = [group["lr"] for group in optimizer.param_groups]
-    state = _Progress()
-    if checkpoint.is_file():
-        state.load(torch.load(checkpoint, weights_only=True), phase.trained, optimizer)
+    state = _Progress(checkpoint, phase.trained, optimizer, 1 if val_sample is None else _FINALISTS)
+    state.load()
     while state.next_epoch < phase.epochs and not state.is_out_of(phase.patience):
         start, epoch = time.perf_counter(), state.next_epoch
         torch.manual_seed(phase.seed * 100_003 + epoch)
@@ -112,32 +125,50 @@ def fit(
             on_step()
         phase.trained.eval()
         train_loss, train_accuracy = _average(seen)
-        val_loss, val_accuracy = measure(phase.forward, val(epoch))
-        lr = optimizer.param_groups[0]["lr"]
+        val_loss, val_accuracy, val_photos = measure(phase.forward, (val_sample or val)(epoch))
         line = Epoch(
-            phase.name, epoch, train_loss, train_accuracy, val_loss, val_accuracy, lr, time.perf_counter() - start
+            phase.name,
+            epoch,
+            train_loss,
+            train_accuracy,
+            val_loss,
+            val_accuracy,
+            optimizer.param_groups[0]["lr"],
+            time.perf_counter() - start,
+            val_photos,
+            val_sample is None,
         )
-        state.add(line, phase.trained)
-        state.save(checkpoint, phase.trained, optimizer)
+        state.add(line)
         on_epoch(line)
-    phase.trained.load_state_dict(state.best_state)
+    if val_sample is not None:
+        for line in state.judge(phase.forward, val):
+            on_epoch(line)
+    state.restore(find_best(state.history))
     phase.trained.eval()
     return state.history
 
 
 def find_best(epochs: Sequence[Epoch]) -> int:
-    """The place of the epoch with the highest validation accuracy, then the lowest validation loss; the first."""
-    return max(range(len(epochs)), key=lambda i: (epochs[i].val_accuracy, -epochs[i].val_loss))
+    """The place of the epoch with the highest validation accuracy, then the lowest validation loss; the first.
+
+    Where some were measured on all validation photos, it is one of them.
+    """
+    whole = [place for place, line in enumerate(epochs) if line.is_val_whole]
+    return max(whole or range(len(epochs)), key=lambda place: _rank(epochs[place]))
+
+
+def _rank(line: Epoch) -> tuple[float, float]:
+    return line.val_accuracy, -line.val_loss
 
 
 @torch.no_grad()
-def measure(forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, ...]]) -> tuple[float, float]:
-    """(mean loss, accuracy) over batches."""
+def measure(forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, ...]]) -> tuple[float, float, int]:
+    """(mean loss, accuracy, photos) over batches."""
     seen = torch.zeros(3, dtype=torch.float64)
     for inputs, labels in batches:
         logits = forward(inputs)
         seen += _count(logits, labels, functional.cross_entropy(logits, labels))
-    return _average(seen)
+    return (*_average(seen), int(seen[2]))
 
 
 def _count(logits: Tensor, labels: Tensor, loss: Tensor) -> Tensor:
@@ -152,40 +183,86 @@ def _average(seen: Tensor) -> tuple[float, float]:
 
 
 class _Progress:
-    """What a checkpoint holds: the history, the last state and the best one."""
+    """How far a training is: its epochs' lines, and on the disk its last state and those of the best epochs.
 
-    def __init__(self) -> None:
+    A state has a file of its own, written once: a checkpoint that held them all would be large to write each time.
+    """
+
+    def __init__(self, checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimizer, keep: int) -> None:
+        self.checkpoint, self.module, self.optimizer, self.keep = checkpoint, module, optimizer, keep
         self.history: list[Epoch] = []
-        self.best_state: dict[str, Tensor] = {}
-        self.best = -1
 
     @property
     def next_epoch(self) -> int:
         return len(self.history)
 
+    @property
+    def kept(self) -> list[int]:
+        """The best epochs so far, the best first."""
+        return heapq.nlargest(self.keep, range(len(self.history)), key=lambda place: _rank(self.history[place]))
+
     def is_out_of(self, patience: int) -> bool:
-        return patience > 0 and len(self.history) - 1 - self.best >= patience and self.best >= 0
+        """Whether so many epochs brought nothing better.
 
-    def add(self, line: Epoch, module: nn.Module) -> None:
+        A sample's accuracy goes in coarse steps, and a lucky epoch may hold it for long; so there a lower loss is
+        better too.
+        """
+        if patience == 0 or not self.history:
+            return False
+        last_better = self.kept[0]
+        if not self.history[-1].is_val_whole:
+            last_better = max(last_better, min(range(len(self.history)), key=lambda i: self.history[i].val_loss))
+        return len(self.history) - 1 - last_better >= patience
+
+    def add(self, line: Epoch) -> None:
+        """Takes up an epoch and writes the files; a kill in between leaves those of the epoch before whole."""
+        before = self.kept
         self.history.append(line)
-        if find_best(self.history) == len(self.history) - 1:
-            self.best = len(self.history) - 1
-            self.best_state = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
-
-    def save(self, path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        if line.epoch in self.kept:
+            _save(self.module.state_dict(), self._place(line.epoch))
         content = {
             "history": [asdict(line) for line in self.history],
-            "best": self.best,
-            "best_state": self.best_state,
-            "state": module.state_dict(),
-            "optimizer": optimizer.state_dict(),
+            "state": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
         }
-        part = path.with_name(path.name + ".part")
-        torch.save(content, part)
-        part.replace(path)
+        _save(content, self.checkpoint)
+        for epoch in set(before).difference(self.kept):
+            self._place(epoch).unlink(missing_ok=True)
 
-    def load(self, content: dict[str, Any], module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def load(self) -> None:
+        """Goes back to the checkpoint, if there is one with the states that it counts on beside it."""
+        if not self.checkpoint.is_file():
+            return
+        content = torch.load(self.checkpoint, weights_only=True)
         self.history = [Epoch(**line) for line in content["history"]]
-        self.best, self.best_state = content["best"], content["best_state"]
-        module.load_state_dict(content["state"])
-        optimizer.load_state_dict(content["optimizer"])
+        if not all(self._place(epoch).is_file() for epoch in self.kept):
+            self.history = []
+            return
+        self.module.load_state_dict(content["state"])
+        self.optimizer.load_state_dict(content["optimizer"])
+
+    def judge(self, forward: Callable[[Tensor], Tensor], val: Batches) -> Iterator[Epoch]:
+        """Measures the kept epochs and the last one on all validation photos; gives their new lines."""
+        last = len(self.history) - 1
+        finalists = sorted({*self.kept, last})
+        _save(self.module.state_dict(), self._place(last))
+        for epoch in finalists:
+            self.restore(epoch)
+            val_loss, val_accuracy, photos = measure(forward, val(epoch))
+            self.history[epoch] = replace(
+                self.history[epoch], val_loss=val_loss, val_accuracy=val_accuracy, val_photos=photos, is_val_whole=True
+            )
+            yield self.history[epoch]
+
+    def restore(self, epoch: int) -> None:
+        """Puts the kept epoch's state into the module."""
+        self.module.load_state_dict(torch.load(self._place(epoch), weights_only=True))
+
+    def _place(self, epoch: int) -> Path:
+        return self.checkpoint.with_name(f"{self.checkpoint.stem}-{epoch}.pt")
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    part = path.with_name(path.name + ".part")
+    torch.save(content, part)
+    part.replace(path)

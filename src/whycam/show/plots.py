@@ -33,14 +33,18 @@ def plot_curves(epochs: Sequence[Epoch], folder: Path) -> None:
         figure = Figure(figsize=(6, 4))
         axes = figure.subplots()
         steps = np.arange(1, len(epochs) + 1)
-        for split, color in (("train", _TRAIN), ("val", _VAL)):
-            axes.plot(
-                steps,
-                [getattr(e, f"{split}_{name}") for e in epochs],
-                color=color,
-                label=split,
-                marker="o" if len(epochs) < 2 else None,
-            )
+        sampled = [i for i, line in enumerate(epochs) if not line.is_val_whole]
+        whole = [i for i, line in enumerate(epochs) if line.is_val_whole]
+        marker = "o" if len(epochs) < 2 else ""
+        axes.plot(steps, [getattr(e, f"train_{name}") for e in epochs], color=_TRAIN, label="train", marker=marker)
+        values = np.array([getattr(e, f"val_{name}") for e in epochs])
+        if sampled:
+            words = f"val, a sample of {epochs[sampled[0]].val_photos} photos"
+            axes.plot(steps[sampled], values[sampled], color=_VAL, alpha=0.5, label=words)
+            words = f"val, all {epochs[whole[0]].val_photos} photos"
+            axes.plot(steps[whole], values[whole], "o", color=_VAL, label=words)
+        else:
+            axes.plot(steps, values, color=_VAL, label="val", marker=marker)
         best = find_best(epochs)
         axes.axvline(best + 1, color="0.6", linestyle=":", label=f"best epoch ({best + 1})")
         _mark_phases(axes, epochs)

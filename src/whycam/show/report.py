@@ -219,7 +219,10 @@ def make_curve(epochs: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]
         steps = len(line) - 1
         return " ".join(f"{i / steps * width:.1f},{(high - v) / span * height:.1f}" for i, v in enumerate(line))
 
-    best = max(range(len(epochs)), key=lambda i: (epochs[i]["val_accuracy"], -epochs[i]["val_loss"]))
+    # Where most epochs were measured on a sample, the best is among those measured on all held-out photos.
+    whole = [i for i, epoch in enumerate(epochs) if epoch.get("is_val_whole", True)]
+    sizes = [epoch["val_photos"] for epoch in epochs if not epoch.get("is_val_whole", True)]
+    best = max(whole or range(len(epochs)), key=lambda i: (epochs[i]["val_accuracy"], -epochs[i]["val_loss"]))
     return {
         "name": name,
         "unit": "share of photos" if name == "accuracy" else "cross entropy, nats",
@@ -232,6 +235,7 @@ def make_curve(epochs: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]
         "best_x": best / (len(epochs) - 1) * width,
         "best_value": lines["val"][best],
         "epochs": len(epochs),
+        "sample": min(sizes, default=0),
     }
 
 
