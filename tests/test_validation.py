@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from whycam.config import make_train_options
-from whycam.jobs.draws import choose_sample
+from whycam.jobs.draws import choose_sample, split_batches
 from whycam.model.train import Batches, Epoch, Phase, find_best, fit, measure
 from whycam.show import plots
 
@@ -51,6 +51,14 @@ def test_a_sample_of_many_classes_is_not_of_the_first_ones() -> None:
     assert rows is not None
     assert len(labels[rows].unique()) == 32
     assert 120 < float(labels[rows].double().mean()) < 280
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 34, 64, 65, 97])
+def test_each_photo_is_in_one_batch_and_none_is_alone(count: int) -> None:
+    batches = split_batches(range(count), 32)
+    assert sorted(row for batch in batches for row in batch) == list(range(count))
+    assert all(len(batch) > 1 for batch in batches) or count == 1
+    assert max(len(batch) for batch in batches) <= 33
 
 
 class Line(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +22,15 @@ def draw_steps(count: int, draw: torch.Generator, options: TrainOptions) -> Iter
 def count_steps(count: int, options: TrainOptions) -> int:
     """Steps of an epoch over so many photos."""
     return options.steps_per_epoch or -(-count // options.batch_size)
+
+
+def split_batches(order: Sequence[int], size: int) -> list[list[int]]:
+    """Batches of that size; a last photo alone would break batch normalisation, and goes with the batch before."""
+    batches = [list(order[start : start + size]) for start in range(0, len(order), size)]
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        alone = batches.pop()
+        batches[-1] += alone
+    return batches
 
 
 def choose_sample(labels: Tensor, steps: int, options: TrainOptions) -> Tensor | None:

@@ -22,7 +22,7 @@ from whycam.data.folder import PhotoFolder, Sample, count_labels
 from whycam.data.loader import Photo, map_ahead, stream_photos
 from whycam.data.views import Swaps, ViewDataset
 from whycam.errors import UserError
-from whycam.jobs.draws import choose_sample, count_steps, draw_steps
+from whycam.jobs.draws import choose_sample, count_steps, draw_steps, split_batches
 from whycam.jobs.focus import SWAPPED_VIEWS, Focus, name_swaps
 from whycam.jobs.progress import show_progress
 from whycam.model.backbone import hash_tensors
@@ -340,10 +340,7 @@ def _train_network(work: Work, name: Literal["finetune", "scratch"]) -> None:
 
 
 def _load_batches(dataset: ViewDataset, work: Work, order: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    # A last batch of one photo would break batch normalisation; it goes with the one before.
-    batches = [list(order[i : i + work.options.batch_size]) for i in range(0, len(order), work.options.batch_size)]
-    if len(batches) > 1 and len(batches[-1]) == 1:
-        batches[-2] += batches.pop()
+    batches = split_batches(order, work.options.batch_size)
     for pixels, labels in DataLoader(dataset, batch_sampler=batches, num_workers=_WORKERS):
         yield normalise_on(pixels.to(work.device), work.model.preprocess), labels.to(work.device)
 
