@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import resource
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from folder_cases import iter_cases
 from whycam.errors import UserError
 from whycam.model.backbone import make_backbone
 from whycam.model.classifier import (
@@ -219,3 +225,46 @@ def test_names_of_classes() -> None:
     assert len(set(names)) == 1000
     assert names[281].startswith("tabby")
     assert sum(name.startswith("crane") for name in names) == 2
+
+
+HARMLESS = ("format = True", "source", "identity_error", "versions = {}", "width_px = 3", "width_px = True", "ud800")
+
+
+@pytest.mark.parametrize(("name", "change"), [pytest.param(*case, id=case[0]) for case in iter_cases()])
+def test_hostile_folders_are_refused_or_give_numbers(
+    tiny_folder: Path, tmp_path: Path, name: str, change: Callable[[Path], None]
+) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    change(folder)
+    if any(word in name for word in HARMLESS):
+        with suppress(UserError):
+            model = load_classifier(folder)
+            assert model(probe_images(model.preprocess)).isfinite().all()
+        return
+    with pytest.raises(UserError, match=re.escape(str(folder))) as caught:
+        load_classifier(folder)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_marked_and_a_repeated_field_are_read(folder: Path) -> None:
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text("\ufeff" + text.replace("{", '{"architecture": "other",', 1), encoding="utf-8")
+    assert load_classifier(folder).origin.architecture == "test_resnet"
+
+
+def test_more_classes_than_a_classifier_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whycam.model.classifier.MAX_CLASSES", 2)
+    with pytest.raises(UserError, match="Found 3 classes; expected 2 at the most"):
+        make_model("test_resnet", 64)
+
+
+def test_no_room_for_a_folder(tiny_model: GapClassifier, tmp_path: Path) -> None:
+    """The system's own error, which names what is wrong: safetensors' writer has one of its own."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_classifier(tiny_model, tmp_path / "model", 0.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / "model").iterdir()) == []

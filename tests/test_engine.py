@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +21,13 @@ import torch
 from PIL import Image
 
 import whycam
+from whycam import cache
 from whycam.data.walk import find_images
 from whycam.errors import UserError
 from whycam.model import export as exporting
 from whycam.model.backbone import make_backbone
 from whycam.model.classifier import GapClassifier, save_classifier
-from whycam.model.engine import Card, OnnxEngine, find_engine
+from whycam.model.engine import Card, OnnxEngine, find_engine, measure_identity
 from whycam.model.export import ExplainingNet, GraphOptions, export_onnx
 
 NAMES = ("circle", "square", "triangle")
@@ -168,7 +172,7 @@ def test_foreign_files_are_refused(tmp_path: Path, engine: OnnxEngine) -> None:
         OnnxEngine(tmp_path / "bare.onnx")
     onnx.helper.set_model_props(graph, engine.card.model_copy(update={"format": 9}).to_metadata())
     onnx.save(graph, tmp_path / "later.onnx")
-    with pytest.raises(UserError, match="has format 9; this version reads 1"):
+    with pytest.raises(UserError, match="has format 9; this version reads 2"):
         OnnxEngine(tmp_path / "later.onnx")
 
 
@@ -251,7 +255,7 @@ def test_features_by_a_graph_are_the_networks(tmp_path: Path) -> None:
     run = exporting.open_features(tmp_path / "f.onnx", model)
     expected = model.backbone_features(images)
     assert torch.allclose(run(images), expected, atol=1e-4 * float(expected.max()))
-    assert [path.name for path in tmp_path.iterdir()] == ["f.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.json", "f.onnx"]
 
 
 def test_features_that_differ_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,3 +265,137 @@ def test_features_that_differ_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match="differ by features"):
         exporting.open_features(tmp_path / "f.onnx", make_model())
     assert not list(tmp_path.iterdir())
+
+
+def swap_maps(path: Path) -> None:
+    """The maps of the first two classes change places, the scores do not."""
+    graph = onnx.load(path)
+    maker = next(node for node in graph.graph.node if "maps" in node.output)
+    maker.output[0] = "own_maps"
+    order = onnx.numpy_helper.from_array(np.array([1, 0, *range(2, len(NAMES))]), "order")
+    graph.graph.initializer.append(order)
+    graph.graph.node.append(onnx.helper.make_node("Gather", ["own_maps", "order"], ["maps"], axis=1))
+    onnx.save(graph, path)
+
+
+def test_the_identity_is_measured_when_a_graph_is_opened(engine: OnnxEngine, tmp_path: Path) -> None:
+    assert engine.card.bias == pytest.approx(make_model().classifier.bias.tolist())
+    shutil.copy(engine.path, tmp_path / "m.onnx")
+    swap_maps(tmp_path / "m.onnx")
+    with pytest.raises(UserError, match=r"m\.onnx' breaks mean\(map\) \+ bias = logit by .*Export the model again"):
+        OnnxEngine(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bias": (0.0, 0.0, 0.0)},
+        {"bias": (0.0,)},
+        {"class_names": ("a", "b")},
+        {"topk": 1, "bias": (0.5,) * 4},
+    ],
+)
+def test_metadata_that_are_not_the_graphs_are_found(
+    engine: OnnxEngine, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    graph = onnx.load(engine.path)
+    onnx.helper.set_model_props(graph, engine.card.model_copy(update=changes).to_metadata())
+    onnx.save(graph, tmp_path / "m.onnx")
+    with pytest.raises(UserError, match=r"breaks mean\(map\)|does not give what its metadata promise"):
+        OnnxEngine(tmp_path / "m.onnx")
+
+
+def test_the_best_classes_maps_are_measured_too(engine: OnnxEngine) -> None:
+    logits, maps = engine.run(draw_pixels(2))
+    classes = np.argsort(-logits, axis=1)[:, :2]
+    best = np.take_along_axis(maps, classes[:, :, None, None], axis=1)
+    assert measure_identity([logits, best, classes], engine.card) < 1e-5
+    assert measure_identity([logits, best[:, ::-1], classes], engine.card) > 1e-3
+    with pytest.raises(ValueError, match="of 3 classes"):
+        measure_identity([logits, best[:, :1], classes], engine.card)
+
+
+def turn_scores(path: Path) -> None:
+    """A sound graph of another model: its classifier is the opposite."""
+    graph = onnx.load(path)
+    card = OnnxEngine(path).card
+    for value in ("logits", "maps"):
+        maker = next(node for node in graph.graph.node if value in node.output)
+        maker.output[0] = f"own_{value}"
+        graph.graph.node.append(onnx.helper.make_node("Neg", [f"own_{value}"], [value]))
+    other = card.model_copy(update={"bias": tuple(-value for value in card.bias)})
+    onnx.helper.set_model_props(graph, other.to_metadata())
+    onnx.save(graph, path)
+    OnnxEngine(path)
+
+
+def swap_and_describe(path: Path) -> None:
+    """A graph whose maps are not its scores, with a description that fits it."""
+    swap_maps(path)
+    about = json.loads(path.with_suffix(".json").read_text())
+    del about["sha256"]
+    path.with_suffix(".json").write_text(json.dumps({"sha256": cache._hash(path, about), **about}))
+
+
+DAMAGE = {
+    "another model's": turn_scores,
+    "swapped maps": swap_maps,
+    "swapped maps, described": swap_and_describe,
+    "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path: os.truncate(path, 0),
+    "damaged description": lambda path: path.with_suffix(".json").write_text("{"),
+}
+
+
+@pytest.fixture(scope="module")
+def kept(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model's graph and its description, as the cache keeps them; to be copied."""
+    made = whycam.load(tiny_folder, engine="onnx").engine
+    assert made is not None
+    return Path(shutil.copytree(made.path.parent, tmp_path_factory.mktemp("kept") / "engines"))
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_cached_graph_is_not_believed(
+    tiny_folder: Path,
+    kept: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[Path], object],
+) -> None:
+    path = find_engine(str(tiny_folder))
+    assert path is not None
+    shutil.copytree(kept, path.parent)
+    # Another export would give the same file, and takes seconds.
+    monkeypatch.setattr(exporting, "export_onnx", lambda _model, to, *_, **__: shutil.copy(kept / to.name, to))
+    pixels = draw_pixels(2)
+    expected = OnnxEngine(path)(pixels)
+    damage(path)
+    for name in ("auto", "onnx"):
+        found = whycam.load(tiny_folder, engine=name).engine
+        assert found is not None
+        assert np.array_equal(found(pixels).logits, expected.logits)
+        assert np.array_equal(found(pixels).maps, expected.maps)
+        assert ["thrown away and made anew" in record.message for record in caplog.records] == [True]
+
+
+def test_features_by_a_graph_that_is_anothers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, images = make_model(), torch.rand(3, 3, 64, 64)
+    exporting.open_features(tmp_path / "f.onnx", model)
+    with torch.no_grad():
+        for parameter in model.backbone.parameters():
+            parameter.mul_(1.01)
+        run = exporting.open_features(tmp_path / "f.onnx", model)
+        expected = model.backbone_features(images)
+    assert torch.allclose(run(images), expected, atol=1e-4 * float(expected.max()))
+    assert "made anew: ONNX Runtime does not give PyTorch's numbers" in caplog.text
+
+
+def test_without_a_cache_torch_explains(
+    tiny_folder: Path, shapes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("WHYCAM_CACHE", str(tmp_path / "file" / "cache"))
+    assert whycam.load(tiny_folder).engine is None
+    with pytest.raises(UserError, match=r"The cache '.*file/cache/engines' can't be written to"):
+        whycam.load(tiny_folder, engine="onnx")

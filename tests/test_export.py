@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -54,7 +55,9 @@ def test_onnx_beside_int8(
     drift = quantised.drift  # type: ignore[attr-defined]
     assert drift.photos == 18
     assert drift.correlation > 0.98
-    rough = OnnxEngine(tmp_path / "q.onnx")(pixels)
+    rounded = OnnxEngine(tmp_path / "q.onnx")
+    assert 0 < rounded.card.identity_error < 1e-5
+    rough = rounded(pixels)
     correlation = np.corrcoef(rough.maps.ravel(), maps.ravel())[0, 1]
     assert 0.95 < correlation < 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "q.onnx"]
@@ -138,3 +141,37 @@ def test_a_killed_export_leaves_no_half_file(tiny_folder: Path, tmp_path: Path) 
     assert not (tmp_path / "m.onnx").exists()
     run(tiny_folder, tmp_path / "m.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torchscript", "safetensors"])
+def test_no_room_is_told_and_leaves_nothing(tiny_folder: Path, tmp_path: Path, kind: str) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"No room to write '.*m': File too large"):
+            run(tiny_folder, tmp_path / "m", format=kind)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torchscript", "safetensors"])
+def test_a_place_that_cant_be_written_to_is_told(tiny_folder: Path, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file.*' can't be written to: (Not a directory|File exists)"):
+        run(tiny_folder, tmp_path / "file" / "m", format=kind)
+    with pytest.raises(UserError, match="can't be written to: File name too long"):
+        run(tiny_folder, tmp_path / ("m" * 256), format=kind)
+
+
+def test_a_folder_in_the_place_of_the_file(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    with pytest.raises(UserError, match="can't be written to: Is a directory"):
+        run(tiny_folder, tmp_path / "m", format="torchscript", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_long_name(tiny_folder: Path, tmp_path: Path) -> None:
+    run(tiny_folder, tmp_path / ("m" * 250), format="torchscript")
+    run(tiny_folder, tmp_path / ("n" * 250), format="safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m" * 250, "n" * 250]

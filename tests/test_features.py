@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
+import resource
 import shutil
 from collections import namedtuple
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -184,3 +188,77 @@ def test_normalised_pixels() -> None:
     preprocess = Preprocess(height_px=1, width_px=1, mean=(0, 0.5, 1), std=(1, 0.5, 0.25))
     pixels = torch.tensor([0, 255, 255], dtype=torch.uint8).view(1, 3, 1, 1)
     assert normalise_on(pixels, preprocess).flatten().tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: os.truncate(path, path.stat().st_size // 2),
+        lambda path: os.truncate(path, 0),
+        lambda path: path.write_bytes(bytes(len(path.read_bytes()))),
+        lambda path: path.with_suffix(".json").write_text("{"),
+        lambda path: path.with_suffix(".json").write_bytes(b""),
+    ],
+)
+def test_a_damaged_store_is_computed_again(
+    job: Job, damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    values = np.array(job.run().values)
+    damage(job.cache / f"{job.key.digest}.npy")
+    again = job.run()
+    assert not again.was_cached
+    assert np.array_equal(again.values, values)
+    assert len(caplog.records) == 1
+    assert job.run().was_cached
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage"),
+    [
+        (".part", lambda content: content[:1000]),
+        (".part", lambda _: b""),
+        (".part", lambda content: content[:40] + bytes(20) + content[60:]),
+        (".part", lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:]),
+        (".note", lambda content: content[:20]),
+        (".note", lambda _: b"[]"),
+        (".note", lambda content: content.replace(b'"rows": 16', b'"rows": 32')),
+    ],
+)
+def test_what_an_interrupted_pass_left_is_gone_on_with_only_where_it_is_whole(
+    job: Job,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    suffix: str,
+    damage: Callable[[bytes], bytes],
+) -> None:
+    monkeypatch.setattr(features, "_BATCH", 8)
+    job.fail_at = 20
+    with pytest.raises(InterruptedError):
+        job.run()
+    left = job.cache / f"{job.key.digest}{suffix}"
+    left.write_bytes(damage(left.read_bytes()))
+    job.fail_at, job.read_count = -1, 0
+    store = job.run()
+    assert job.read_count == 36
+    assert "computed anew" in caplog.text
+    other = Job(job.model, next(iter(job.photos.values())).parents[1], job.cache / "other")
+    assert np.array_equal(other.run().values, store.values)
+
+
+def test_two_at_once_compute_them_once(job: Job) -> None:
+    jobs = [copy.copy(job) for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        stores = list(pool.map(Job.run, jobs))
+    assert sorted(one.read_count for one in jobs) == [0, 0, 36]
+    assert all(np.array_equal(store.values, stores[0].values) for store in stores)
+
+
+def test_a_file_size_limit_is_told_as_too_little_room(job: Job) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"features of 36 photos need .*Give --cache-dir"):
+            job.run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(job.cache.glob("*.npy"))

@@ -17,7 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from whycam.errors import UserError
-from whycam.runs import TableWriter, open_atomic, open_run, read_versions, write_json, write_lines
+from whycam.runs import (
+    TableWriter,
+    name_beside,
+    open_atomic,
+    open_run,
+    read_versions,
+    tell_disk_errors,
+    write_json,
+    write_lines,
+)
 
 SCHEMA = pa.schema([("path", pa.string()), ("score", pa.float64()), ("boxes", pa.list_(pa.int64()))])
 ROWS = [{"path": f"photo, {i}.jpg", "score": i / 7, "boxes": [i, 2 * i]} for i in range(10)]
@@ -227,3 +236,26 @@ def test_versions_name_what_can_change_a_number() -> None:
     found = read_versions()
     assert found["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}")
     assert {"torch", "timm", "numpy", "pillow"} <= set(found)
+
+
+@pytest.mark.parametrize("name", ["a" * 250, "ü" * 127, "🌼" * 63], ids=["ascii", "two bytes", "four bytes"])
+def test_long_names_have_room_for_their_unfinished_selves(tmp_path: Path, name: str) -> None:
+    make_run(tmp_path / name, "first")
+    make_run(tmp_path / name, "second", overwrite=True)
+    write_json(tmp_path / name / f"{name[:-1]}x", {})
+    assert names_in(tmp_path) == [name]
+    assert (tmp_path / name / "a.txt").read_text() == "second"
+    beside = {name_beside(tmp_path / word, ".", ".part") for word in (name, f"{name[:-1]}x")}
+    assert len(beside) == 2
+
+
+def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"File name too long\. Choose a shorter name"):
+        make_run(tmp_path / ("a" * 256), "x")
+
+
+def test_only_the_system_s_own_errors_of_the_disk_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a folder' can't be written to: Is a directory"), tell_disk_errors(tmp_path):
+        raise OSError(errno.EISDIR, "Is a directory", "a folder")
+    with pytest.raises(OSError, match="broken"), tell_disk_errors(tmp_path):
+        raise OSError(errno.EIO, "broken")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import json
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import pytest
 from PIL import Image
 
 import whycam
+from whycam.cache import find_cache
 from whycam.config import ExplainOptions
 from whycam.data.sources import find_sources
 from whycam.errors import UserError
@@ -29,19 +32,17 @@ from whycam.model.engine import OnnxEngine, find_engine
 
 
 @pytest.fixture(scope="module")
-def graph(tiny_folder: Path) -> bytes:
+def engines(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the model's graph."""
     engine = whycam.load(tiny_folder, engine="onnx").engine
     assert engine is not None
-    return engine.path.read_bytes()
+    return Path(shutil.copytree(engine.path.parent, tmp_path_factory.mktemp("cache") / "engines"))
 
 
 @pytest.fixture
-def cached(tiny_folder: Path, graph: bytes) -> str:
+def cached(tiny_folder: Path, engines: Path) -> str:
     """The model, its graph in the test's own cache."""
-    path = find_engine(str(tiny_folder))
-    assert path is not None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(graph)
+    shutil.copytree(engines, find_cache() / "engines")
     return str(tiny_folder)
 
 
@@ -309,3 +310,33 @@ def test_a_failed_export_falls_back_to_torch_unless_it_was_asked_for(
     assert "engine" not in json.loads((tmp_path / "out" / "record.json").read_text())
     with pytest.raises(UserError, match="does not give PyTorch's numbers"):
         explain(tiny_folder, shapes_folder / "circle", tmp_path / "two", maps_only=True, engine="onnx")
+
+
+def test_without_room_in_the_cache_torch_explains_and_the_cache_is_named(
+    tiny_folder: Path,
+    shapes_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("whycam.jobs.readers._EXPORT_FROM_PHOTOS", 1)
+
+    def fill(*_words: object, **_named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("whycam.model.export.export_onnx", fill)
+    explain(tiny_folder, shapes_folder / "circle", tmp_path / "out", maps_only=True)
+    assert "engine" not in json.loads((tmp_path / "out" / "record.json").read_text())
+    assert f"Explaining with torch: The cache '{find_cache() / 'engines'}' can't be written to: No space" in caplog.text
+
+
+def test_a_cached_graph_that_is_not_sound_is_made_anew_for_a_few_photos_too(
+    tiny_folder: Path, shapes_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = find_engine(str(tiny_folder))
+    assert path is not None
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half a graph")
+    explain(tiny_folder, shapes_folder / "circle", tmp_path / "out", maps_only=True)
+    assert "engine" in json.loads((tmp_path / "out" / "record.json").read_text())
+    assert [name for name, level, _ in caplog.record_tuples if level >= logging.WARNING] == ["whycam.cache"]

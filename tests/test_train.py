@@ -28,6 +28,7 @@ from whycam.jobs import run_files
 from whycam.jobs import train as train_job
 from whycam.jobs.train import train
 from whycam.model.backbone import create_backbone
+from whycam.model.features import default_cache_dir
 
 SMALL = {"backbone": "imagenet", "image_size": 64, "epochs": 6}
 
@@ -54,7 +55,14 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def test_run_holds_all_that_is_promised(shapes_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    summary = run(shapes_folder, out)
+    before = os.umask(0o027)
+    try:
+        summary = run(shapes_folder, out)
+    finally:
+        os.umask(before)
+    # A colleague may read them, as the umask says.
+    files = [path for folder in (out, default_cache_dir()) for path in folder.rglob("*") if path.is_file()]
+    assert {oct(path.stat().st_mode & 0o777) for path in files} == {"0o640"}
     names = {path.name for path in out.iterdir()}
     assert {"model", "summary.json", "metrics.jsonl", "accuracy.png", "loss.png", "confusion.png", "sheet.jpg"} <= names
     assert {"train.log", "predictions.csv", "predictions.parquet"} <= names

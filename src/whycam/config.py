@@ -11,6 +11,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Head = Literal["linear", "conv"]
+# Maps of more at 7x7 cells would take over 20 MB a photo; a million names is a mistake in a file, not a classifier.
+MAX_CLASSES = 100_000
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 

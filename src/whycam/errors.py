@@ -9,7 +9,7 @@ from pathlib import Path
 
 EXIT_CODE = 2
 _DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_ACCESS_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+_ACCESS_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
 class UserError(Exception):
@@ -46,6 +46,8 @@ def make_disk_error(error: OSError, folder: Path) -> UserError | None:
     where = error.filename or folder
     if error.errno in _ACCESS_ERRNOS:
         return UserError(f"'{where}' can't be written to: {error.strerror}. Choose a folder that is yours.")
+    if error.errno == errno.ENAMETOOLONG:
+        return UserError(f"'{where}' can't be written to: {error.strerror}. Choose a shorter name.")
     if error.errno not in _DISK_ERRNOS:
         return None
     return UserError(
@@ -53,6 +55,11 @@ def make_disk_error(error: OSError, folder: Path) -> UserError | None:
         "Free some space (or choose a folder on another disk) and run the same command again (with --resume where "
         "there is one)."
     )
+
+
+def make_busy_error(path: Path) -> UserError:
+    """A UserError for an output that another process is writing."""
+    return UserError(f"Another process is working on '{path}'. Wait for it, or choose another name.")
 
 
 def make_unreadable_error(photos: int, first: str | Path) -> UserError:

@@ -5,6 +5,7 @@ Methods are in `cam/`; this file names none but the default.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from whycam import render
+from whycam.cache import is_cached
 from whycam.cam.fusion import Rule
 from whycam.cam.registry import Method, get_method
 from whycam.data.images import image_from_pil, load_image
@@ -36,7 +38,7 @@ from whycam.model.classifier import (
     probe_identity,
     probe_images,
 )
-from whycam.model.engine import OnnxEngine, check_engine, find_engine, place_engine
+from whycam.model.engine import OnnxEngine, check_engine, find_engine, open_kept, place_engine
 from whycam.model.export import open_cached
 from whycam.model.features import normalise_on
 from whycam.model.tap import Cut, unwrap
@@ -69,6 +71,7 @@ from whycam.targets import (
     to_probabilities,
 )
 
+log = logging.getLogger("whycam.explain")
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 Names = list[str] | tuple[str, ...]
 
@@ -275,8 +278,7 @@ def make_engine(model: Model, path: Path | None = None, threads: int | None = No
         threads: that one call uses; None takes one for each core.
 
     Raises:
-        UserError: it has no exact maps, or can't be exported.
-        OSError: a cache that can't be written to.
+        UserError: it has no exact maps, or can't be exported; a cache that can't be written to.
     """
     network = model.network
     if not isinstance(network, GapClassifier):
@@ -284,7 +286,10 @@ def make_engine(model: Model, path: Path | None = None, threads: int | None = No
     path = path or place_engine(
         [hash_tensors(network.state_dict()), model.preprocess.model_dump_json(), *model.class_names]
     )
-    return open_cached(path, network, origin=model.origin, records=record_methods(model), threads=threads)
+    # What is recorded takes two passes of the network: only a graph that is made needs it.
+    return open_kept(path, threads) or open_cached(
+        path, network, origin=model.origin, records=record_methods(model), threads=threads
+    )
 
 
 def record_methods(model: Model) -> dict[str, dict[str, Any]]:
@@ -338,9 +343,13 @@ def load(
     path = find_engine(found.name) if weights is None and image_size is None else None
     if engine == "onnx":
         return replace(found, engine=make_engine(found, path))
-    if path is None or not path.is_file() or found.device.type != "cpu":
+    if path is None or not is_cached(path) or found.device.type != "cpu":
         return found
-    return replace(found, engine=OnnxEngine(path))
+    try:
+        return replace(found, engine=make_engine(found, path))
+    except UserError as error:
+        log.warning("Explaining with torch: %s", error)
+        return found
 
 
 def _load(model: str | Path, device: str, weights: Path | None, image_size: int | None) -> Model:

@@ -7,13 +7,14 @@ interrupted run leaves behind for `--resume`.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+import logging
 import os
 import platform
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -21,38 +22,68 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import platformdirs
 from filelock import FileLock, Timeout
 
-from whycam.errors import UserError, make_disk_error
+from whycam.errors import UserError, make_busy_error, make_disk_error
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+log = logging.getLogger("whycam")
+# What common file systems take.
+_NAME_BYTES = 255
+# So long another process's work is waited for without a word.
+_PATIENCE_S = 1
 # The libraries whose versions can change a number.
 _VERSIONED = ("whycam", "torch", "torchvision", "timm", "numpy", "pillow", "torchmetrics", "onnxruntime")
 
 
-def find_cache() -> Path:
-    """The user's cache folder; WHYCAM_CACHE names another."""
-    return Path(os.environ.get("WHYCAM_CACHE") or platformdirs.user_cache_dir("whycam"))
+def name_beside(path: Path, prefix: str, suffix: str) -> Path:
+    """A hidden or temporary name beside a path, shortened where the file system would find it too long."""
+    name = f"{prefix}{path.name}{suffix}"
+    if len(os.fsencode(name)) > _NAME_BYTES:
+        # Letters of up to four bytes; the hash keeps long names apart that begin alike.
+        digest = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
+        name = f"{prefix}{path.name[:40]}-{digest}{suffix}"
+    return path.with_name(name)
 
 
-def lock_cached(path: Path) -> FileLock:
-    """One process at a time makes what has that place in the cache; the lock lies where anyone may write."""
-    return FileLock(Path(tempfile.gettempdir()) / f"whycam-{path.stem}.lock")
+@contextmanager
+def hold_lock(path: Path, waits_for: str = "") -> Iterator[None]:
+    """Keeps other processes from the same path; the lock lies beside it and goes with its owner, never with another.
+
+    Args:
+        path: what is worked on; its folder is there.
+        waits_for: what is told after a second of waiting; without it nobody waits.
+
+    Raises:
+        Timeout: another process has the lock, and this one does not wait.
+    """
+    lock = FileLock(name_beside(path, ".", ".lock"))
+    try:
+        lock.acquire(timeout=_PATIENCE_S if waits_for else 0)
+    except Timeout:
+        if not waits_for:
+            raise
+        log.warning("Waiting for %s", waits_for)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
-def prune_cached(newest: Path, limit_bytes: int) -> list[Path]:
-    """Removes the files of the newest one's kind that were used longest ago, beyond the limit; says which."""
-    removed, total = [], 0
-    files = newest.parent.glob(f"*{newest.suffix}")
-    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
-        total += path.stat().st_size
-        if total > limit_bytes and path != newest:
-            path.unlink(missing_ok=True)
-            removed.append(path)
-    return removed
+@contextmanager
+def tell_disk_errors(folder: Path) -> Iterator[None]:
+    """A full disk and the like become a UserError that names the place."""
+    try:
+        yield
+    except OSError as error:
+        if told := make_disk_error(error, folder):
+            raise told from error
+        raise
 
 
 @contextmanager
@@ -66,24 +97,25 @@ def open_run(folder: Path, *, overwrite: bool = False, resume: bool = False, kee
         UserError: `folder` exists and `overwrite` is False; another process works on it; the disk is full.
     """
     folder = folder.absolute()
-    partial = folder.with_name(folder.name + ".partial")
+    partial = name_beside(folder, "", ".partial")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(folder):
-            # Under the lock: a process that was at work until now may just have given the folder its name.
-            _check_free(folder, overwrite=overwrite)
-            if not resume:
-                shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(exist_ok=True)
-            try:
-                yield partial
-            except BaseException:
-                if keep is None or not (partial / keep).exists():
+        with tell_disk_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with hold_lock(folder):
+                # Under the lock: a process that was at work until now may just have given the folder its name.
+                _check_free(folder, overwrite=overwrite)
+                if not resume:
                     shutil.rmtree(partial, ignore_errors=True)
-                raise
-            _replace_folder(partial, folder)
+                partial.mkdir(exist_ok=True)
+                try:
+                    yield partial
+                except BaseException:
+                    if keep is None or not (partial / keep).exists():
+                        shutil.rmtree(partial, ignore_errors=True)
+                    raise
+                _replace_folder(partial, folder)
     except Timeout:
-        raise UserError(f"Another process is working on '{folder}'. Wait for it, or choose another name.") from None
+        raise make_busy_error(folder) from None
     except KeyboardInterrupt:
         left = (
             f"What was done lies in '{partial}': the same command with --resume goes on."
@@ -91,22 +123,6 @@ def open_run(folder: Path, *, overwrite: bool = False, resume: bool = False, kee
             else "Nothing is left of it."
         )
         raise UserError(f"Interrupted. {left}") from None
-    except OSError as error:
-        if told := make_disk_error(error, folder):
-            raise told from error
-        raise
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Keeps other processes from working on the folder; the lock's file goes with its owner, never with another."""
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    with lock.acquire(timeout=0):
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _check_free(folder: Path, *, overwrite: bool) -> None:
@@ -121,7 +137,7 @@ def _check_free(folder: Path, *, overwrite: bool) -> None:
 def _replace_folder(partial: Path, folder: Path) -> None:
     """Renames, with the old folder kept until the new one has its name."""
     if folder.exists():
-        old = folder.with_name(folder.name + ".old")
+        old = name_beside(folder, "", ".old")
         shutil.rmtree(old, ignore_errors=True)
         folder.replace(old)
         partial.replace(folder)
@@ -133,7 +149,7 @@ def _replace_folder(partial: Path, folder: Path) -> None:
 @contextmanager
 def open_atomic(path: Path) -> Iterator[Path]:
     """A path to write to; the file gets its name when the block ends without an error, and is removed otherwise."""
-    part = path.with_name(f".{path.name}.part")
+    part = name_beside(path, ".", ".part")
     try:
         yield part
         part.replace(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from PIL import Image
@@ -16,6 +16,11 @@ _FILTERS = {
 }
 
 
+# Beyond these bounds pixels of 0 to 255 leave the range that float32 resolves, and scores are no numbers.
+_Mean = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
+_Std = Annotated[float, Field(ge=1e-4, le=1000, allow_inf_nan=False)]
+
+
 class Preprocess(BaseModel):
     """Resize to (height, width), scale to [0, 1], subtract `mean`, divide by `std`.
 
@@ -24,10 +29,10 @@ class Preprocess(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    height_px: int = Field(224, ge=1, le=8192)
-    width_px: int = Field(224, ge=1, le=8192)
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    height_px: int = Field(224, ge=1, le=4096)
+    width_px: int = Field(224, ge=1, le=4096)
+    mean: tuple[_Mean, _Mean, _Mean] = (0.5, 0.5, 0.5)
+    std: tuple[_Std, _Std, _Std] = (0.5, 0.5, 0.5)
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
     resize: Literal["squash"] = "squash"
 

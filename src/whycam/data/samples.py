@@ -5,6 +5,10 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
+from PIL import Image
+
+from whycam.data.images import load_image
+
 # File in scikit-image -> what is on it.
 _PHOTOS = {
     "chelsea.png": "cat",
@@ -28,3 +32,9 @@ def write_samples(folder: Path) -> list[Path]:
         path.write_bytes((source / file).read_bytes())
         paths.append(path)
     return paths
+
+
+def load_samples(count: int) -> list[Image.Image]:
+    """The first of the photos, upright RGB, from where they are installed."""
+    with resources.as_file(resources.files("skimage") / "data") as folder:
+        return [load_image(folder / file) for file in list(_PHOTOS)[:count]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from whycam.model.export import (
     quiet,
 )
 from whycam.model.quantise import Drift, check_drift, measure_drift, quantise
-from whycam.runs import open_atomic, open_run
+from whycam.runs import name_beside, open_atomic, open_run, tell_disk_errors
 
 # Photos that the ranges are taken from, and others that the result is measured on.
 _CALIBRATION_PHOTOS, _MEASURED_PHOTOS = 100, 400
@@ -54,18 +55,19 @@ def export(model_name: str, out: Path, options: ExportOptions) -> Exported:
             library is missing.
     """
     _check_options(options)
-    if out.exists() and not options.overwrite:
-        raise UserError(f"'{out.absolute()}' is there already. Choose another name, or give --overwrite.")
-    model = load(model_name, device="cpu", engine="torch")
-    if not isinstance(model.network, GapClassifier):
-        raise UserError(model.no_exact_map)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if options.format == "onnx":
-        parity, drift = _write_onnx(model, model.network, out, options)
-    else:
-        parity, drift = _WRITERS[options.format](model, model.network, out, options), None
-    files = [out] if out.is_file() else [path for path in out.rglob("*") if path.is_file()]
-    return Exported(out, sum(path.stat().st_size for path in files) / 1e6, parity, drift)
+    with tell_disk_errors(out):
+        if out.exists() and not options.overwrite:
+            raise UserError(f"'{out.absolute()}' is there already. Choose another name, or give --overwrite.")
+        model = load(model_name, device="cpu", engine="torch")
+        if not isinstance(model.network, GapClassifier):
+            raise UserError(model.no_exact_map)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if options.format == "onnx":
+            parity, drift = _write_onnx(model, model.network, out, options)
+        else:
+            parity, drift = _WRITERS[options.format](model, model.network, out, options), None
+        files = [out] if out.is_file() else [path for path in out.rglob("*") if path.is_file()]
+        return Exported(out, sum(path.stat().st_size for path in files) / 1e6, parity, drift)
 
 
 def _check_options(options: ExportOptions) -> None:
@@ -90,7 +92,7 @@ def _write_onnx(model: Model, network: GapClassifier, out: Path, options: Export
     pixels = _read_pixels(model, options.calibrate)
     count = min(_CALIBRATION_PHOTOS, len(pixels) // 2)
     with open_atomic(out) as part:
-        whole = part.with_name(f"{part.name}.float")
+        whole = name_beside(out, ".", ".float")
         try:
             card = export_onnx(network, whole, graph, origin=model.origin, records=record_methods(model))
             quantise(whole, part, pixels[:count])
@@ -125,7 +127,14 @@ def _write_openvino(model: Model, network: GapClassifier, out: Path, options: Ex
     with open_run(out, overwrite=options.overwrite) as folder:
         onnx_file = folder / "model.onnx"
         card = export_onnx(network, onnx_file, graph, origin=model.origin, records=record_methods(model))
-        openvino.save_model(openvino.convert_model(onnx_file), folder / "model.xml", compress_to_fp16=False)
+        converted = openvino.convert_model(onnx_file)
+        try:
+            openvino.save_model(converted, folder / "model.xml", compress_to_fp16=False)
+        except RuntimeError as error:  # its writer says neither what nor why
+            raise UserError(
+                f"OpenVINO could not write '{out.absolute()}' ({error}). Nothing was left under the final name. "
+                "Free some space, or choose a folder on another disk."
+            ) from None
         onnx_file.unlink()
         (folder / "card.json").write_text(json.dumps(card.model_dump(mode="json"), indent=2), encoding="utf-8")
         compiled = openvino.compile_model(folder / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -137,7 +146,10 @@ def _write_torchscript(model: Model, network: GapClassifier, out: Path, options:
     net = ExplainingNet(network, graph).eval()
     with open_atomic(out) as part, quiet():
         traced = torch.jit.trace(net, make_batches(network, graph)[0])
-        torch.jit.save(traced, part, _extra_files={"class_names": json.dumps(model.class_names)})
+        # Into memory first: on a full disk PyTorch's own writer ends the process.
+        buffer = io.BytesIO()
+        torch.jit.save(traced, buffer, _extra_files={"class_names": json.dumps(model.class_names)})
+        part.write_bytes(buffer.getbuffer())
         loaded = torch.jit.load(part)
         return _check(
             network, graph, lambda images: [v.numpy() for v in loaded(torch.from_numpy(images))], "TorchScript"

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
+from whycam.cache import is_cached
 from whycam.config import ExplainOptions
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError
-from whycam.model.engine import OnnxEngine, find_engine
+from whycam.model.engine import find_engine, open_kept
 from whycam.reader import EngineReader, is_answered
 from whycam.reading import Reading
 
@@ -87,22 +88,22 @@ def choose_reader(name: str, options: ExplainOptions, photos: int) -> Reader:
     # The engine has a thread a call: several batches are under way at once.
     wants_engine = has_answer and (options.engine == "onnx" or (options.engine == "auto" and not _has_gpu(options)))
     path = find_engine(name) if wants_engine else None
-    if path is None or not path.is_file():
+    engine = open_kept(path, threads=1) if path else None
+    if engine is None:
         from whycam.explainer import load, make_engine  # noqa: PLC0415 - torch, which an engine at hand does without
 
         model = load(name, device=options.device, engine="torch")
-        is_worth_it = not model.no_exact_map and photos >= _EXPORT_FROM_PHOTOS
+        # A graph that can't be believed had been worth it once.
+        is_worth_it = not model.no_exact_map and (photos >= _EXPORT_FROM_PHOTOS or (path and is_cached(path)))
         if not wants_engine or (options.engine == "auto" and not is_worth_it):
             return NetworkReader(model, options)
         try:
             engine = make_engine(model, path, threads=1)
-        except (UserError, OSError) as error:
+        except UserError as error:
             if options.engine == "onnx":
                 raise
             log.warning("Explaining with torch: %s", error)
             return NetworkReader(model, options)
-    else:
-        engine = OnnxEngine(path, threads=1)
     return EngineReader(engine, name, options.target, options.versus)
 
 

@@ -129,6 +129,11 @@ def resolve_architecture(name: str) -> str:
     architecture = INSTALLED_ARCHITECTURE if name == INSTALLED else name
     if not timm.is_model(architecture.split(".")[0]):
         raise make_unknown_name("backbone", name, [INSTALLED, *timm.list_models()])
+    try:
+        timm.get_pretrained_cfg(architecture)
+    except RuntimeError:
+        known = timm.list_models(f"{architecture.split('.')[0]}.*", pretrained=True)
+        raise make_unknown_name("weights", name, known) from None
     return architecture
 
 

@@ -12,12 +12,12 @@ from typing import Any, Literal, cast
 
 import timm
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors.torch import load_file, save_file
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from safetensors.torch import load, save
 from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
-from whycam.config import Head
+from whycam.config import MAX_CLASSES, Head
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError, as_clause
 from whycam.model.backbone import (
@@ -32,11 +32,10 @@ from whycam.model.backbone import (
     resolve_architecture,
     to_nchw,
 )
+from whycam.model.engine import IDENTITY_LIMIT
 from whycam.runs import open_atomic, read_versions, write_json
 
 FORMAT: Literal[1] = 1
-# Two float32 summation orders differ by near 1e-6; a layer between pooling and classifier breaks it by far more.
-IDENTITY_LIMIT = 1e-4
 CONV_CHANNELS = 1024
 
 
@@ -51,6 +50,10 @@ class GapClassifier(nn.Module):
 
     def __init__(self, backbone: Backbone, class_names: Sequence[str], head: Head = "linear") -> None:
         super().__init__()
+        if len(class_names) > MAX_CLASSES:
+            raise UserError(
+                f"Found {len(class_names):,} classes; expected {MAX_CLASSES:,} at the most. Put related ones together."
+            )
         self.origin = backbone
         self.class_names = tuple(class_names)
         self.head = head
@@ -201,6 +204,12 @@ def name_classes(count: int) -> list[str]:
     return [s if times[s] == 1 else f"{w} ({index})" for index, (s, w) in enumerate(zip(short, whole, strict=True))]
 
 
+class _TimmFields(BaseModel):
+    """What `config.json` says to timm, as far as it is read here."""
+
+    architecture: str = Field(min_length=1, max_length=100)
+
+
 class FolderConfig(BaseModel):
     """What `config.json` says beside timm's own fields: all that the model needs to be used elsewhere."""
 
@@ -208,11 +217,11 @@ class FolderConfig(BaseModel):
 
     format: Literal[1]
     head: Head
-    class_names: list[str]
-    map_stride: int
+    class_names: list[str] = Field(min_length=1, max_length=MAX_CLASSES)
+    map_stride: int = Field(ge=1, le=64)
     preprocess: Preprocess
     source: str
-    identity_error: float
+    identity_error: FiniteFloat
     sha256: str
     versions: dict[str, str]
 
@@ -225,8 +234,9 @@ def save_classifier(model: GapClassifier, folder: Path, identity_error: float) -
     tensors |= {f"{name}.{k}": v for k, v in model.classifier.state_dict().items()}
     tensors |= {f"neck.{k}": v for k, v in model.neck.state_dict().items()}
     with open_atomic(folder / "model.safetensors") as part:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part)
-        sha256 = hashlib.sha256(part.read_bytes()).hexdigest()
+        # Not by save_file, whose files are its owner's alone and whose errors are not the system's.
+        content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+        part.write_bytes(content)
     own = FolderConfig(
         format=FORMAT,
         head=model.head,
@@ -235,7 +245,7 @@ def save_classifier(model: GapClassifier, folder: Path, identity_error: float) -
         preprocess=origin.preprocess,
         source=origin.source,
         identity_error=identity_error,
-        sha256=sha256,
+        sha256=hashlib.sha256(content).hexdigest(),
         versions=read_versions(),
     )
     write_json(folder / "config.json", _describe_for_timm(model) | {"whycam": own.model_dump()})
@@ -279,15 +289,13 @@ def load_classifier(folder: Path) -> GapClassifier:
             f"Found no 'model.safetensors' in '{folder.absolute()}'; expected it beside config.json. "
             "Copy the whole model folder, or train again."
         )
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != config.sha256:
+    tensors = _read_tensors(path, config.sha256)
+    try:
+        origin = create_backbone(architecture, image_size=config.preprocess.height_px, map_stride=config.map_stride)
+    except UserError as error:
         raise UserError(
-            f"'{path.absolute()}' is not the file that config.json describes (SHA-256 {found[:12]}..., "
-            f"expected {config.sha256[:12]}...): it was changed or cut after the training. "
-            "Copy the model folder again, or train again."
-        )
-    tensors = load_file(path)
-    origin = create_backbone(architecture, image_size=config.preprocess.height_px, map_stride=config.map_stride)
+            f"'{(folder / 'config.json').absolute()}' describes a network that can't be built: {error}"
+        ) from None
     load_backbone_weights(origin.module, tensors, str(path))
     origin = replace(origin, preprocess=config.preprocess, source=config.source)
     model = GapClassifier(origin, config.class_names, config.head).eval()
@@ -304,6 +312,32 @@ def load_classifier(folder: Path) -> GapClassifier:
     return model
 
 
+def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+    """The tensors of a file of that hash, all of whose values are finite."""
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise UserError(
+            f"'{path.absolute()}' is not the file that config.json describes (SHA-256 {found[:12]}..., "
+            f"expected {sha256[:12]}...): it was changed or cut after the training. "
+            "Copy the model folder again, or train again."
+        )
+    try:
+        tensors = load(content)
+        broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    except Exception as error:  # noqa: BLE001 - a damaged header raises whatever its reader stumbles over
+        raise UserError(
+            f"'{path.absolute()}' can't be read as weights ({error}); expected a whole .safetensors file. "
+            "Copy the model folder again, or train again."
+        ) from None
+    if broken:
+        raise UserError(
+            f"'{path.absolute()}' holds values that are not finite, in {len(broken)} of its {len(tensors)} tensors "
+            f"(such as {broken[0]!r}); expected numbers. Train again, with a smaller --lr."
+        )
+    return tensors
+
+
 def _read_config(folder: Path) -> tuple[FolderConfig, str]:
     path = folder / "config.json"
     if not path.is_file():
@@ -312,10 +346,13 @@ def _read_config(folder: Path) -> tuple[FolderConfig, str]:
             "expected a model folder (config.json + model.safetensors). Check the path."
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         config = FolderConfig.model_validate(content["whycam"])
-        return config, resolve_architecture(content["architecture"])
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        for name in Preprocess.model_fields:
+            # No default may stand in for what the weights were trained with.
+            content["whycam"]["preprocess"][name]
+        return config, resolve_architecture(_TimmFields.model_validate(content).architecture)
+    except (UserError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"'{path.absolute()}' is not a model description that this version reads ({_tell_fault(error)}); "
             f"expected format {FORMAT}. Copy the model folder again, or train again."

@@ -8,10 +8,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,14 @@ import torch
 from onnxruntime import InferenceSession
 from torch import Tensor, nn
 
-from whycam.data.images import load_image
+from whycam.cache import open_or_make, prune_cached
 from whycam.data.preprocess import Preprocess
-from whycam.data.samples import write_samples
+from whycam.data.samples import load_samples
 from whycam.errors import UserError, as_clause
-from whycam.model.classifier import GapClassifier, measure_identity, probe_images
-from whycam.model.engine import FORMAT, Card, OnnxEngine, open_session
+from whycam.model.classifier import GapClassifier, probe_images
+from whycam.model.engine import FORMAT, Card, OnnxEngine, check_identity, measure_identity, open_session
 from whycam.model.features import normalise_on
-from whycam.runs import lock_cached, open_atomic, prune_cached, read_versions
+from whycam.runs import open_atomic, read_versions
 
 PARITY_LIMIT = 1e-4
 _OPSET = 18
@@ -85,30 +84,23 @@ def open_cached(
     records: Mapping[str, Mapping[str, Any]],
     threads: int | None = None,
 ) -> OnnxEngine:
-    """The engine at that place of the cache; exported first where there is none.
+    """The engine at that place of the cache; exported first where there is none, or none that can be believed.
 
     Raises:
-        UserError: as `export_onnx`.
-        OSError: a cache that can't be written to.
+        UserError: as `export_onnx`; a cache that can't be written to.
     """
-    _make_once(path, lambda: export_onnx(model, path, options, origin=origin, records=records))
-    return OnnxEngine(path, threads)
 
+    def make() -> dict[str, Any]:
+        export_onnx(model, path, options, origin=origin, records=records)
+        prune_cached(path, _CACHE_LIMIT_BYTES)
+        return {"model": dict(origin), "options": asdict(options)}
 
-def _make_once(path: Path, make: Callable[[], object]) -> None:
-    """What has that place in the cache is made by the first process that wants it; what is there counts as used."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with lock_cached(path):
-        if not path.is_file():
-            make()
-            prune_cached(path, _CACHE_LIMIT_BYTES)
-    path.touch()
+    return open_or_make(path, make, lambda path, _about: OnnxEngine(path, threads))[0]
 
 
 def read_sample_pixels(preprocess: Preprocess) -> np.ndarray:
     """(2, 3, H, W) uint8: installed photos as the network takes them."""
-    with tempfile.TemporaryDirectory() as folder:
-        return np.stack([preprocess.to_pixels(load_image(path)) for path in write_samples(Path(folder))[:2]])
+    return np.stack([preprocess.to_pixels(photo) for photo in load_samples(2)])
 
 
 def export_onnx(
@@ -143,8 +135,9 @@ def export_onnx(
         card = Card(
             format=FORMAT,
             class_names=model.class_names,
+            bias=tuple(model.classifier.bias.tolist()),
             preprocess=model.preprocess,
-            identity_error=_measure_identity(net, batches),
+            identity_error=0,
             parity_error=0,
             takes_uint8=options.takes_uint8,
             topk=options.topk,
@@ -154,9 +147,12 @@ def export_onnx(
         )
         _describe(graph, card)
         _save(graph, part)
-        found = measure_parity(net, OnnxEngine(part).run, batches)
+        engine = OnnxEngine(part, is_checked=False)
+        found = measure_parity(net, engine.run, batches)
         check_parity(found, "ONNX Runtime")
-        card = card.model_copy(update={"parity_error": max(found.values())})
+        identity_error = max(measure_identity(engine.run(images.numpy()), card) for images in batches)
+        check_identity(identity_error, "The exported graph")
+        card = card.model_copy(update={"identity_error": identity_error, "parity_error": max(found.values())})
         _describe(graph, card)
         _save(graph, part)
     return card
@@ -192,20 +188,26 @@ def open_features(path: Path, model: GapClassifier) -> Callable[[Tensor], Tensor
         model: on the CPU, in eval mode.
 
     Raises:
-        UserError: a backbone that can't be exported, or whose exported features are not PyTorch's.
-        OSError: a cache that can't be written to.
+        UserError: a backbone that can't be exported, or whose exported features are not PyTorch's; a cache that can't
+            be written to.
     """
     net, images = _FeatureNet(model).eval(), probe_images(model.preprocess)
+    expected = net(images)
 
-    def make() -> None:
+    def open_checked(path: Path, _about: object = None) -> InferenceSession:
+        session = open_session(path)
+        gap = (run_features(session, images) - expected).abs().max()
+        check_parity({"features": float(gap / (expected.max() - expected.min()))}, "ONNX Runtime")
+        return session
+
+    def make() -> dict[str, Any]:
         with open_atomic(path) as part:
             _save(_convert(net, images, ["features"]), part)
-            expected = net(images)
-            gap = (run_features(open_session(part), images) - expected).abs().max()
-            check_parity({"features": float(gap / (expected.max() - expected.min()))}, "ONNX Runtime")
+            open_checked(part)
+        prune_cached(path, _CACHE_LIMIT_BYTES)
+        return {"features of": model.origin.architecture}
 
-    _make_once(path, make)
-    session = open_session(path)
+    session = open_or_make(path, make, open_checked)[0]
     return lambda images: run_features(session, images)
 
 
@@ -313,13 +315,6 @@ def make_batches(model: GapClassifier, options: GraphOptions) -> list[Tensor]:
 
     first = real if options.takes_uint8 else torch.from_numpy(preprocess.normalise(photos))
     return [first, to_input(noise[:1]), to_input(noise), *([to_input(wide[:2])] if options.is_dynamic else [])]
-
-
-@torch.no_grad()
-def _measure_identity(net: ExplainingNet, batches: list[Tensor]) -> float:
-    whole = ExplainingNet(net.model, GraphOptions(net.options.takes_uint8))
-    answers = [whole(images) for images in batches]
-    return max(float(measure_identity(logits, maps, net.model.classifier.bias).max()) for logits, maps in answers)
 
 
 @torch.no_grad()

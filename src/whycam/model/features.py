@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 
+from whycam.cache import find_cache, open_or_make, prune_cached
 from whycam.data.loader import Photo, in_batches, stream_photos
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError, make_disk_error
-from whycam.runs import find_cache, lock_cached, prune_cached, write_json
+from whycam.runs import write_json
 
+log = logging.getLogger("whycam.features")
 Progress = Callable[[int], None]
 # The cache keeps what was used last, up to this.
 _CACHE_LIMIT_BYTES = 20 * 2**30
@@ -97,31 +101,26 @@ def compute_features(
         read: paths -> photos; None reads the plain photo.
 
     Raises:
-        UserError: the disk has no room for the store.
+        UserError: the disk has no room for the store, or the cache can't be written to.
     """
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    done = cache_dir / f"{key.digest}.json"
     path = cache_dir / f"{key.digest}.npy"
-    if done.is_file() and path.is_file():
-        about = json.loads(done.read_text(encoding="utf-8"))
-        os.utime(path)
-        progress(len(photos))
-        return _open_store(path, key, about["unreadable"], was_cached=True)
     read = read or (lambda paths: stream_photos(paths, key.preprocess))
-    with lock_cached(path):
-        # Another process may have made the same store while this one waited.
-        if done.is_file() and path.is_file():
-            return compute_features(run, photos, key, device=device, cache_dir=cache_dir, progress=progress, read=read)
+
+    def make() -> dict[str, Any]:
         unreadable = _fill(run, photos, key, path, device=device, progress=progress, read=read)
-        write_json(done, {"unreadable": unreadable, "photos": len(photos)})
-    for old in prune_cached(path, _CACHE_LIMIT_BYTES):
-        old.with_suffix(".json").unlink(missing_ok=True)
-    return _open_store(path, key, unreadable, was_cached=False)
+        prune_cached(path, _CACHE_LIMIT_BYTES)
+        about = {"weights": key.weights, "preprocess": key.preprocess.model_dump(mode="json"), "view": key.view}
+        return {**about, "map_stride": key.map_stride, "photos": len(photos), "unreadable": unreadable}
 
-
-def _open_store(path: Path, key: FeatureKey, unreadable: Mapping[str, str], *, was_cached: bool) -> FeatureStore:
+    (values, unreadable), was_cached = open_or_make(path, make, _open_values)
+    if was_cached:
+        progress(len(photos))
     rows = {content: row for row, content in enumerate(key.content)}
-    return FeatureStore(np.load(path, mmap_mode="r"), rows, unreadable, was_cached)
+    return FeatureStore(values, rows, unreadable, was_cached)
+
+
+def _open_values(path: Path, about: Mapping[str, Any]) -> tuple[np.ndarray, Mapping[str, str]]:
+    return np.load(path, mmap_mode="r"), about["unreadable"]
 
 
 @torch.no_grad()
@@ -137,15 +136,9 @@ def _fill(
 ) -> dict[str, str]:
     """Writes `path`; a `.part` file and a note of the rows done are left by an interrupted run and taken up here."""
     part, note = path.with_suffix(".part"), path.with_suffix(".note")
-    unreadable: dict[str, str] = {}
-    start = 0
-    if part.is_file() and note.is_file():
-        with suppress(ValueError, KeyError):
-            left = json.loads(note.read_text(encoding="utf-8"))
-            start, unreadable = left["rows"], left["unreadable"]
-    progress(start)
     hashes = list(key.content)
-    store = open_memmap(part, mode="r+") if start else None
+    store, start, seal, unreadable = _take_up(part, note, len(hashes))
+    progress(start)
     for batch in in_batches(zip(hashes[start:], read(photos[h] for h in hashes[start:]), strict=True), _BATCH):
         good = [(row, photo.pixels) for row, (_, photo) in enumerate(batch) if photo.pixels is not None]
         unreadable |= {content: photo.error for content, photo in batch if photo.error}
@@ -154,10 +147,13 @@ def _fill(
             values = run(normalise_on(pixels, key.preprocess)).half().cpu().numpy()
             if store is None:
                 store = _allocate(part, (len(hashes), *values.shape[1:]))
+                seal = _seal_rows(store[:start], "")
             store[[start + row for row, _ in good]] = values
+        if store is not None:
+            seal = _seal_rows(store[start : start + len(batch)], seal)
+            write_json(note, {"rows": start + len(batch), "unreadable": unreadable, "seal": seal})
         start += len(batch)
         progress(len(batch))
-        write_json(note, {"rows": start, "unreadable": unreadable}) if store is not None else None
     if store is None:
         store = _allocate(part, (len(hashes), 1, 1, 1))
     store.flush()
@@ -165,6 +161,31 @@ def _fill(
     part.replace(path)
     note.unlink(missing_ok=True)
     return unreadable
+
+
+def _take_up(part: Path, note: Path, rows: int) -> tuple[np.memmap | None, int, str, dict[str, str]]:
+    """What an interrupted run left, with the rows done, their seal and the reasons; nothing where it is not whole."""
+    try:
+        left = json.loads(note.read_text(encoding="utf-8"))
+        start, seal, unreadable = int(left["rows"]), left["seal"], dict(left["unreadable"])
+        store = open_memmap(part, mode="r+")
+        is_whole = store.dtype == np.float16 and store.ndim == 4 and len(store) == rows and 0 < start <= rows
+        if is_whole and _seal_rows(store[:start], "") == seal:
+            return store, start, seal, unreadable
+        found = "its rows are not those that were written"
+    except FileNotFoundError:
+        return None, 0, "", {}
+    except (OSError, ValueError, LookupError, TypeError, SyntaxError) as error:
+        found = f"it can't be read ({type(error).__name__})"
+    log.warning("The features in '%s' are computed anew, not gone on with: %s", part, found)
+    return None, 0, "", {}
+
+
+def _seal_rows(rows: np.ndarray, seal: str) -> str:
+    """One word for the rows so far, from the one for those before."""
+    for row in rows:
+        seal = hashlib.sha256(seal.encode() + row.tobytes()).hexdigest()
+    return seal
 
 
 def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
@@ -178,14 +199,15 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
     )
     if size > free:
         raise UserError(message)
-    store = open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-    if hasattr(os, "posix_fallocate"):
-        try:
+    try:
+        store = open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+        if hasattr(os, "posix_fallocate"):
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        except OSError as error:
+    except OSError as error:
+        with suppress(OSError):
             path.unlink(missing_ok=True)
-            if make_disk_error(error, path.parent):
-                raise UserError(message) from error
-            raise
+        if make_disk_error(error, path.parent):
+            raise UserError(message) from error
+        raise
     return store

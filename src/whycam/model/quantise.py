@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from whycam.errors import UserError
-from whycam.model.engine import OnnxEngine
+from whycam.model.engine import OnnxEngine, check_identity, measure_identity
+from whycam.runs import tell_disk_errors
 
 CORRELATION_LIMIT, CHANGED_LIMIT = 0.98, 0.01
 _BATCH = 8
@@ -55,7 +57,8 @@ def _iter_inputs(engine: OnnxEngine, pixels: np.ndarray) -> Iterator[dict[str, A
 def quantise(whole: Path, path: Path, pixels: np.ndarray) -> None:
     """Writes the graph with int8 convolutions, weights a channel each, ranges from the photos.
 
-    The convolution that makes the maps and the classifier stay in float: their ranges are what is explained.
+    What is behind the last features stays in float, on the maps' way and on the scores': mean(map) + bias = logit holds
+    in int8 as it did before.
 
     Args:
         whole: the float graph.
@@ -65,14 +68,14 @@ def quantise(whole: Path, path: Path, pixels: np.ndarray) -> None:
     engine = OnnxEngine(whole)
     logger = logging.getLogger()
     level = logger.level
-    with tempfile.TemporaryDirectory() as folder:
-        prepared = Path(folder) / "prepared.onnx"
-        quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
+    with tell_disk_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as folder:
+        prepared, made = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
         try:
-            logger.setLevel(logging.ERROR)
+            logger.setLevel(logging.CRITICAL)
+            quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
             quantize_static(
                 str(prepared),
-                str(path),
+                str(made),
                 _Reader(engine, pixels),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
@@ -83,17 +86,31 @@ def quantise(whole: Path, path: Path, pixels: np.ndarray) -> None:
             )
         finally:
             logger.setLevel(level)
-    graph = onnx.load(path)
+        graph = onnx.load(made)
+    card = engine.card.model_copy(update={"identity_error": _measure_identity(graph, engine, pixels[:_BATCH])})
+    check_identity(card.identity_error, "The int8 graph")
     del graph.metadata_props[:]
-    onnx.helper.set_model_props(graph, engine.card.to_metadata())
+    onnx.helper.set_model_props(graph, card.to_metadata())
     path.write_bytes(graph.SerializeToString())
 
 
+def _measure_identity(graph: onnx.ModelProto, engine: OnnxEngine, pixels: np.ndarray) -> float:
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    return measure_identity(session.run(None, {"images": engine.to_images(pixels)}), engine.card)
+
+
 def _find_heads(path: Path) -> list[str]:
-    """The nodes that make the outputs."""
+    """The nodes between the last features, which the maps' one weighs, and the outputs."""
     graph = onnx.load(path).graph
-    outputs = {value.name for value in graph.output}
-    return [node.name for node in graph.node if outputs.intersection(node.output)]
+    by_output = {name: node for node in graph.node for name in node.output}
+    features, found = by_output["maps"].input[0], []
+    ahead = [value.name for value in graph.output]
+    while ahead:
+        name = ahead.pop()
+        if name != features and (node := by_output.get(name)) is not None and node.name not in found:
+            found.append(node.name)
+            ahead += node.input
+    return found
 
 
 def measure_drift(whole: Path, path: Path, pixels: np.ndarray) -> Drift:

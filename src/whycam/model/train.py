@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import io
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from whycam.runs import open_atomic
 
 # Of an epoch: inputs, labels and, where the phase has `focus`, cells.
 Batches = Callable[[int], Iterable[tuple[Tensor, ...]]]
@@ -263,6 +266,8 @@ class _Progress:
 
 
 def _save(content: dict[str, Any], path: Path) -> None:
-    part = path.with_name(path.name + ".part")
-    torch.save(content, part)
-    part.replace(path)
+    # Into memory first: PyTorch's own writer tells no reason when the disk is full.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with open_atomic(path) as part:
+        part.write_bytes(buffer.getbuffer())
