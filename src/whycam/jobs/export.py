@@ -13,7 +13,7 @@ import torch
 from whycam.config import ExportOptions
 from whycam.data.loader import stream_photos
 from whycam.data.walk import find_images
-from whycam.errors import UserError
+from whycam.errors import UserError, as_clause
 from whycam.explainer import Model, load, record_methods
 from whycam.model.classifier import GapClassifier, probe_identity, save_classifier
 from whycam.model.export import (
@@ -132,7 +132,7 @@ def _write_openvino(model: Model, network: GapClassifier, out: Path, options: Ex
             openvino.save_model(converted, folder / "model.xml", compress_to_fp16=False)
         except RuntimeError as error:  # its writer says neither what nor why
             raise UserError(
-                f"OpenVINO could not write '{out.absolute()}' ({error}). Nothing was left under the final name. "
+                f"OpenVINO could not write '{out.absolute()}' ({as_clause(error)}). Nothing was left under the final name. "
                 "Free some space, or choose a folder on another disk."
             ) from None
         onnx_file.unlink()

@@ -327,7 +327,7 @@ def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
         broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     except Exception as error:  # noqa: BLE001 - a damaged header raises whatever its reader stumbles over
         raise UserError(
-            f"'{path.absolute()}' can't be read as weights ({error}); expected a whole .safetensors file. "
+            f"'{path.absolute()}' can't be read as weights ({as_clause(error)}); expected a whole .safetensors file. "
             "Copy the model folder again, or train again."
         ) from None
     if broken:
