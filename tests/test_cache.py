@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -151,14 +152,18 @@ def test_a_cache_that_cant_be_written_to_is_named(tmp_path: Path) -> None:
     assert not is_cached(shelf.path)
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_cache_that_may_only_be_read_needs_no_lock(shelf: Shelf) -> None:
+def test_a_cache_that_may_only_be_read_is_read(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.open()
-    shelf.path.parent.chmod(0o500)
-    try:
-        assert shelf.open() == ("words: content", True)
-    finally:
-        shelf.path.parent.chmod(0o700)
+
+    def refuse(*_words: object, **_named: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for call in ("touch", "mkdir", "unlink"):
+        monkeypatch.setattr(Path, call, refuse)
+    assert shelf.open() == ("words: content", True)
+    flip(shelf.path, 4000)
+    with pytest.raises(CacheError, match="can't be written to: Read-only file system"):
+        shelf.open()
 
 
 def test_a_finished_file_is_opened_while_another_process_has_the_lock(shelf: Shelf) -> None:

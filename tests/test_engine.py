@@ -287,13 +287,7 @@ def test_the_identity_is_measured_when_a_graph_is_opened(engine: OnnxEngine, tmp
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"bias": (0.0, 0.0, 0.0)},
-        {"bias": (0.0,)},
-        {"class_names": ("a", "b")},
-        {"topk": 1, "bias": (0.5,) * 4},
-    ],
+    "changes", [{"bias": (0.0,) * 3}, {"bias": (0.0,)}, {"class_names": ("a", "b")}, {"topk": 1, "bias": (0.5,) * 4}]
 )
 def test_metadata_that_are_not_the_graphs_are_found(
     engine: OnnxEngine, tmp_path: Path, changes: dict[str, Any]

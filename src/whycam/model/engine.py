@@ -127,9 +127,9 @@ class OnnxEngine:
             outputs = self._session.run(None, {"images": self.to_images(np.stack([pixels, noise]))})
             gap = measure_identity(outputs, self.card)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime raises classes that it does not name publicly
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"{where} does not give what its metadata promise ({str(error).splitlines()[0]}). "
-                "Export the model again."
+                f"{where} does not give what its metadata promise ({reason}). Export the model again."
             ) from None
         check_identity(gap, where)
 
