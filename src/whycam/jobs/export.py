@@ -132,8 +132,8 @@ def _write_openvino(model: Model, network: GapClassifier, out: Path, options: Ex
             openvino.save_model(converted, folder / "model.xml", compress_to_fp16=False)
         except RuntimeError as error:  # its writer says neither what nor why
             raise UserError(
-                f"OpenVINO could not write '{out.absolute()}' ({as_clause(error)}). Nothing was left under the final name. "
-                "Free some space, or choose a folder on another disk."
+                f"OpenVINO could not write '{out.absolute()}' ({as_clause(error)}). Nothing was left under the final "
+                "name. Free some space, or choose a folder on another disk."
             ) from None
         onnx_file.unlink()
         (folder / "card.json").write_text(json.dumps(card.model_dump(mode="json"), indent=2), encoding="utf-8")
