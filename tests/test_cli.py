@@ -29,6 +29,13 @@ def test_help_needs_no_torch() -> None:
     assert "HEAVY []" in shown
 
 
+def test_pillow_gives_the_memory_of_large_photos_back() -> None:
+    code = "import sys, whycam.cli; sys.argv = ['whycam', '--help']\ntry: whycam.cli.main()\nexcept SystemExit: pass\n"
+    code += "from PIL import Image; print('BLOCK', Image.core.get_block_size())"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert f"BLOCK {64 * 2**20}" in shown
+
+
 def test_every_option_of_the_config_is_on_the_command_line(run_whycam: Run) -> None:
     shown = run_whycam("train", "--help").stdout
     for name, field in TrainOptions.model_fields.items():

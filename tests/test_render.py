@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -165,3 +167,13 @@ def test_strips_are_the_same_to_the_byte(
 def test_a_heatmap_of_another_size_is_not_laid_over() -> None:
     with pytest.raises(ValueError, match=r"\(4, 5\), the photo \(6, 5\)"):
         render.lay_over(make_photo(5, 6), np.zeros((4, 5), np.uint8), "jet", alpha=1, is_signed=False)
+
+
+def test_levels_of_a_large_photo_take_little_beside_themselves() -> None:
+    render.draw_levels(make_map(), (10, 10), is_signed=False)
+    tracemalloc.start()
+    levels = render.draw_levels(make_map(), (4000, 5000), is_signed=False)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert levels.nbytes == 20_000_000
+    assert most < 2 * levels.nbytes  # heat in float32 alone has four times as many

@@ -6,6 +6,7 @@ import io
 import struct
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,30 @@ def test_damaged_ones_are_still_called_damaged() -> None:
     for data in (whole[:300], whole[: len(whole) // 2], whole[:50] + b"\xff" * 40 + whole[90:]):
         with pytest.raises(ImageError, match=r"(damaged|truncated).*leave it out"):
             load_image(data)
+
+
+def replace_tag(data: bytes, tag: int, kind: int, value: int) -> bytes:
+    """The file with the value of a tag that lies in the directory itself."""
+    at = data.index(struct.pack("<HHI", tag, kind, 1)) + 8
+    return data[:at] + struct.pack("<I", value) + data[at + 4 :]
+
+
+def test_a_bomb_does_not_fill_memory() -> None:
+    zeros = np.zeros((2000, 2000, 3), "f4")
+    data = write(zeros, photometric="rgb", compression="zlib", rowsperstrip=2000, metadata=None)
+    small = replace_tag(replace_tag(data, 257, 4, 10), 278, 4, 10)
+    tracemalloc.start()
+    with pytest.raises(ImageError, match="unpacks to more than the 240,000 bytes"):
+        load_image(small)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 5_000_000
+
+
+def test_tiles_far_larger_than_the_picture_are_refused() -> None:
+    data = write(np.zeros((32, 32, 3), "f4"), photometric="rgb", tile=(32, 32), metadata=None)
+    with pytest.raises(ImageError, match=r"damaged.*chunks of"):
+        load_image(replace_tag(replace_tag(data, 322, 4, 60000), 323, 4, 60000))
 
 
 @pytest.mark.parametrize("orientation", range(13))

@@ -7,6 +7,7 @@ help comes without torch.
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -295,6 +296,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # Names of photos and classes need not be in the terminal's encoding.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    # Pillow reads this when it is imported. glibc keeps no block over 32 MB for later: what a large photo filled is
+    # free again, where blocks of the usual 16 MB stay with the thread that had them.
+    os.environ.setdefault("PILLOW_BLOCK_SIZE", "64m")
     # Pillow's remarks on damaged metadata, which no one needs to see a photo: what matters it raises.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:

@@ -24,7 +24,11 @@ _TIFF_AND_PNM_SUFFIXES = (".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
     (*_JPEG_SUFFIXES, *_TIFF_AND_PNM_SUFFIXES, ".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".dib")
 )
-MAX_PIXELS = 180_000_000
+# One photo of so many, the most that a phone takes, fits a machine of 4 GB beside a network: decoding takes 8 bytes a
+# pixel and drawing 9, 1.8 GB together with nothing else, as what is larger than `data.budget` is read alone. (WebP and
+# JPEG 2000, whose decoders keep copies, take up to 20.)
+MAX_PIXELS = 200_000_000
+_HEAVY_FORMATS = {"WEBP", "JPEG2000"}
 
 # A list of our own: among Pillow's other formats are one that runs Ghostscript (EPS) and one that fits any file (TGA).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "DIB", "JPEG2000")
@@ -48,8 +52,8 @@ class Picture:
 
     Attributes:
         size: (width, height) of the whole upright picture.
-        pixels: how many of 4 bytes `decode` brings into memory: fewer than `size` has where it decodes at a part of
-            the size, more where each has more bytes.
+        pixels: what `decode` fills memory with, in pixels of 8 bytes: fewer than `size` has where it decodes at a part
+            of the size, more where each takes more bytes.
     """
 
     def __init__(self, image: ImageFile.ImageFile | UnusualTiff, where: str) -> None:
@@ -61,6 +65,8 @@ class Picture:
         self.pixels = width * height
         if isinstance(image, UnusualTiff):
             self.pixels *= max(1, image.bytes_a_pixel // 4)
+        elif image.format in _HEAVY_FORMATS:
+            self.pixels *= 2
 
     def shrink(self, at_least: tuple[int, int]) -> None:
         """Lets `decode` give fewer pixels, where the format can: see `load_image`."""
@@ -115,9 +121,8 @@ def load_image(
     Of an animation the first frame; what is transparent lies on white. 16-bit greyscale is divided by 257. 32-bit
     greyscale counts as 0..65535 (integers) or 0..1 (floats); a picture with values outside is stretched from its
     minimum to its maximum, and NaN or infinite pixels turn black; colours of a TIFF likewise, where floats may also
-    count as 0..255. An embedded ICC profile is not applied: the numbers
-    stay those in the file. Safe to call from many threads, which wait where
-    `data.budget` has too few pixels left; Pillow's global settings are neither changed nor needed.
+    count as 0..255. An embedded ICC profile is not applied: the numbers stay those in the file. Safe to call from many
+    threads, which wait where `data.budget` has too few pixels left; of Pillow's global settings none is needed.
 
     Args:
         source: A path, a file's bytes, or an open binary file.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
+import zlib
 from functools import cache
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 _WHITE_IS_0, _BLACK_IS_0, _RGB, _SEPARATE = 0, 1, 2, 2
 _ALPHA = (1, 2)
+_UNCOMPRESSED, _DEFLATE = 1, (8, 32946)
 READABLE = "1, 3 or 4 channels of 8 or 16 bits or of floats, grey or RGB"
 
 
@@ -39,6 +42,7 @@ class UnusualTiff:
     def decode(self) -> Image.Image:
         """The picture in RGB, as it is stored, on white where it is transparent."""
         page = self._page
+        _check_chunks(page)
         values = page.asarray(maxworkers=1).reshape(_find_shape(page))
         if page.planarconfig == _SEPARATE:
             values = np.moveaxis(values, 0, 2)
@@ -122,15 +126,36 @@ def _name(code: object) -> str:
 
 
 def _is_decodable(page: TiffPage) -> bool:
-    """Whether there is a decoder for its compression and its predictor."""
+    """Whether there is a decoder for its predictor, and one for its compression whose output can be limited."""
     from tifffile import TIFF  # noqa: PLC0415 - slow to import
 
     try:
-        TIFF.DECOMPRESSORS[page.compression]
         TIFF.UNPREDICTORS[page.predictor]
     except KeyError:
         return False
-    return True
+    return page.compression in {_UNCOMPRESSED, *_DEFLATE}
+
+
+def _check_chunks(page: TiffPage) -> None:
+    """Refuses tiles and strips that would fill memory with far more than the picture: tifffile unpacks them whole.
+
+    Raises:
+        ValueError: a chunk is larger than the picture, or unpacks to more than it should hold.
+    """
+    pixels = math.prod(page.chunks)
+    if pixels > 4 * page.size + (1 << 20):
+        raise ValueError(f"it has chunks of {pixels:,} numbers for {page.size:,} in all")
+    if page.compression not in _DEFLATE:
+        return
+    expected = pixels * np.dtype(page.dtype).itemsize
+    for start, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+        page.parent.filehandle.seek(start)
+        data, size, unpack = page.parent.filehandle.read(count), 0, zlib.decompressobj()
+        while data and not unpack.eof:
+            size += len(unpack.decompress(data, 1 << 20))
+            data = unpack.unconsumed_tail
+            if size > expected:
+                raise ValueError(f"a chunk unpacks to more than the {expected:,} bytes that it should hold")
 
 
 def _find_shape(page: TiffPage) -> tuple[int, int, int]:
