@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile, features
+from PIL import Image, ImageFile, PngImagePlugin, features
 
 from whycam.data import pixels
 from whycam.data.images import (
@@ -21,6 +21,7 @@ from whycam.data.images import (
     ImageError,
     content_hash,
     load_image,
+    open_picture,
 )
 from whycam.data.pixels import image_from_array
 
@@ -97,6 +98,27 @@ def test_exif_orientation_is_undone(form: str, orientation: int) -> None:
 def test_damaged_exif_does_not_cost_the_picture() -> None:
     image = load_image(encode(make_corners(), "JPEG", exif=b"Exif\0\0" + b"MM\0*" + b"\xff" * 40))
     assert are_near(corner_colors(image), [RED, GREEN, BLUE, GREY])
+
+
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_a_png_is_opened_without_its_pixels(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(make_corners(), "PNG")
+    chunk = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    at = data.index(b"IDAT" if place == "before" else b"IEND") - 4
+    turned = data[:at] + chunk + data[at:]
+    assert load_image(turned).size == (32, 48)
+
+    decoded = []
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda image: decoded.append(image.size))
+    for source, size in ((data, (48, 32)), (turned, (32, 48))):
+        with open_picture(source) as picture:
+            assert picture.size == size
+    with pytest.raises(ImageError, match="the limit is"):
+        load_image(make_png_header(100_000, 100_000))
+    assert not decoded
 
 
 def test_sources_path_string_bytes_and_files_agree(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image, ImageFile, TiffImagePlugin
+from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin
 
 from whycam.data.budget import BUDGET
 from whycam.data.pixels import ImageError as ImageError  # noqa: PLC0414 - decoding's own error, known from here
@@ -289,12 +289,28 @@ def _read_stored_size(image: ImageFile.ImageFile | UnusualTiff) -> tuple[int, in
     return image.size
 
 
+def _read_png_exif(image: PngImagePlugin.PngImageFile) -> Image.Exif:
+    """A PNG's EXIF by its chunks alone: Pillow's own way decodes all pixels, to reach what may stand behind them."""
+    if "exif" not in image.info and image.fp is not None:
+        place = image.fp.tell()
+        image.fp.seek(8)
+        while len(head := image.fp.read(8)) == 8 and head[4:] != b"IEND":
+            size = int.from_bytes(head[:4], "big")
+            if head[4:] == b"eXIf":
+                image.info["exif"] = b"Exif\0\0" + image.fp.read(size)
+                break
+            image.fp.seek(size + 4, os.SEEK_CUR)
+        image.fp.seek(place)
+    return Image.Image.getexif(image)
+
+
 def _read_orientation(image: Image.Image | UnusualTiff) -> int:
     """The EXIF orientation: 1 to 8, or a number that means nothing; 1 where there is none."""
     if isinstance(image, UnusualTiff):
         return image.orientation
     try:
-        value = image.getexif().get(_ORIENTATION_TAG, 1)
+        exif = _read_png_exif(image) if isinstance(image, PngImagePlugin.PngImageFile) else image.getexif()
+        value = exif.get(_ORIENTATION_TAG, 1)
     except Exception:  # noqa: BLE001 - damaged EXIF raises almost anything, and the picture is good without it
         return 1
     return value if isinstance(value, int) else 1
