@@ -154,3 +154,12 @@ def count_solid(pixels: np.ndarray, side: int) -> int:
     """How many places hold a square of dark pixels of that side, which no thin letter does."""
     windows = np.lib.stride_tricks.sliding_window_view(pixels < 160, (side, side))
     return int(windows.all(axis=(2, 3)).sum())
+
+
+def test_a_sheet_with_a_very_tall_photo_is_saved(tmp_path: Path) -> None:
+    photos = [Image.new("RGB", size, "black") for size in ((2, 3000), (3000, 2), (40, 30))]
+    make_sheet([photos], [[("", True)] * 3], tmp_path / "sheet.jpg", width_px=160)
+    with Image.open(tmp_path / "sheet.jpg") as sheet:
+        assert sheet.height < 600
+        dark = np.asarray(sheet.convert("L")) < 100
+    assert all(dark[:, left : left + 160].any() for left in (172, 338))  # the flat one and the plain one

@@ -104,10 +104,10 @@ def make_sheet(
         captions: a text, of one line or several, and whether it is right, for each picture; what does not fit the
             column is left out of the middle of its line.
         path: where to write.
-        width_px: of a column; a row is as high as its highest picture.
+        width_px: of a column; a picture is three times as high at the most, and a row as high as its highest.
     """
     columns = max(len(row) for row in rows)
-    small = [[p.resize((width_px, max(1, round(p.height * width_px / p.width)))) for p in row] for row in rows]
+    small = [[_shrink(picture, width_px) for picture in row] for row in rows]
     texts = [[_LINE_PX * (1 + text.count("\n")) + _GAP_PX for text, _ in row] for row in captions]
     tops = [max(row) for row in texts]
     heights = [top + max(p.height for p in row) for top, row in zip(tops, small, strict=True)]
@@ -123,6 +123,12 @@ def make_sheet(
             sheet.paste(picture, (left, top + tops[row]))
     with open_atomic(path) as part:
         sheet.save(part, Image.registered_extensions()[path.suffix], quality=92)
+
+
+def _shrink(picture: Image.Image, width_px: int) -> Image.Image:
+    """As wide as the column; what would be higher than three times that is narrower, so that the sheet can be saved."""
+    scale = min(width_px / picture.width, 3 * width_px / picture.height)
+    return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
 
 
 def _write_line(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, width_px: int, color: str) -> None:
