@@ -55,6 +55,12 @@ def test_a_place_that_is_not_ours_is_told(tmp_path: Path) -> None:
     assert str(tmp_path) in str(make_disk_error(OSError(errno.ENOSPC, "full"), tmp_path))
 
 
+def test_disk_errors_name_the_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = make_disk_error(OSError(errno.EROFS, "Read-only file system", ".out.pt.part"), tmp_path)
+    assert f"'{tmp_path / '.out.pt.part'}'" in str(told)
+
+
 def test_a_reason_in_a_sentence_has_no_dot_of_its_own() -> None:
     assert as_clause(ValueError("the header is short. Copy it again.")) == "the header is short. Copy it again"
     assert as_clause("it ends ...") == "it ends "

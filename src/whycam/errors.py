@@ -43,7 +43,7 @@ def make_unknown_name(kind: str, name: str, choices: Iterable[str]) -> UserError
 
 def make_disk_error(error: OSError, folder: Path) -> UserError | None:
     """A UserError for a full disk, a spent quota, a file size limit or a place that can't be written to; else None."""
-    where = error.filename or folder
+    where = Path(error.filename).absolute() if isinstance(error.filename, str) else folder
     if error.errno in _ACCESS_ERRNOS:
         return UserError(f"'{where}' can't be written to: {error.strerror}. Choose a folder that is yours.")
     if error.errno == errno.ENAMETOOLONG:
