@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,10 @@ def test_an_unknown_class_and_no_photo_are_told(tiny_folder: Path, shapes_folder
     with pytest.raises(UserError, match="Not one of the 1 photos"):
         show_units(str(tiny_folder), "square", tmp_path / "bad.jpg", tmp_path / "out", UnitsOptions())
     assert not (tmp_path / "out").exists()
+
+
+def test_no_temporary_folder_is_needed(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    show_units(str(tiny_folder), "square", None, tmp_path / "out", UnitsOptions(units=1, photos=1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    assert not [path for path in (tmp_path / "out").iterdir() if path.is_dir()]

@@ -90,7 +90,7 @@ def show_units(model_name: str, target: str, folder: Path | None, out: Path, opt
         UserError: an unknown model or class, a model without exact maps, no photo that can be read, or an output folder
             that exists.
     """
-    with tempfile.TemporaryDirectory() as scratch, open_run(out, overwrite=options.overwrite) as work:
+    with open_run(out, overwrite=options.overwrite) as work, tempfile.TemporaryDirectory(dir=work) as scratch:
         paths = find_images([folder]) if folder else write_samples(Path(scratch))
         model = load(model_name, device=options.device)
         if not isinstance(model.network, GapClassifier):

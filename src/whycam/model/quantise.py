@@ -68,7 +68,7 @@ def quantise(whole: Path, path: Path, pixels: np.ndarray) -> None:
     engine = OnnxEngine(whole)
     logger = logging.getLogger()
     level = logger.level
-    with tell_disk_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as folder:
+    with tell_disk_errors(path.parent), tempfile.TemporaryDirectory(dir=path.parent) as folder:
         prepared, made = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
         try:
             logger.setLevel(logging.CRITICAL)
