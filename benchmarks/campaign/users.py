@@ -157,7 +157,7 @@ def _check_two_at_once(scene: Scene, root: Path) -> list[Fault]:
 def _check_closed_home(scene: Scene, root: Path, name: str) -> list[Fault]:
     """A home that can't be written to: done all the same, or told what to set."""
     room = _make_room(root, f"closed-{name}", of_other=True)
-    own = {"HOME": "/proc/nowhere", "WHYCAM_CACHE": "", "XDG_CACHE_HOME": ""}
+    own = {"HOME": "/nonexistent/home", "WHYCAM_CACHE": "", "XDG_CACHE_HOME": ""}
     words = list(next(one for one in list_commands(scene) if one.name == name).words)
     end = run(words, room, first=_become_other, variables=own)
     return check_end(end, f"{name}, a home that can't be written", codes=[0, 2])
