@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
+import pickle
 import shutil
 import subprocess
 import sys
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 from urllib.parse import urlsplit
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
 import whycam
+from whycam.cli import main
 from whycam.model.backbone import create_backbone, make_backbone
 from whycam.model.classifier import GapClassifier, save_classifier
 
@@ -28,19 +38,87 @@ SHAPES = ("circle", "square", "triangle")
 PHOTOS_A_CLASS = 12
 SIDE_PX = 96
 
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, then those with many, so that several workers end together."""
+    tests, slow = Counter(item.path for item in items), {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, -tests[item.path], item.path))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No fixture of the session writes into the user's own cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WHYCAM_CACHE", str(tmp_path_factory.mktemp("session-cache")))
+    with patch.dict(os.environ, WHYCAM_CACHE=str(tmp_path_factory.mktemp("session-cache"))):
         yield
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def _own_cache(monkeypatch: pytest.MonkeyPatch, caches: Iterator[Path]) -> None:
     """Each test starts with an empty cache."""
-    monkeypatch.setenv("WHYCAM_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("WHYCAM_CACHE", str(next(caches)))
+
+
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders that are not there yet: mktemp would list all of its siblings for each test."""
+    root = tmp_path_factory.mktemp("caches")
+    return (root / str(number) for number in count())
+
+
+@pytest.fixture(scope="session")
+def torchs_export() -> Callable[..., Any]:
+    """torch.onnx.export as it is."""
+    return torch.onnx.export
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _idle_threads() -> Iterator[None]:
+    """ONNX Runtime's threads sleep while they wait: awake they take a third more of the cores that workers share."""
+    make = onnxruntime.SessionOptions
+
+    def make_idle() -> onnxruntime.SessionOptions:
+        options = make()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return options
+
+    with patch.object(onnxruntime, "SessionOptions", make_idle):
+        yield
+
+
+class _Likeness(pickle.Pickler):
+    """Pickles of equal networks are equal; a plain one holds the addresses of the tensors."""
+
+    def persistent_id(self, thing: object) -> object:
+        if isinstance(thing, torch.Tensor):
+            return tuple(thing.shape), str(thing.dtype), thing.detach().numpy().tobytes()
+        return None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _each_graph_once(torchs_export: Callable[..., Any]) -> Iterator[None]:
+    """The same network is translated once by a worker, which takes seconds; what is done with the graph is done anew.
+
+    Networks are the same if their pickles are: weights, structure, preprocessing and options.
+    """
+    made: dict[bytes, Any] = {}
+
+    def export(net: torch.nn.Module, images: tuple[torch.Tensor, ...], *rest: object, **how: object) -> Any:
+        if not how.get("dynamo"):  # the older exporter writes into a file
+            return torchs_export(net, images, *rest, **how)
+        likeness = io.BytesIO()
+        try:
+            _Likeness(likeness).dump((net, [(image.shape, image.dtype) for image in images], str(how)))
+        except (AttributeError, TypeError, pickle.PicklingError):  # a class of a test's own
+            return torchs_export(net, images, *rest, **how)
+        key = hashlib.sha256(likeness.getvalue()).digest()
+        if key not in made:
+            made[key] = torchs_export(net, images, *rest, **how)
+        return made[key]
+
+    with patch.object(torch.onnx, "export", export):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +150,22 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_cache(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the tiny model's exported graph; to be read only."""
+    root = tmp_path_factory.mktemp("tiny-cache")
+    with patch.dict(os.environ, WHYCAM_CACHE=str(root)):
+        assert whycam.load(tiny_folder, engine="onnx").engine is not None
+    return root
+
+
+@pytest.fixture
+def cached(tiny_folder: Path, tiny_cache: Path, _own_cache: None) -> str:
+    """The tiny model, its graph in the test's own cache."""
+    shutil.copytree(tiny_cache, os.environ["WHYCAM_CACHE"])
+    return str(tiny_folder)
+
+
+@pytest.fixture(scope="session")
 def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """CLASS/photo.jpg of coloured shapes on noise, class = shape, 12 photos of 96 px a class."""
     root = tmp_path_factory.mktemp("photos") / "shapes"
@@ -99,7 +193,7 @@ def _draw_shape(name: str, draw_from: np.random.Generator) -> Image.Image:
 
 
 @pytest.fixture(scope="session")
-def run_whycam() -> Callable[..., subprocess.CompletedProcess[str]]:
+def run_whycam() -> Run:
     """`run_whycam("train", folder, "-o", run, env={...})`: the command line in a process of its own, output as text."""
 
     def run(
@@ -116,6 +210,33 @@ def run_whycam() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def call_whycam() -> Run:
+    """As run_whycam, in this process: seconds faster, where a process of its own is not the point."""
+
+    def call(*words: object) -> subprocess.CompletedProcess[str]:
+        command, code = ["whycam", *map(str, words)], 0
+        # What main() sets is set back.
+        with (
+            patch.object(sys, "argv", command),
+            patch.dict(os.environ),
+            warnings.catch_warnings(),
+            redirect_stdout(io.TextIOWrapper(io.BytesIO(), "utf-8")) as out,
+            redirect_stderr(io.TextIOWrapper(io.BytesIO(), "utf-8")) as err,
+        ):
+            try:
+                main()
+            except SystemExit as end:
+                code = int(end.code or 0)
+        shown = []
+        for stream in (out, err):
+            stream.seek(0)
+            shown.append(stream.read())
+        return subprocess.CompletedProcess(command, code, *shown)
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -22,10 +22,10 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_the_command_writes_findings_and_fails_where_it_is_told_to(
-    run_whycam: Run, tiny_folder: Path, shapes_folder: Path, tmp_path: Path
+    call_whycam: Run, tiny_folder: Path, shapes_folder: Path, tmp_path: Path
 ) -> None:
     # An untrained network takes almost every shape for one class: there is confusion, whatever else there is.
-    done = run_whycam(
+    done = call_whycam(
         *("audit", tiny_folder, shapes_folder, "-o", tmp_path / "out", "--kinds", "confusion,duplicate"),
         *("--engine", "torch", "--fail-on", "shortcut,confusion"),
     )

@@ -293,11 +293,11 @@ def test_networks_without_pretrained_weights() -> None:
     assert "--scratch" in str(told.value)
 
 
+@pytest.mark.usefixtures("no_hub")
 def test_the_command_line_exits_2_without_a_network(
-    run_whycam: Callable[..., subprocess.CompletedProcess[str]], shapes_folder: Path, tmp_path: Path
+    call_whycam: Callable[..., subprocess.CompletedProcess[str]], shapes_folder: Path, tmp_path: Path
 ) -> None:
-    env = {"HF_ENDPOINT": CLOSED_PORT, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
-    done = run_whycam("train", shapes_folder, "-o", tmp_path / "run", "--recipe", "vgg16-gap", env=env)
+    done = call_whycam("train", shapes_folder, "-o", tmp_path / "run", "--recipe", "vgg16-gap")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert all(words in done.stderr for words in REMEDIES)

@@ -188,14 +188,14 @@ def test_the_command(
     tiny_model: GapClassifier,
     shapes_folder: Path,
     tmp_path: Path,
-    run_whycam: Callable[..., object],
+    call_whycam: Callable[..., object],
 ) -> None:
     save_classifier(tiny_model, tmp_path / "model", 0.0)
     boxes = tmp_path / "boxes.csv"
     names = [p.relative_to(shapes_folder).as_posix() for p in sorted(shapes_folder.rglob("*.jpg"))]
     boxes.write_text("file,boxes\n" + "".join(f"{name},20 20 70 70\n" for name in names[:30]), encoding="utf-8")
     words = ["--methods", "cam,grad-cam", "--metrics", "deletion-auc,localization", "--engine", "torch", "--limit", 6]
-    done = run_whycam("evaluate", tmp_path / "model", shapes_folder, "--boxes", boxes, *words, "-o", tmp_path / "out")
+    done = call_whycam("evaluate", tmp_path / "model", shapes_folder, "--boxes", boxes, *words, "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr  # type: ignore[attr-defined]
     shown = done.stdout  # type: ignore[attr-defined]
     assert re.search(r"deletion-auc-mean ↓ +0\.\d+ ±0\.\d+", shown)

@@ -174,8 +174,10 @@ def test_what_can_not_be_refined_is_told(tiny_folder: Path, shapes_folder: Path,
         vague.explain(Image.new("RGB", (8, 8)), refine=True)
 
 
-def test_the_command(run_whycam: Callable[..., object], tiny_folder: Path, shapes_folder: Path, tmp_path: Path) -> None:
-    done = run_whycam("localize", tiny_folder, shapes_folder / "square", "-o", tmp_path / "out", "--refine")
+def test_the_command(
+    call_whycam: Callable[..., object], tiny_folder: Path, shapes_folder: Path, tmp_path: Path
+) -> None:
+    done = call_whycam("localize", tiny_folder, shapes_folder / "square", "-o", tmp_path / "out", "--refine")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Found ")
     assert (tmp_path / "out/coco.json").is_file()

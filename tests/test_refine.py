@@ -200,8 +200,10 @@ def test_an_explanation_may_be_refined(tiny_folder: Path) -> None:
         model.explain(photos, refine=True, versus=1)
 
 
-def test_the_command_draws_refined_maps(run_whycam: Callable[..., Any], tiny_folder: Path, tmp_path: Path) -> None:
+def test_the_command_draws_refined_maps(call_whycam: Callable[..., Any], tiny_folder: Path, tmp_path: Path) -> None:
     make_photos(1)[0].save(tmp_path / "photo.png")
-    done = run_whycam("explain", tiny_folder, tmp_path / "photo.png", "-o", tmp_path / "out", "--refine", "--maps-only")
+    done = call_whycam(
+        "explain", tiny_folder, tmp_path / "photo.png", "-o", tmp_path / "out", "--refine", "--maps-only"
+    )
     assert done.returncode == 0, done.stderr
     assert np.load(tmp_path / "out/maps/photo.npy").shape == (RECIPE.grid, RECIPE.grid)

@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +20,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import whycam
 from whycam.cache import find_cache
 from whycam.config import ExplainOptions
 from whycam.data.sources import find_sources
@@ -29,21 +27,6 @@ from whycam.errors import UserError
 from whycam.jobs import explain as job
 from whycam.jobs.explain import explain_files
 from whycam.model.engine import OnnxEngine, find_engine
-
-
-@pytest.fixture(scope="module")
-def engines(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache with the model's graph."""
-    engine = whycam.load(tiny_folder, engine="onnx").engine
-    assert engine is not None
-    return Path(shutil.copytree(engine.path.parent, tmp_path_factory.mktemp("cache") / "engines"))
-
-
-@pytest.fixture
-def cached(tiny_folder: Path, engines: Path) -> str:
-    """The model, its graph in the test's own cache."""
-    shutil.copytree(engines, find_cache() / "engines")
-    return str(tiny_folder)
 
 
 def explain(model: object, inputs: object, out: object, **options: object) -> list[dict[str, object]]:

@@ -6,6 +6,7 @@ import gc
 import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cache
 
 import pytest
 import timm
@@ -83,6 +84,12 @@ def small_hybrid() -> nn.Module:
     return timm.create_model("vit_tiny_r_s16_p8_224", pretrained=False, img_size=64, depth=2, num_classes=5)
 
 
+@cache
+def vgg11() -> nn.Module:
+    """Made once: its 130 million weights take a second to draw."""
+    return torchvision.models.vgg11(num_classes=5, init_weights=False)
+
+
 def timm_model(name: str) -> nn.Module:
     return timm.create_model(name, pretrained=False, num_classes=5)
 
@@ -117,7 +124,7 @@ CASES = {
     "timm swin": (small_swin, 32, "norm", "GAP + linear", "channels last"),
     "timm hybrid": (small_hybrid, 64, "blocks.1.norm1", "fx", "tokens, grid 2x2 after 1 prefix token"),
     "resnet18": (lambda: torchvision.models.resnet18(num_classes=5), 64, "layer4", "GAP + linear", "channels first"),
-    "vgg11": (lambda: torchvision.models.vgg11(num_classes=5), 64, "features", "fx", "channels first"),
+    "vgg11": (vgg11, 64, "features", "fx", "channels first"),
     "densenet121": (
         lambda: torchvision.models.densenet121(num_classes=5),
         64,
@@ -155,7 +162,7 @@ def test_inner_layers_of_a_residual_net(name: str) -> None:
 
 
 def test_a_layer_may_be_the_module_itself() -> None:
-    module, images = wake(torchvision.models.vgg11(num_classes=5)), images_of(3, 64, 64)
+    module, images = wake(vgg11()), images_of(3, 64, 64)
     assert cut_model(module, images, module.features[10]).layer == "features.10"
     with pytest.raises(UserError, match="not part of the VGG"):
         cut_model(module, images, nn.Conv2d(3, 3, 1))
@@ -172,7 +179,7 @@ def test_linear_tail_is_measured() -> None:
     assert torch.allclose(maps.mean((2, 3)) + cut.bias, module(images), atol=1e-5)
     convnext = cut_model(wake(timm_model("convnext_atto")), images)
     assert "something stands between" in convnext.why_not_linear
-    vgg = cut_model(wake(torchvision.models.vgg11(num_classes=5)), images)
+    vgg = cut_model(wake(vgg11()), images)
     assert "no linear layer leads from the 512 features" in vgg.why_not_linear
 
 

@@ -33,8 +33,8 @@ from whycam.model.features import default_cache_dir
 SMALL = {"backbone": "imagenet", "image_size": 64, "epochs": 6}
 
 
-def copy_folder(source: Path, target: Path) -> Path:
-    for path in source.rglob("*.jpg"):
+def copy_folder(source: Path, target: Path, photos: str = "*.jpg") -> Path:
+    for path in source.rglob(photos):
         to = target / path.relative_to(source)
         to.parent.mkdir(parents=True, exist_ok=True)
         to.write_bytes(path.read_bytes())
@@ -102,15 +102,35 @@ def test_same_seed_same_model_another_seed_another(shapes_folder: Path, tmp_path
     assert not same(first, other)
 
 
+KILLED = {"image_size": 64, "epochs": 30, "steps_per_epoch": 20, "patience": 0}
+# Steps slow enough to be interrupted in the middle of an epoch, however busy the machine is; a shell's background jobs
+# ignore SIGINT, and so would their children.
+SLOW_TRAINING = """
+import signal, time
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from whycam.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+register_optimizer_step_post_hook(lambda *_: time.sleep(0.02))
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(shapes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nobody kills."""
+    out = tmp_path_factory.mktemp("killed") / "whole"
+    train(shapes_folder, out, make_train_options(**KILLED))
+    return out
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
 def test_killed_run_goes_on_as_if_nothing_had_happened(
-    shapes_folder: Path, tmp_path: Path, signal_number: signal.Signals
+    shapes_folder: Path, whole: Path, tmp_path: Path, signal_number: signal.Signals
 ) -> None:
-    words = {"image_size": 64, "epochs": 30, "steps_per_epoch": 60, "patience": 0}
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in words.items()]
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in KILLED.items()]
+    cut = tmp_path / "cut"
     source = str(Path(whycam.__file__).parents[1])
-    command = [sys.executable, "-m", "whycam", "train", str(shapes_folder), "-o", str(cut), *flags]
+    command = [sys.executable, "-c", SLOW_TRAINING, "train", str(shapes_folder), "-o", str(cut), *flags]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": source}, stderr=subprocess.PIPE, text=True)
     checkpoint = tmp_path / "cut.partial" / "checkpoints" / "head.pt"
     deadline = time.monotonic() + 90
@@ -125,8 +145,7 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(
     if signal_number == signal.SIGINT:
         assert "--resume" in errors
         assert "Traceback" not in errors
-    train(shapes_folder, cut, make_train_options(**words, resume=True))
-    train(shapes_folder, whole, make_train_options(**words))
+    train(shapes_folder, cut, make_train_options(**KILLED, resume=True))
     assert same(read_weights(cut), read_weights(whole))
     assert len((cut / "metrics.jsonl").read_text().splitlines()) == 30
 
@@ -228,9 +247,9 @@ def test_recipe_is_the_original_experiment(shapes_folder: Path, tmp_path: Path) 
     vgg = create_backbone("vgg16", image_size=160, map_stride=16).module
     torch.save({**vgg.state_dict(), "classifier.6.weight": torch.zeros(1000, 4096)}, tmp_path / "vgg16.pth")
     summary = train(
-        shapes_folder,
+        copy_folder(shapes_folder, tmp_path / "photos", "0[0-2].jpg"),
         tmp_path / "run",
-        make_train_options(recipe="vgg16-gap", weights=tmp_path / "vgg16.pth", epochs=2),
+        make_train_options(recipe="vgg16-gap", weights=tmp_path / "vgg16.pth", epochs=2, batch_size=4),
     )
     assert (summary["epochs"], summary["map_stride"], summary["image_size_px"]) == (2, 16, 160)
     assert whycam.load(tmp_path / "run").explain(next(shapes_folder.rglob("*.jpg"))).maps.shape == (1, 10, 10)
@@ -242,12 +261,12 @@ def test_unreadable_photos_are_named_counted_and_left_out(shapes_folder: Path, t
     (folder / "square" / "text.jpg").write_text("no picture")
     whole = (folder / "triangle" / "00.jpg").read_bytes()
     (folder / "triangle" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    summary = run(folder, tmp_path / "run")
+    summary = run(folder, tmp_path / "run", epochs=1)
     reasons = summary["data"]["unreadable"]
     assert {Path(path).name for path in reasons} == {"empty.jpg", "text.jpg", "cut.jpg"}
     assert "0 bytes" in reasons[str(folder / "circle" / "empty.jpg")]
     assert summary["data"]["train"] + summary["data"]["val"] == 36
-    again = run(folder, tmp_path / "again")
+    again = run(folder, tmp_path / "again", epochs=1)
     assert again["data"]["unreadable"].keys() == reasons.keys()
     assert "cut.jpg" in (tmp_path / "again" / "train.log").read_text()
 
