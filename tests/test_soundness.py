@@ -44,6 +44,16 @@ def test_the_quick_campaign_finds_nothing() -> None:
     assert min(cases) > 0, told
 
 
+def test_pages_are_the_same_but_for_when_and_how_they_were_made(tmp_path: Path) -> None:
+    from campaign.findings import describe
+
+    pages = []
+    for number, text in enumerate(("<dt>Command</dt><dd>a</dd>1", "<dt>Command</dt><dd>b</dd>1", "2")):
+        (tmp_path / f"{number}.html").write_text(text)
+        pages.append(describe(tmp_path / f"{number}.html"))
+    assert pages[0] == pages[1] != pages[2]
+
+
 def test_results_are_the_same_but_for_times_and_commands(tmp_path: Path) -> None:
     from campaign.findings import compare, describe
 

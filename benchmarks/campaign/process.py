@@ -204,7 +204,7 @@ def _become_command(
     """In the forked process: the command line, and no way back."""
     code = 70
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         # Multiprocessing's workers are of no concern to the command that is forked from one.
         multiprocessing.process._children.clear()  # type: ignore[attr-defined]
@@ -223,6 +223,7 @@ def _become_command(
             first()
         counter = _Counter(os.fsencode(room.root), stop)
         sys.addaudithook(counter)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         code = _call_main()
         counter.is_on = False
         os.write(doors[2], str(counter.count).encode())
