@@ -265,6 +265,8 @@ def test_unreadable_photos_are_named_counted_and_left_out(shapes_folder: Path, t
     reasons = summary["data"]["unreadable"]
     assert {Path(path).name for path in reasons} == {"empty.jpg", "text.jpg", "cut.jpg"}
     assert "0 bytes" in reasons[str(folder / "circle" / "empty.jpg")]
+    told = (tmp_path / "run" / "train.log").read_text()
+    assert [told.count(f"Left out '{path}'") for path in reasons] == [1, 1, 1]
     assert summary["data"]["train"] + summary["data"]["val"] == 36
     again = run(folder, tmp_path / "again", epochs=1)
     assert again["data"]["unreadable"].keys() == reasons.keys()

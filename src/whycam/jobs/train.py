@@ -99,6 +99,8 @@ def _log_start(work: Work) -> None:
             "The largest class has %.0f times the photos of the smallest; consider --class-weights.",
             max(counts) / min(counts),
         )
+    for path, why in work.unreadable.items():
+        log.warning("Left out '%s': %s", path, why)
     if work.photos.left_out:
         log.warning("Left out the classes without photos to train on: %s", ", ".join(map(repr, work.photos.left_out)))
     in_both, mislabelled = find_same_content(work.photos, work.hashes)
