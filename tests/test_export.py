@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -38,6 +39,15 @@ def expected(tiny_folder: Path, shapes_folder: Path) -> tuple[np.ndarray, np.nda
     why = model.explain(find_images([shapes_folder])[:3], "all")
     pixels = np.stack([model.preprocess.to_pixels(photo) for photo in why.photos])
     return pixels, why.logits.numpy(), why.maps.numpy()
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino", "torchscript", "safetensors"])
+def test_a_name_that_is_not_utf8(tiny_folder: Path, tmp_path: Path, kind: str) -> None:
+    if kind == "openvino" and not importlib.util.find_spec("openvino"):
+        pytest.skip("openvino is an extra")
+    out = tmp_path / os.fsdecode(b"caf\xe9")
+    assert run(tiny_folder, out, format=kind).parity_error < 1e-4  # type: ignore[attr-defined]
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
 def test_onnx_beside_int8(

@@ -175,6 +175,11 @@ def to_text(path: str | Path) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def is_utf8(path: str | Path) -> bool:
+    """Whether libraries that take a path as UTF-8 take this one."""
+    return to_text(path) == str(path)
+
+
 def from_text(text: str) -> str:
     """The path that `to_text` was given."""
     told = re.sub(r"\\u(dc[89a-f][0-9a-f])", lambda found: chr(int(found[1], 16)), text)

@@ -150,7 +150,8 @@ def _write_torchscript(model: Model, network: GapClassifier, out: Path, options:
         buffer = io.BytesIO()
         torch.jit.save(traced, buffer, _extra_files={"class_names": json.dumps(model.class_names)})
         part.write_bytes(buffer.getbuffer())
-        loaded = torch.jit.load(part)
+        buffer.seek(0)  # what was written: PyTorch's own reader takes no path that isn't UTF-8
+        loaded = torch.jit.load(buffer)
         return _check(
             network, graph, lambda images: [v.numpy() for v in loaded(torch.from_numpy(images))], "TorchScript"
         )

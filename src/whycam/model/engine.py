@@ -21,7 +21,7 @@ from whycam.data.images import content_hash
 from whycam.data.preprocess import Preprocess
 from whycam.data.samples import load_samples
 from whycam.errors import UserError, make_unknown_name
-from whycam.runs import read_versions
+from whycam.runs import is_utf8, read_versions
 
 FORMAT = 2
 # Two float32 summation orders differ by near 1e-6; maps that are not the scores' own miss them by far more.
@@ -219,8 +219,10 @@ def open_session(path: Path, threads: int | None = None) -> onnxruntime.Inferenc
         options.intra_op_num_threads = threads
     if not path.is_file():
         raise UserError(f"Found no file '{path.absolute()}'; expected an .onnx file. Check the path.")
+    # ONNX Runtime takes no path that isn't UTF-8, but it takes the file's bytes.
+    source = path if is_utf8(path) else path.read_bytes()
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - ONNX Runtime raises classes that it does not name publicly
         raise UserError(
             f"'{path.absolute()}' can't be opened by ONNX Runtime ({str(error).splitlines()[0]}). "
