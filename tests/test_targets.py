@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -32,6 +34,11 @@ def test_classes_by_name_and_index(word: int | str, index: int) -> None:
 def test_no_such_class(word: int | str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         find_class(word, NAMES)
+
+
+def test_a_name_of_other_bytes_is_the_one_of_its_class_folder() -> None:
+    assert find_class("caf\udce9", ("a", r"caf\udce9")) == 1
+    assert find_class(os.fsencode("été").decode("ascii", "surrogateescape"), ("a", "été")) == 1
 
 
 def test_two_names_that_differ_in_case_are_not_guessed() -> None:

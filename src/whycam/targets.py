@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from whycam.errors import UserError, make_unknown_name
+from whycam.runs import to_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +26,8 @@ def find_class(word: int | str, class_names: Sequence[str]) -> int:
     word = _to_plain(word)
     if isinstance(word, bool) or not isinstance(word, int | str):
         raise UserError(f"A class must be an index or a name; got {word!r} ({type(word).__name__}).")
+    if isinstance(word, str):
+        word = to_text(word)  # as class folders are named, whatever the terminal's encoding
     if isinstance(word, str) and word in class_names:
         return class_names.index(word)
     if isinstance(word, int) or word.removeprefix("-").isdecimal():
