@@ -55,6 +55,11 @@ def test_a_place_that_is_not_ours_is_told(tmp_path: Path) -> None:
     assert str(tmp_path) in str(make_disk_error(OSError(errno.ENOSPC, "full"), tmp_path))
 
 
+def test_a_folder_that_goes_away_while_it_is_written_to_is_told(tmp_path: Path) -> None:
+    error = FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / "gone" / "a.npy"))
+    assert f"'{tmp_path / 'gone' / 'a.npy'}' can't be written to: No such file" in str(make_disk_error(error, tmp_path))
+
+
 def test_disk_errors_name_the_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     told = make_disk_error(OSError(errno.EROFS, "Read-only file system", ".out.pt.part"), tmp_path)
