@@ -68,6 +68,21 @@ def test_the_second_time_it_is_there(shelf: Shelf) -> None:
     assert sorted(path.name for path in shelf.path.parent.iterdir()) == ["abc.json", "abc.txt"]
 
 
+@pytest.mark.parametrize("name", ["abc.txt", "abc.json"])
+@pytest.mark.parametrize("is_made", [True, False])
+def test_a_folder_in_the_place_of_a_file_is_thrown_away(
+    shelf: Shelf, name: str, is_made: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    if is_made:
+        shelf.open()
+        (shelf.path.parent / name).unlink()
+    (shelf.path.parent / name / "inner").mkdir(parents=True)
+    with caplog.at_level(logging.WARNING, "whycam.cache"):
+        assert shelf.open() == ("words: content", False)
+    assert len(caplog.records) == (is_made or name == "abc.txt")
+    assert shelf.open() == ("words: content", True)
+
+
 def flip(path: Path, place: int) -> None:
     content = bytearray(path.read_bytes())
     content[place] ^= 1

@@ -301,7 +301,7 @@ def test_unknown_name_and_missing_source(tmp_path: Path) -> None:
 
 def test_unwritable_place(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="can.t be written to: (File exists|Not a directory)"):
+    with pytest.raises(UserError, match=r"can.t be written to: (File exists|Not a directory)"):
         fetch("flowers", tmp_path / "file/out", source=tmp_path)
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -40,7 +41,7 @@ def find_cache() -> Path:
 def is_cached(path: Path) -> bool:
     """Whether there is a file, sound or not, at that place of the cache."""
     with suppress(OSError):  # a home that may not even be looked into
-        return path.is_file()
+        return path.exists()
     return False
 
 
@@ -96,8 +97,8 @@ def open_or_make(
 def _make(path: Path, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
     described = path.with_suffix(".json")
     # In this order no file is ever beside a description that is not its own.
-    described.unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
+    for old in (described, path):
+        shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink(missing_ok=True)
     about = {**make(), "key": path.stem}
     with open_atomic(described) as part:
         part.write_text(json.dumps({"sha256": _hash(path, about), **about}, indent=2), encoding="ascii")
