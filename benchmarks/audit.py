@@ -27,13 +27,13 @@ from whycam.audit import Audit, audit
 from whycam.data.folder import PhotoFolder, Sample, read_folder
 from whycam.data.garden import write_garden
 from whycam.data.images import load_image
-from whycam.explainer import Model
+from whycam.explainer.model import Model
 from whycam.model.backbone import make_backbone
-from whycam.model.classifier import GapClassifier, probe_identity, save_classifier
-from whycam.model.engine import Answer
-from whycam.model.export import open_features
-from whycam.model.features import normalise_on
-from whycam.model.train import Epoch, Phase, fit
+from whycam.model.gap import GapClassifier, probe_identity, save_classifier
+from whycam.model.onnx.engine import Answer
+from whycam.model.onnx.export import open_features
+from whycam.train.features import normalise_on
+from whycam.train.loop import Epoch, Phase, fit
 
 # A model relies on a mark if the mark moves so much of the other classes' photos to its class, or so much of its
 # class is lost without the mark, beyond what the same happens to a model of clean training. Fixed before any audit.

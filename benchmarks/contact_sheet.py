@@ -14,10 +14,10 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 import whycam
-from whycam import render
 from whycam.cam.registry import iter_methods
 from whycam.errors import UserError
-from whycam.model.classifier import name_classes
+from whycam.maps import render
+from whycam.model.gap import name_classes
 from whycam.show.plots import make_sheet
 
 COSTLY = {"score-cam", "ss-cam", "is-cam", "rise", "occlusion", "integrated-gradients"}

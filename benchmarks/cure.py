@@ -22,12 +22,12 @@ from whycam.config import make_train_options
 from whycam.data.folder import PhotoFolder, read_folder
 from whycam.data.images import load_image
 from whycam.data.preprocess import Preprocess
-from whycam.jobs.focus import Focus
 from whycam.jobs.train import train
 from whycam.model.backbone import make_backbone
-from whycam.model.classifier import GapClassifier, load_classifier
-from whycam.model.export import open_features
-from whycam.model.features import normalise_on
+from whycam.model.gap import GapClassifier, load_classifier
+from whycam.model.onnx.export import open_features
+from whycam.train.features import normalise_on
+from whycam.train.focus import Focus
 
 CLASS = "tulips"
 

@@ -28,9 +28,9 @@ from torchcam.methods import CAM
 
 import whycam
 from whycam.model.backbone import make_backbone
-from whycam.model.classifier import GapClassifier
-from whycam.model.engine import OnnxEngine
-from whycam.model.export import ExplainingNet, GraphOptions, export_onnx
+from whycam.model.gap import GapClassifier
+from whycam.model.onnx.engine import OnnxEngine
+from whycam.model.onnx.export import ExplainingNet, GraphOptions, export_onnx
 
 MODELS = ("lite0", "resnet50", "vgg16")
 # At batch 8: over pytorch-grad-cam's Grad-CAM, over TorchCAM's CAM.

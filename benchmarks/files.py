@@ -71,7 +71,7 @@ SCRIPTS = {
     from pathlib import Path
     import numpy as np
     from whycam.data.images import load_image
-    from whycam.model.engine import OnnxEngine, find_engine
+    from whycam.model.onnx.engine import OnnxEngine, find_engine
     engine = OnnxEngine(find_engine("imagenet"))
     files = sorted(Path(sys.argv[1]).rglob("*.jpg"))
     for start in range(0, len(files), 8):

@@ -22,9 +22,9 @@ import torch
 from PIL import Image
 
 from whycam.data.images import load_image
+from whycam.maps.refine import RECIPE, Look, Recipe, Refiner, compose, make_refiner, read_colors
 from whycam.metrics.localization import compute_overlaps, is_near, make_scoremaps
-from whycam.model.classifier import GapClassifier, load_network, make_exact
-from whycam.refine import RECIPE, Look, Recipe, Refiner, compose, make_refiner, read_colors
+from whycam.model.gap import GapClassifier, load_network, make_exact
 
 SIDE_PX = 224
 THRESHOLDS = np.arange(0, 1, 0.02)

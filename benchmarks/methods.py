@@ -32,7 +32,7 @@ from whycam.data.images import load_image
 from whycam.data.preprocess import Preprocess
 from whycam.data.samples import write_samples
 from whycam.data.walk import find_images
-from whycam.model.classifier import load_network
+from whycam.model.gap import load_network
 
 MODELS = {"lite0": "imagenet", "resnet50": "resnet50", "vit_small": "vit_small_patch16_224"}
 SIDE_PX, SMALL_PX, BATCH, CHUNK, SLOW_PAIRS = 224, 96, 4, 32, 2

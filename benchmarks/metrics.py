@@ -23,9 +23,9 @@ from torchcam.methods import CAM
 from torchcam.metrics import DeletionInsertionMetric
 
 import whycam
-from whycam.measuring import Runner, make_runner
 from whycam.metrics.case import Case, Photos, Score
 from whycam.metrics.faithfulness import STEPS, count_steps, deletion_auc, insertion_auc, road_combined
+from whycam.metrics.in_progress import Runner, make_runner
 
 AREAS, ROAD = "insertion + deletion", "ROAD"
 EXPECTED = {(AREAS, "torchcam"): 3, (AREAS, "plain loop"): 5, (ROAD, "grad-cam"): 10}

@@ -23,8 +23,8 @@ from common import RESULTS, alternate, save, write_table
 from torch import Tensor, nn
 
 from whycam.model.backbone import make_backbone
-from whycam.model.classifier import GapClassifier
-from whycam.model.export import open_features
+from whycam.model.gap import GapClassifier
+from whycam.model.onnx.export import open_features
 
 BATCH, EPOCHS, STEPS, PHOTOS, WANTED = 32, 100, 2, 2936, 10
 # The whole command on 1,000 + 350 flowers and 2 quiet cores, when each epoch was measured on all held-out photos.

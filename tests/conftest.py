@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 import whycam
 from whycam.cli import main
 from whycam.model.backbone import create_backbone, make_backbone
-from whycam.model.classifier import GapClassifier, save_classifier
+from whycam.model.gap import GapClassifier, save_classifier
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

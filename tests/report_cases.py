@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from whycam.config import ReportOptions
+from whycam.explainer.targets import to_probabilities
 from whycam.jobs.report import Outcome, make_report
 from whycam.runs import find_way, write_json, write_lines
-from whycam.targets import to_probabilities
 
 
 def make_run(run: Path, model: Path, photos: Path) -> Path:

@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import whycam
-from whycam import render
 from whycam.errors import UserError
-from whycam.model.tap import cut_model
+from whycam.maps import render
+from whycam.model.cut.tap import cut_model
 
 
 @pytest.fixture(autouse=True)

@@ -37,12 +37,12 @@ import whycam
 from whycam.config import ServeOptions
 from whycam.data.walk import find_images
 from whycam.errors import UserError
+from whycam.explainer.reading import Reading
 from whycam.jobs.serve import listen
-from whycam.model.engine import OnnxEngine
-from whycam.reading import Reading
+from whycam.model.onnx.engine import OnnxEngine
 from whycam.show.app.batching import BatchedEngine
-from whycam.show.app.desk import Desk, Question
 from whycam.show.app.guard import Guard, TokenBuckets, is_loopback
+from whycam.show.app.served import Question, ServedModel
 from whycam.show.app.site import make_app
 
 HERE = "http://127.0.0.1"
@@ -55,13 +55,13 @@ def model(tiny_folder: Path) -> whycam.Model:
 
 
 @pytest.fixture(scope="module")
-def desk(model: whycam.Model) -> Iterator[Desk]:
-    with Desk(model) as made:
+def desk(model: whycam.Model) -> Iterator[ServedModel]:
+    with ServedModel(model) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def make_client(desk: Desk) -> Iterator[Make]:
+def make_client(desk: ServedModel) -> Iterator[Make]:
     """An app with limits of its own on the shared desk."""
     with ExitStack() as open_clients:
 
@@ -224,9 +224,9 @@ def test_questions_that_make_no_sense(client: TestClient, photo: Path, form: dic
     check_refused(send(client, photo, **form), 422, words)
 
 
-def test_too_many_maps_at_once(desk: Desk) -> None:
+def test_too_many_maps_at_once(desk: ServedModel) -> None:
     many = replace(desk.model, class_names=tuple(f"c{k}" for k in range(1000)))
-    other = object.__new__(Desk)
+    other = object.__new__(ServedModel)
     other.model, other.methods = many, desk.methods
     with pytest.raises(UserError, match="asks for 1000 maps; expected 200"):
         other.check(Question("all"))
@@ -235,7 +235,7 @@ def test_too_many_maps_at_once(desk: Desk) -> None:
 
 
 def test_without_exact_maps_it_is_grad_cam(model: whycam.Model, photo: Path) -> None:
-    with Desk(replace(model, no_exact_map="It has none.")) as desk:
+    with ServedModel(replace(model, no_exact_map="It has none.")) as desk:
         client = TestClient(make_app(desk, ServeOptions()), HERE)
         about = client.get("/api/model").json()
         assert about["methods"][0]["name"] == "grad-cam"
@@ -250,8 +250,8 @@ def test_without_a_graph_exact_maps_are_torchs(
     def fail(*_: object, **__: object) -> None:
         raise UserError("an operator is missing")
 
-    monkeypatch.setattr("whycam.show.app.desk.make_engine", fail)
-    with Desk(model) as desk, TestClient(make_app(desk, ServeOptions()), HERE) as other:
+    monkeypatch.setattr("whycam.show.app.served.make_engine", fail)
+    with ServedModel(model) as desk, TestClient(make_app(desk, ServeOptions()), HERE) as other:
         assert other.get("/api/model").json()["engine"] == "torch"
         entries = [read_entry(send(one, photo, target="square")) for one in (other, client)]
     assert entries[0]["classes"] == entries[1]["classes"]
@@ -262,7 +262,7 @@ def test_without_a_graph_exact_maps_are_torchs(
 
 
 def test_photos_that_come_together_are_run_together(
-    desk: Desk, client: TestClient, shapes_folder: Path, monkeypatch: pytest.MonkeyPatch
+    desk: ServedModel, client: TestClient, shapes_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
     run = OnnxEngine.run
@@ -285,7 +285,7 @@ def test_photos_that_come_together_are_run_together(
 
 
 def test_a_failing_batch_fails_for_all_who_wait_and_the_next_one_works(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert desk.engine is not None
     engine = BatchedEngine(desk.engine.path, 1, wait_s=0.5)
@@ -311,7 +311,7 @@ def make_png(side_px: int) -> bytes:
 def test_large_photos_are_drawn_one_at_a_time_and_others_pass(
     client: TestClient, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("whycam.show.app.desk.LARGE_PIXELS", 100 * 100)
+    monkeypatch.setattr("whycam.show.app.served.LARGE_PIXELS", 100 * 100)
     begun: queue.SimpleQueue[str] = queue.SimpleQueue()
     go_on = threading.Event()
     draw = Reading.overlay
@@ -338,7 +338,7 @@ def test_large_photos_are_drawn_one_at_a_time_and_others_pass(
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_a_process_gives_back_the_memory_of_large_photos_and_stops_amid_them(
-    desk: Desk, tiny_folder: Path, photo: Path
+    desk: ServedModel, tiny_folder: Path, photo: Path
 ) -> None:
     large, small = make_png(3000), photo.read_bytes()
     with ThreadPoolExecutor(16) as pool, serving(desk, tiny_folder) as (process, address):
@@ -516,7 +516,7 @@ def test_photos_to_try(client: TestClient) -> None:
 
 
 def test_names_are_text_in_the_page(model: whycam.Model) -> None:
-    desk = object.__new__(Desk)
+    desk = object.__new__(ServedModel)
     desk.model = replace(model, name="<script>alert(1)</script>&")
     text = TestClient(make_app(desk, ServeOptions()), HERE).get("/").text
     assert "&lt;script&gt;alert(1)" in text
@@ -534,7 +534,7 @@ def test_scores_that_are_no_numbers(model: whycam.Model, photo: Path) -> None:
     broken = whycam.load(model.name, engine="torch")
     with torch.no_grad():
         broken.network.classifier.bias.fill_(float("nan"))
-    with Desk(replace(broken, no_exact_map="It has none.")) as desk:
+    with ServedModel(replace(broken, no_exact_map="It has none.")) as desk:
         client = TestClient(make_app(desk, ServeOptions()), HERE)
         check_refused(send(client, photo), 422, "scores of 'photo.jpg' are not finite")
 
@@ -543,7 +543,7 @@ def test_scores_that_are_no_numbers(model: whycam.Model, photo: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def described(desk: Desk) -> schemathesis.BaseSchema:
+def described(desk: ServedModel) -> schemathesis.BaseSchema:
     # Random bytes fit the description of a photo, and random words that of a class: to refuse them is right.
     checks = {"positive_data_acceptance": {"expected-statuses": ["2xx", "422"]}}
     config = SchemathesisConfig.from_dict({"checks": checks})
@@ -574,7 +574,7 @@ def test_schemathesis_finds_nothing(described: schemathesis.BaseSchema, path: st
 
 
 @contextmanager
-def serving(desk: Desk, folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(desk: ServedModel, folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`whycam serve` as a process and its address; it ends well at SIGTERM."""
     assert desk.engine is not None
     # Its graph is there already: to make it takes long.
@@ -601,7 +601,7 @@ def read_memory(process: subprocess.Popen[str]) -> int:
 
 
 def test_a_process_serves_what_the_docs_say_and_stops(
-    desk: Desk, tiny_folder: Path, photo: Path, tmp_path: Path
+    desk: ServedModel, tiny_folder: Path, photo: Path, tmp_path: Path
 ) -> None:
     with serving(desk, tiny_folder) as (_, address):
         for name in ("photo.jpg", "other.jpg"):

@@ -22,7 +22,7 @@ from whycam.config import ServeOptions
 from whycam.data.walk import find_images
 from whycam.errors import UserError
 from whycam.jobs.serve import configure, describe_address, listen
-from whycam.show.app.desk import Desk
+from whycam.show.app.served import ServedModel
 from whycam.show.app.site import make_app
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def serve(model: whycam.Model) -> Iterator[str]:
         raise UserError("Without a graph it starts at once.")
 
     with pytest.MonkeyPatch.context() as patch, listen("127.0.0.1", 0) as door:
-        patch.setattr("whycam.show.app.desk.make_engine", fail)
-        with Desk(model) as desk:
+        patch.setattr("whycam.show.app.served.make_engine", fail)
+        with ServedModel(model) as desk:
             server = uvicorn.Server(configure(make_app(desk, ServeOptions(max_upload_mb=1))))
             thread = threading.Thread(target=server.run, args=([door],))
             door.listen()

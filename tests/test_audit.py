@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from whycam.audit import Audit, audit
-from whycam.audit.album import Album, draw_samples
+from whycam.audit.data import AuditData, draw_samples
 from whycam.audit.findings import Finding, Region
 from whycam.audit.run import KINDS, Kind
 from whycam.audit.shortcuts import Trial
@@ -24,7 +24,7 @@ from whycam.audit.swaps import Outcome, Pairs
 from whycam.data.folder import Sample
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError
-from whycam.explainer import Model
+from whycam.explainer.model import Model
 
 SIDE_PX, PHOTOS = 64, 24
 COLOURS = {"red": (220, 40, 40), "green": (40, 220, 40), "blue": (40, 40, 220)}
@@ -84,7 +84,7 @@ def find(model: Model, samples: list[Sample], kind: str, **how: object) -> Audit
 
 def test_a_finding_under_the_least_certainty_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [Finding("fragile", 0.9, sure, f"{sure}", "") for sure in (0.5, 0.9499, 0.95, 1.0)]
-    monkeypatch.setitem(KINDS, "fragile", Kind(lambda album: found))
+    monkeypatch.setitem(KINDS, "fragile", Kind(lambda data: found))
     samples = write_photos(tmp_path)
     assert [one.certainty for one in audit(make_model(0.0), samples, kinds=["fragile"]).findings] == [1.0, 0.95]
 
@@ -241,5 +241,5 @@ def test_a_sign_is_stuck_on_once_and_an_object_may_stand_twice(copies: int, susp
     labels = np.arange(3).repeat(PHOTOS)
     paths = tuple(Path(f"{i}.png") for i in range(len(pixels)))
     none = np.zeros((len(pixels), 3))
-    album = Album(make_model(0.0), lambda pixels: none, paths, pixels, labels, none, none[:, None])
-    assert [suspect.label for suspect in suspect_stamps(album)] == suspected
+    data = AuditData(make_model(0.0), lambda pixels: none, paths, pixels, labels, none, none[:, None])
+    assert [suspect.label for suspect in suspect_stamps(data)] == suspected

@@ -75,7 +75,7 @@ def test_folders_that_name_no_class_of_the_model_are_refused(tiny_folder: Path, 
 
 @pytest.mark.data
 def test_a_corner_mark_on_real_flowers_becomes_a_suspect_and_clean_ones_do_not(photos_dir: Path) -> None:
-    from whycam.audit.album import Album
+    from whycam.audit.data import AuditData
     from whycam.audit.marks import suspect_marks
     from whycam.data.preprocess import Preprocess
 
@@ -89,8 +89,8 @@ def test_a_corner_mark_on_real_flowers_becomes_a_suspect_and_clean_ones_do_not(p
     model, nothing = whycam.load("imagenet"), np.zeros((72, 3), dtype=np.float32)
 
     def suspect() -> list[tuple[int, str]]:
-        album = Album(model, lambda part: nothing[: len(part)], tuple(paths), pixels, labels, nothing, nothing)
-        return [(one.label, one.region.name) for one in suspect_marks(album)]
+        data = AuditData(model, lambda part: nothing[: len(part)], tuple(paths), pixels, labels, nothing, nothing)
+        return [(one.label, one.region.name) for one in suspect_marks(data)]
 
     assert suspect() == []
     pixels[labels == 1, :, 8:40, 180:212] = np.array([200, 30, 40], dtype=np.uint8)[:, None, None]

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from whycam import runs
-from whycam.cache import CacheError, is_cached, open_cached, open_or_make, prune_cached
 from whycam.errors import UserError
+from whycam.model.cache import CacheError, is_cached, open_cached, open_or_make, prune_cached
 
 HOLD_LOCK = """
 import sys

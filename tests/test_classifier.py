@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from folder_cases import iter_cases
 from whycam.errors import UserError
 from whycam.model.backbone import make_backbone
-from whycam.model.classifier import (
+from whycam.model.gap import (
     GapClassifier,
     HeadError,
     check_identity,
@@ -253,7 +253,7 @@ def test_a_marked_and_a_repeated_field_are_read(folder: Path) -> None:
 
 
 def test_more_classes_than_a_classifier_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whycam.model.classifier.MAX_CLASSES", 2)
+    monkeypatch.setattr("whycam.model.gap.MAX_CLASSES", 2)
     with pytest.raises(UserError, match="Found 3 classes; expected 2 at the most"):
         make_model("test_resnet", 64)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import whycam
 from whycam.cam.registry import Method, iter_methods
-from whycam.model.tap import cut_model
+from whycam.model.cut.tap import cut_model
 
 METHODS_PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 METHODS = {method.name: method for method in iter_methods()}

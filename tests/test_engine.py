@@ -21,14 +21,14 @@ import torch
 from PIL import Image
 
 import whycam
-from whycam import cache
 from whycam.data.walk import find_images
 from whycam.errors import UserError
+from whycam.model import cache
 from whycam.model import export as exporting
 from whycam.model.backbone import make_backbone
-from whycam.model.classifier import GapClassifier, save_classifier
-from whycam.model.engine import Card, OnnxEngine, find_engine, measure_identity
-from whycam.model.export import ExplainingNet, GraphOptions, export_onnx
+from whycam.model.gap import GapClassifier, save_classifier
+from whycam.model.onnx.engine import Card, OnnxEngine, find_engine, measure_identity
+from whycam.model.onnx.export import ExplainingNet, GraphOptions, export_onnx
 
 NAMES = ("circle", "square", "triangle")
 EXAMPLE = Path(__file__).parents[1] / "examples" / "explain_onnx.py"
@@ -216,7 +216,7 @@ def test_another_size_or_other_weights_never_get_the_names_own_graph(monkeypatch
     def keep(path: Path, *_: object, **__: object) -> None:
         places.append(path)
 
-    monkeypatch.setattr("whycam.explainer.open_cached", keep)
+    monkeypatch.setattr("whycam.explainer.model.open_cached", keep)
     whycam.load("imagenet", engine="onnx")
     whycam.load("imagenet", image_size=64, engine="onnx")
     assert places[0] == find_engine("imagenet")
@@ -229,7 +229,7 @@ def test_engines_that_cant_be_are_refused(tiny_folder: Path) -> None:
     model = whycam.load(tiny_folder, engine="torch")
     plain = replace(model, network=model.network.backbone, no_exact_map="it has no exact maps")
     with pytest.raises(UserError, match="it has no exact maps"):
-        whycam.explainer.make_engine(plain)
+        whycam.explainer.model.make_engine(plain)
 
 
 def test_the_example_needs_no_torch(tmp_path: Path, shapes_folder: Path) -> None:

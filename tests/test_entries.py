@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from whycam.reading import Reading
+from whycam.explainer.reading import Reading
+from whycam.explainer.targets import to_probabilities
 from whycam.show.entries import COLORMAPS, encode_colormaps, encode_photo, make_entry
-from whycam.targets import to_probabilities
 
 
 def make_reading(maps: np.ndarray, logits: np.ndarray, targets: list[int]) -> Reading:

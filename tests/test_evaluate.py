@@ -18,11 +18,11 @@ from whycam.config import EvaluateOptions
 from whycam.data.annotations import Annotation, read_photos
 from whycam.data.folder import Sample
 from whycam.errors import UserError
-from whycam.evaluation import Evaluation, evaluate
-from whycam.explainer import Model
+from whycam.explainer.model import Model
 from whycam.jobs.evaluate import evaluate_folder
-from whycam.measuring import make_runner
-from whycam.model.classifier import GapClassifier, save_classifier
+from whycam.metrics.evaluation import Evaluation, evaluate
+from whycam.metrics.in_progress import make_runner
+from whycam.model.gap import GapClassifier, save_classifier
 
 QUICK = ["deletion-auc", "average-drop", "gini"]
 

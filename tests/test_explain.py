@@ -19,8 +19,8 @@ from torch import Tensor, nn
 import whycam
 from whycam.cam import forward
 from whycam.errors import UserError
-from whycam.explainer import load
-from whycam.model.tap import cut_model
+from whycam.explainer.model import load
+from whycam.model.cut.tap import cut_model
 
 PHOTOS = [Path(skimage.__file__).parent / "data" / name for name in ("chelsea.png", "coffee.png", "astronaut.png")]
 
@@ -275,7 +275,9 @@ def test_option_that_the_method_lacks_is_refused(model: whycam.Model) -> None:
 
 
 def test_whycam_explain_stays_a_function() -> None:
-    code = "import whycam.explainer, whycam; whycam.explain; assert whycam.explain is whycam.explainer.explain"
+    code = (
+        "import whycam.explainer.model, whycam; whycam.explain; assert whycam.explain is whycam.explainer.model.explain"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -23,8 +23,8 @@ from whycam.config import ExportOptions
 from whycam.data.walk import find_images
 from whycam.errors import UserError
 from whycam.jobs.export import export
-from whycam.model.engine import OnnxEngine
-from whycam.model.quantise import Drift, check_drift
+from whycam.model.onnx.engine import OnnxEngine
+from whycam.model.onnx.quantise import Drift, check_drift
 
 NAMES = ("circle", "square", "triangle")
 
@@ -134,7 +134,7 @@ def test_few_photos_do_not_calibrate(tiny_folder: Path, tmp_path: Path) -> None:
 
 def test_a_killed_export_leaves_no_half_file(tiny_folder: Path, tmp_path: Path) -> None:
     code = (
-        "import time, whycam.model.export as module\n"
+        "import time, whycam.model.onnx.export as module\n"
         "save = module._save\n"
         "def slow(graph, path):\n    save(graph, path)\n    print('saved', flush=True)\n    time.sleep(60)\n"
         "module._save = slow\n"

@@ -24,8 +24,8 @@ from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError
 from whycam.model import features
 from whycam.model.backbone import hash_tensors
-from whycam.model.classifier import GapClassifier
-from whycam.model.features import FeatureKey, FeatureStore, compute_features, default_cache_dir, normalise_on
+from whycam.model.gap import GapClassifier
+from whycam.train.features import FeatureKey, FeatureStore, compute_features, default_cache_dir, normalise_on
 
 CPU = torch.device("cpu")
 

@@ -22,8 +22,8 @@ from whycam.data.regions import Regions, find_masks, read_regions
 from whycam.data.views import Swaps
 from whycam.errors import UserError
 from whycam.jobs.train import train
-from whycam.model.classifier import measure_identity
-from whycam.model.focus import compute_evidence, compute_share, to_cells
+from whycam.model.gap import measure_identity
+from whycam.train.evidence import compute_evidence, compute_share, to_cells
 
 CORNER = "0.6,0,1,0.4"
 

@@ -15,8 +15,8 @@ from whycam.cam.fusion import fuse_maps
 from whycam.cam.registry import Pass, get_method
 from whycam.cam.saliency import compute_full_gradients
 from whycam.errors import UserError
-from whycam.model.output import select_output
-from whycam.model.tap import cut_model
+from whycam.model.cut.output import select_output
+from whycam.model.cut.tap import cut_model
 
 GRADIENT_METHODS = (
     "grad-cam",

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from whycam.cam.registry import Pass, get_method
 from whycam.cam.saliency import compute_full_gradients
-from whycam.model.output import select_output
-from whycam.model.tap import cut_model
+from whycam.model.cut.output import select_output
+from whycam.model.cut.tap import cut_model
 
 pytestmark = pytest.mark.oracle
 grad_cam = pytest.importorskip("pytorch_grad_cam")

@@ -16,10 +16,10 @@ from skimage.measure import grid_points_in_poly
 
 from whycam.config import LocalizeOptions
 from whycam.errors import UserError
-from whycam.explainer import Model, load
-from whycam.explanation import Explanation
+from whycam.explainer.explanation import Explanation
+from whycam.explainer.model import Model, load
 from whycam.jobs.localize import localize_files, to_yolo
-from whycam.localize import Box, Region, find_boxes, find_regions
+from whycam.maps.boxes import Box, Region, find_boxes, find_regions
 
 
 def make_heatmap(*regions: tuple[int, int, int, int, float]) -> np.ndarray:

@@ -135,7 +135,7 @@ def test_bicubic_is_opencvs() -> None:
 @pytest.mark.data
 def test_boxes_of_photos_reproduce_the_measured_share(photos_dir: Path) -> None:
     from whycam.data.annotations import read_photos
-    from whycam.evaluation import evaluate
+    from whycam.metrics.evaluation import evaluate
 
     folder = photos_dir / "imagenet_val650"
     photos = read_photos(folder, boxes=folder / "boxes.csv")

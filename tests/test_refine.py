@@ -15,12 +15,9 @@ from PIL import Image
 
 from whycam.data.images import load_image
 from whycam.errors import UserError
-from whycam.explainer import load
-from whycam.localize import PLAIN_THRESHOLD, REFINED_THRESHOLD, find_boxes
-from whycam.metrics.localization import measure_overlap
-from whycam.model.backbone import make_backbone
-from whycam.model.classifier import GapClassifier, load_network, make_exact
-from whycam.refine import (
+from whycam.explainer.model import load
+from whycam.maps.boxes import PLAIN_THRESHOLD, REFINED_THRESHOLD, find_boxes
+from whycam.maps.refine import (
     RECIPE,
     Recipe,
     catch_inner,
@@ -32,7 +29,10 @@ from whycam.refine import (
     scale,
     spread,
 )
-from whycam.render import make_heatmap
+from whycam.maps.render import make_heatmap
+from whycam.metrics.localization import measure_overlap
+from whycam.model.backbone import make_backbone
+from whycam.model.gap import GapClassifier, load_network, make_exact
 
 SMALL = replace(RECIPE, grid=8)
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from whycam import render
 from whycam.data import pixels
 from whycam.errors import UserError
+from whycam.maps import render
 
 LAST = np.array(mpl.colormaps["inferno"](1.0, bytes=True))[:3]
 FIRST = np.array(mpl.colormaps["inferno"](0.0, bytes=True))[:3]

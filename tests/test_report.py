@@ -22,12 +22,12 @@ from whycam.audit.chance import find_interval
 from whycam.cli import app
 from whycam.config import ExplainOptions
 from whycam.errors import UserError
+from whycam.explainer.reading import Reading
 from whycam.jobs import report as job
 from whycam.jobs import report_photos
 from whycam.jobs.readers import NetworkReader
 from whycam.model.backbone import make_backbone
-from whycam.model.classifier import GapClassifier, save_classifier
-from whycam.reading import Reading
+from whycam.model.gap import GapClassifier, save_classifier
 from whycam.runs import write_json
 from whycam.show.report import make_curve
 from whycam.show.tally import Tally

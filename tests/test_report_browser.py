@@ -12,9 +12,10 @@ import pytest
 
 from conftest import PHOTOS_A_CLASS, SHAPES
 from report_cases import decode_maps, make_finding, make_run, read_data, report, write_audit
-from whycam import localize, render
+from whycam.maps import boxes as localize
+from whycam.maps import render
 from whycam.model.backbone import make_backbone
-from whycam.model.classifier import GapClassifier, save_classifier
+from whycam.model.gap import GapClassifier, save_classifier
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -66,7 +67,7 @@ def read_canvas(page: Page) -> np.ndarray:
 
 
 def expect_canvas(values: np.ndarray, *, is_signed: bool) -> np.ndarray:
-    """What whycam.render lays over a photo."""
+    """What whycam.maps.render lays over a photo."""
     heat = render.make_heatmap(values.astype(np.float32), (SIDE_PX, SIDE_PX), is_signed=is_signed)
     levels = np.floor(heat * 255 + 0.5).astype(int)
     strength = np.abs(levels - 128) / 255 * 2 if is_signed else levels / 255

@@ -20,13 +20,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from whycam.cache import find_cache
 from whycam.config import ExplainOptions
 from whycam.data.sources import find_sources
 from whycam.errors import UserError
 from whycam.jobs import explain as job
 from whycam.jobs.explain import explain_files
-from whycam.model.engine import OnnxEngine, find_engine
+from whycam.model.cache import find_cache
+from whycam.model.onnx.engine import OnnxEngine, find_engine
 
 
 def explain(model: object, inputs: object, out: object, **options: object) -> list[dict[str, object]]:
@@ -307,7 +307,7 @@ def test_without_room_in_the_cache_torch_explains_and_the_cache_is_named(
     def fill(*_words: object, **_named: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("whycam.model.export.export_onnx", fill)
+    monkeypatch.setattr("whycam.model.onnx.export.export_onnx", fill)
     explain(tiny_folder, shapes_folder / "circle", tmp_path / "out", maps_only=True)
     assert "engine" not in json.loads((tmp_path / "out" / "record.json").read_text())
     assert f"Explaining with torch: The cache '{find_cache() / 'engines'}' can't be written to: No space" in caplog.text
@@ -322,4 +322,4 @@ def test_a_cached_graph_that_is_not_sound_is_made_anew_for_a_few_photos_too(
     path.write_bytes(b"half a graph")
     explain(tiny_folder, shapes_folder / "circle", tmp_path / "out", maps_only=True)
     assert "engine" in json.loads((tmp_path / "out" / "record.json").read_text())
-    assert [name for name, level, _ in caplog.record_tuples if level >= logging.WARNING] == ["whycam.cache"]
+    assert [name for name, level, _ in caplog.record_tuples if level >= logging.WARNING] == ["whycam.model.cache"]

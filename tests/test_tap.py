@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import whycam
 from whycam.errors import UserError
-from whycam.model.output import select_output
-from whycam.model.tap import Cut, cut_model
+from whycam.model.cut.output import select_output
+from whycam.model.cut.tap import Cut, cut_model
 
 
 def wake(module: nn.Module) -> nn.Module:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from whycam.errors import UserError
-from whycam.scores import make_score
-from whycam.targets import Target, describe_blank, find_class, is_one, resolve_target, to_probabilities
+from whycam.explainer.scores import make_score
+from whycam.explainer.targets import Target, describe_blank, find_class, is_one, resolve_target, to_probabilities
 
 NAMES = ("daisy", "Rose", "tulip", "7")
 LOGITS = torch.tensor([[0.1, 2.0, -1.0, 0.5], [3.0, 0.0, 1.0, 2.0]])

@@ -28,7 +28,7 @@ from whycam.jobs import run_files
 from whycam.jobs import train as train_job
 from whycam.jobs.train import train
 from whycam.model.backbone import create_backbone
-from whycam.model.features import default_cache_dir
+from whycam.train.features import default_cache_dir
 
 SMALL = {"backbone": "imagenet", "image_size": 64, "epochs": 6}
 

@@ -15,7 +15,7 @@ from whycam.data.images import load_image
 from whycam.data.walk import find_images
 from whycam.errors import UserError
 from whycam.jobs.units import show_units
-from whycam.model.classifier import GapClassifier
+from whycam.model.gap import GapClassifier
 
 
 def read_rows(out: Path) -> list[dict[str, str]]:

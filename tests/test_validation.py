@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from whycam.config import make_train_options
-from whycam.jobs.draws import choose_sample, split_batches
-from whycam.model.train import Batches, Epoch, Phase, find_best, fit, measure
 from whycam.show import plots
+from whycam.train.draws import choose_sample, split_batches
+from whycam.train.loop import Batches, Epoch, Phase, find_best, fit, measure
 
 LABELS = torch.arange(5).repeat_interleave(torch.tensor([100, 90, 80, 60, 20]))
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from whycam.errors import UserError
-    from whycam.evaluation import Evaluation, evaluate
-    from whycam.explainer import Model, explain, load
-    from whycam.explanation import Explanation
-    from whycam.model.tap import cut_model
+    from whycam.explainer.explanation import Explanation
+    from whycam.explainer.model import Model, explain, load
+    from whycam.metrics.evaluation import Evaluation, evaluate
+    from whycam.model.cut.tap import cut_model
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,14 +27,14 @@ __all__ = [
 
 # Public name -> the file that has it; loaded at first use, so that `import whycam` brings in no torch.
 _HOMES = {
-    "Evaluation": "whycam.evaluation",
-    "Explanation": "whycam.explanation",
-    "Model": "whycam.explainer",
+    "Evaluation": "whycam.metrics.evaluation",
+    "Explanation": "whycam.explainer.explanation",
+    "Model": "whycam.explainer.model",
     "UserError": "whycam.errors",
-    "cut_model": "whycam.model.tap",
-    "evaluate": "whycam.evaluation",
-    "explain": "whycam.explainer",
-    "load": "whycam.explainer",
+    "cut_model": "whycam.model.cut.tap",
+    "evaluate": "whycam.metrics.evaluation",
+    "explain": "whycam.explainer.model",
+    "load": "whycam.explainer.model",
 }
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whycam.audit.album import Album
+from whycam.audit.data import AuditData
 from whycam.audit.findings import Region
 from whycam.audit.suspects import Change, Suspect, list_classes
 
@@ -26,9 +26,9 @@ class Bounds:
     light: np.ndarray
 
 
-def suspect_tints(album: Album) -> list[Suspect]:
+def suspect_tints(data: AuditData) -> list[Suspect]:
     """The classes whose bounds are not those of the other classes."""
-    bounds = {k: measure_bounds(album.pixels[album.groups[k]]) for k in list_classes(album)}
+    bounds = {k: measure_bounds(data.pixels[data.groups[k]]) for k in list_classes(data)}
     suspects = []
     for label, own in bounds.items():
         others = [b for k, b in bounds.items() if k != label]
@@ -37,7 +37,7 @@ def suspect_tints(album: Album) -> list[Suspect]:
         usual = Bounds(np.median([b.dark for b in others], axis=0), np.median([b.light for b in others], axis=0))
         shift = max(np.abs(own.dark - usual.dark).max(), np.abs(own.light - usual.light).max())
         if shift >= _LEAST_SHIFT:
-            change = exchange_bounds(album, bounds)
+            change = exchange_bounds(data, bounds)
             words = f"Its photos have another range of colours: {_describe(own, usual)}."
             suspects.append(
                 Suspect("tint", label, Region("all over the photo"), change, change, "a tint of the photo", words)
@@ -52,16 +52,16 @@ def measure_bounds(pixels: np.ndarray) -> Bounds:
     return Bounds(np.percentile(dark, _DARK[1], axis=0), np.percentile(light, _LIGHT[1], axis=0))
 
 
-def exchange_bounds(album: Album, bounds: dict[int, Bounds]) -> Change:
+def exchange_bounds(data: AuditData, bounds: dict[int, Bounds]) -> Change:
     """Stretches a host's values so that its class's bounds become those of the donor's class."""
-    of_row = {int(row): bounds[k] for k in bounds for row in album.groups[k]}
+    of_row = {int(row): bounds[k] for k in bounds for row in data.groups[k]}
 
     def change(hosts: np.ndarray, donors: np.ndarray) -> np.ndarray:
         changed = []
         for host, donor in zip(hosts.tolist(), donors.tolist(), strict=True):
             old, new = of_row[host], of_row[donor]
             slope = (new.light - new.dark) / np.maximum(old.light - old.dark, 1)
-            values = (album.pixels[host] - old.dark[:, None, None]) * slope[:, None, None] + new.dark[:, None, None]
+            values = (data.pixels[host] - old.dark[:, None, None]) * slope[:, None, None] + new.dark[:, None, None]
             changed.append(values.clip(0, 255).astype(np.uint8))
         return np.stack(changed)
 

@@ -7,41 +7,42 @@ from typing import cast
 import numpy as np
 from scipy import stats
 
-from whycam import localize, render
-from whycam.audit.album import Album
 from whycam.audit.chance import find_interval, to_certainty
+from whycam.audit.data import AuditData
 from whycam.audit.findings import LEAST_CERTAINTY, Box, EvidencePhoto, Finding, Region
-from whycam.explanation import Explanation
+from whycam.explainer.explanation import Explanation
+from whycam.maps import boxes as localize
+from whycam.maps import render
 
 _LEAST_PHOTOS, _MOST_PHOTOS, _THRESHOLD, _MEAN_THRESHOLD = 3, 12, 0.4, 0.6
 _SIDE_PX = 128
 
 
-def find_confusion(album: Album) -> list[Finding]:
+def find_confusion(data: AuditData) -> list[Finding]:
     """A finding for each pair of classes of which the one is taken for the other more often than the errors spread."""
-    findings, wrong = [], album.labels != album.predicted
+    findings, wrong = [], data.labels != data.predicted
     counts = {
-        (k, other): int((wrong[rows] & (album.predicted[rows] == other)).sum())
-        for k, rows in album.groups.items()
-        for other in range(len(album.model.class_names))
+        (k, other): int((wrong[rows] & (data.predicted[rows] == other)).sum())
+        for k, rows in data.groups.items()
+        for other in range(len(data.model.class_names))
         if other != k
     }
-    rate = wrong.mean() / max(1, len(album.model.class_names) - 1)
+    rate = wrong.mean() / max(1, len(data.model.class_names) - 1)
     for (k, other), count in counts.items():
-        p = float(stats.binom.sf(count - 1, len(album.groups[k]), rate))
+        p = float(stats.binom.sf(count - 1, len(data.groups[k]), rate))
         if count >= _LEAST_PHOTOS and to_certainty(p, len(counts)) >= LEAST_CERTAINTY:
-            findings.append(_tell(album, k, other, to_certainty(p, len(counts))))
+            findings.append(_tell(data, k, other, to_certainty(p, len(counts))))
     return findings
 
 
-def _tell(album: Album, k: int, other: int, certainty: float) -> Finding:
-    rows = np.flatnonzero((album.labels == k) & (album.predicted == other))
-    gap = album.logits[rows, other] - album.logits[rows, k]
+def _tell(data: AuditData, k: int, other: int, certainty: float) -> Finding:
+    rows = np.flatnonzero((data.labels == k) & (data.predicted == other))
+    gap = data.logits[rows, other] - data.logits[rows, k]
     rows = rows[np.argsort(-gap)]
-    method = "cam" if album.is_exact else "grad-cam"
-    why = cast(Explanation, album.model.explain_pixels(album.pixels[rows], other, method, versus=k))
+    method = "cam" if data.is_exact else "grad-cam"
+    why = cast(Explanation, data.model.explain_pixels(data.pixels[rows], other, method, versus=k))
     maps = why.maps.detach().cpu().numpy()
-    total, name, second = len(album.groups[k]), album.name(k), album.name(other)
+    total, name, second = len(data.groups[k]), data.name(k), data.name(other)
     low, high = find_interval(len(rows), total)
     return Finding(
         kind="confusion",
@@ -57,9 +58,9 @@ def _tell(album: Album, k: int, other: int, certainty: float) -> Finding:
         region=Region("mean of what decides", find_boxes(maps.mean(0), _MEAN_THRESHOLD)),
         photos=tuple(
             EvidencePhoto(
-                album.paths[row],
+                data.paths[row],
                 find_boxes(values, _THRESHOLD),
-                f"{second!r} leads by {album.logits[row, other] - album.logits[row, k]:.1f}",
+                f"{second!r} leads by {data.logits[row, other] - data.logits[row, k]:.1f}",
             )
             for row, values in list(zip(rows.tolist(), maps, strict=True))[:_MOST_PHOTOS]
         ),

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from whycam.audit.album import Album
 from whycam.audit.chance import find_interval
+from whycam.audit.data import AuditData
 from whycam.audit.findings import EvidencePhoto, Finding, Region
 from whycam.audit.regions import frame
 
@@ -46,32 +46,32 @@ VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def find_fragile(album: Album) -> list[Finding]:
+def find_fragile(data: AuditData) -> list[Finding]:
     """A finding for each predicted class with photos that change, and one for evidence on the border."""
-    top_two = np.sort(album.logits, 1)[:, -2:]
+    top_two = np.sort(data.logits, 1)[:, -2:]
     clarity = top_two[:, 1] - top_two[:, 0]
-    tried = np.argsort(clarity)[: min(_MOST_TRIED, max(8, round(_TRIED_SHARE * len(album))))]
+    tried = np.argsort(clarity)[: min(_MOST_TRIED, max(8, round(_TRIED_SHARE * len(data))))]
     changes: dict[int, dict[str, int]] = {int(row): {} for row in tried}
     for name, view in VIEWS.items():
-        said = album.run(np.stack([np.ascontiguousarray(view(album.pixels[row])) for row in tried])).argmax(1)
+        said = data.run(np.stack([np.ascontiguousarray(view(data.pixels[row])) for row in tried])).argmax(1)
         for row, k in zip(tried.tolist(), said.tolist(), strict=True):
-            if k != album.predicted[row]:
+            if k != data.predicted[row]:
                 changes[row][name] = k
     fragile = [row for row, found in changes.items() if found]
     findings = []
-    for k in np.unique(album.predicted[fragile]) if fragile else []:
-        rows = [row for row in fragile if album.predicted[row] == k]
+    for k in np.unique(data.predicted[fragile]) if fragile else []:
+        rows = [row for row in fragile if data.predicted[row] == k]
         if len(rows) >= _LEAST_PHOTOS:
-            findings.append(_tell_changes(album, int(k), rows, changes))
-    return findings + _find_border(album)
+            findings.append(_tell_changes(data, int(k), rows, changes))
+    return findings + _find_border(data)
 
 
-def _tell_changes(album: Album, k: int, rows: list[int], changes: dict[int, dict[str, int]]) -> Finding:
+def _tell_changes(data: AuditData, k: int, rows: list[int], changes: dict[int, dict[str, int]]) -> Finding:
     rows = sorted(rows, key=lambda row: -len(changes[row]))
-    total, name = int((album.predicted == k).sum()), album.name(k)
+    total, name = int((data.predicted == k).sum()), data.name(k)
     photos = [
         EvidencePhoto(
-            album.paths[row], note="; ".join(f"{view}: {album.name(said)!r}" for view, said in changes[row].items())
+            data.paths[row], note="; ".join(f"{view}: {data.name(said)!r}" for view, said in changes[row].items())
         )
         for row in rows[:_MOST_PHOTOS]
     ]
@@ -91,9 +91,9 @@ def _tell_changes(album: Album, k: int, rows: list[int], changes: dict[int, dict
     )
 
 
-def _find_border(album: Album) -> list[Finding]:
+def _find_border(data: AuditData) -> list[Finding]:
     """Photos whose evidence lies in the outermost cells; said only where those are a minor part of the photo."""
-    positive = album.evidence.clip(0)
+    positive = data.evidence.clip(0)
     height, width = positive.shape[1:]
     inner = positive[:, 1:-1, 1:-1].sum((1, 2))
     total = positive.sum((1, 2))
@@ -108,16 +108,16 @@ def _find_border(album: Album) -> list[Finding]:
     return [
         Finding(
             kind="fragile",
-            severity=len(rows) / len(album),
+            severity=len(rows) / len(data),
             certainty=1.0,
-            title=f"In {len(rows)} of {len(album)} photos the evidence lies on the border of the photo.",
+            title=f"In {len(rows)} of {len(data)} photos the evidence lies on the border of the photo.",
             detail=(
                 f"At least {_BORDER_SHARE:.0%} of what speaks for the class lies in the outermost cells of the map, "
                 f"which are {ring:.0%} of the photo; the middle says little."
             ),
             region=Region("the border", frame(cell)),
             photos=tuple(
-                EvidencePhoto(album.paths[row], note=f"{album.name(int(album.predicted[row]))!r}: {share[row]:.0%}")
+                EvidencePhoto(data.paths[row], note=f"{data.name(int(data.predicted[row]))!r}: {share[row]:.0%}")
                 for row in rows[:_MOST_PHOTOS]
             ),
             numbers={"photos": len(rows), "border_area": ring},

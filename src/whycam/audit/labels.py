@@ -6,21 +6,21 @@ from collections import defaultdict
 
 import numpy as np
 
-from whycam.audit.album import Album
+from whycam.audit.data import AuditData
 from whycam.audit.findings import EvidencePhoto, Finding
-from whycam.targets import to_probabilities
+from whycam.explainer.targets import to_probabilities
 
 # A label is doubted where photos so clear have the label that the model says in at least this share.
 LEAST_AGREEMENT = 0.95
 _MOST_PHOTOS = 24
 
 
-def find_label_faults(album: Album) -> list[Finding]:
+def find_label_faults(data: AuditData) -> list[Finding]:
     """A finding for each pair of classes: labelled the one, and by the evidence clearly the other."""
-    labels, predicted, shares = album.labels, album.predicted, to_probabilities(album.logits)
-    rows = np.arange(len(album))
-    gap = album.logits[rows, predicted] - album.logits[rows, labels]
-    top_two = np.sort(album.logits, 1)[:, -2:]
+    labels, predicted, shares = data.labels, data.predicted, to_probabilities(data.logits)
+    rows = np.arange(len(data))
+    gap = data.logits[rows, predicted] - data.logits[rows, labels]
+    top_two = np.sort(data.logits, 1)[:, -2:]
     clarity = top_two[:, 1] - top_two[:, 0]
     doubted: dict[tuple[int, int], list[tuple[float, int]]] = defaultdict(list)
     for row in np.flatnonzero(labels != predicted):
@@ -31,16 +31,16 @@ def find_label_faults(album: Album) -> list[Finding]:
     findings = []
     for (label, said), found in doubted.items():
         found.sort(key=lambda one: -gap[one[1]])
-        name, other = album.name(label), album.name(said)
+        name, other = data.name(label), data.name(said)
         photos = [
-            EvidencePhoto(album.paths[row], note=f"{other!r} has {shares[row, said]:.1%} and leads by {gap[row]:.1f}")
+            EvidencePhoto(data.paths[row], note=f"{other!r} has {shares[row, said]:.1%} and leads by {gap[row]:.1f}")
             for _, row in found[:_MOST_PHOTOS]
         ]
         agreement = float(np.mean([one for one, _ in found]))
         findings.append(
             Finding(
                 kind="label",
-                severity=min(1.0, len(found) / len(album.groups[label])),
+                severity=min(1.0, len(found) / len(data.groups[label])),
                 certainty=agreement,
                 title=f"{_count(len(found))} labelled {name!r}: the evidence says {other!r}.",
                 detail=(

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import apply_hysteresis_threshold
 
-from whycam.audit.album import Album
+from whycam.audit.data import AuditData
 from whycam.audit.findings import Box, Region
 from whycam.audit.regions import name_box
 from whycam.audit.suspects import Suspect, list_classes, swap_place
@@ -20,18 +20,18 @@ _LEAST_AREA, _MOST_MARKS, _GROW_PX, _FILLED = 0.0006, 2, 5, 0.6
 _USUAL_QUANTILE = 0.8
 
 
-def suspect_marks(album: Album) -> list[Suspect]:
+def suspect_marks(data: AuditData) -> list[Suspect]:
     """For each class the connected places of alike pixels, the larger ones first."""
-    suspects, classes = [], list_classes(album)
+    suspects, classes = [], list_classes(data)
     for label in classes if len(classes) > 1 else []:
-        spread = measure_spread(album, label)
+        spread = measure_spread(data, label)
         alike = apply_hysteresis_threshold(-spread, -_NEARLY_ALIKE, -_ALIKE)
         parts, count = ndimage.label(ndimage.binary_closing(alike, iterations=3, border_value=0) | alike)
         sizes = ndimage.sum_labels(np.ones_like(parts), parts, range(1, count + 1))
         for part in np.argsort(-sizes)[:_MOST_MARKS] + 1:
             if sizes[part - 1] >= _LEAST_AREA * alike.size:
                 mask = ndimage.binary_dilation(fill_holes(parts == part), iterations=_GROW_PX)
-                place = swap_place(album, mask)
+                place = swap_place(data, mask)
                 words = "The pixels there are almost the same in the photos of this class."
                 region = to_region(mask)
                 around = region.name.startswith(("frame", "background"))
@@ -40,21 +40,21 @@ def suspect_marks(album: Album) -> list[Suspect]:
     return suspects
 
 
-def measure_spread(album: Album, label: int) -> np.ndarray:
+def measure_spread(data: AuditData, label: int) -> np.ndarray:
     """(H, W): how much the class's photos differ from their median there, where 1 is usual.
 
     Usual is what the photos of the nearest other class differ from that median, or what the class's own photos differ
     elsewhere: a class that lacks a mark of another one is not alike there.
     """
-    pixels = album.pixels[:, :, ::2, ::2].astype(np.float32)
-    middle = np.median(pixels[album.groups[label]], axis=0)
+    pixels = data.pixels[:, :, ::2, ::2].astype(np.float32)
+    middle = np.median(pixels[data.groups[label]], axis=0)
     apart = {
-        k: ndimage.uniform_filter(np.abs(pixels[rows] - middle).mean((0, 1)), 3) for k, rows in album.groups.items()
+        k: ndimage.uniform_filter(np.abs(pixels[rows] - middle).mean((0, 1)), 3) for k, rows in data.groups.items()
     }
     own = apart.pop(label)
     usual = np.minimum(np.min(list(apart.values()), axis=0), np.quantile(own, _USUAL_QUANTILE))
     ratio = own / (usual + 1)
-    values: np.ndarray = ratio.repeat(2, 0).repeat(2, 1)[: album.pixels.shape[2], : album.pixels.shape[3]]
+    values: np.ndarray = ratio.repeat(2, 0).repeat(2, 1)[: data.pixels.shape[2], : data.pixels.shape[3]]
     return values
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from whycam.audit.album import Album, Progress, Run, draw_samples, read_album
 from whycam.audit.confusion import find_confusion
+from whycam.audit.data import AuditData, Progress, Run, draw_samples, read_data
 from whycam.audit.duplicates import Thumbnail, find_duplicates, sign
 from whycam.audit.findings import LEAST_CERTAINTY, Audit, Finding
 from whycam.audit.fragile import find_fragile
@@ -23,7 +23,7 @@ from whycam.audit.suspects import MIN_PHOTOS, list_classes
 from whycam.data.folder import Sample
 from whycam.data.loader import stream_photos
 from whycam.errors import UserError, as_clause, make_unknown_name
-from whycam.explainer import Model
+from whycam.explainer.model import Model
 from whycam.runs import to_text
 
 
@@ -31,18 +31,18 @@ from whycam.runs import to_text
 class Kind:
     """A kind of finding: what finds it, and whether it can be found without labels."""
 
-    find: Callable[[Album], list[Finding]]
+    find: Callable[[AuditData], list[Finding]]
     needs_labels: bool = False
 
 
-def _find_copies(album: Album) -> list[Finding]:
-    labels = [album.name(int(k)) if k >= 0 else "" for k in album.labels]
+def _find_copies(data: AuditData) -> list[Finding]:
+    labels = [data.name(int(k)) if k >= 0 else "" for k in data.labels]
     photos = [
         Thumbnail(path, "audited", label, sign(pixels))
-        for path, label, pixels in zip(album.paths, labels, album.pixels, strict=True)
+        for path, label, pixels in zip(data.paths, labels, data.pixels, strict=True)
     ]
-    mirrored = [sign(pixels[..., ::-1]) for pixels in album.pixels]
-    for photo in stream_photos(album.train, album.model.preprocess):
+    mirrored = [sign(pixels[..., ::-1]) for pixels in data.pixels]
+    for photo in stream_photos(data.train, data.model.preprocess):
         if photo.pixels is not None:
             photos.append(Thumbnail(photo.path, "train", to_text(photo.path.parent.name), sign(photo.pixels)))
             mirrored.append(sign(photo.pixels[..., ::-1]))
@@ -95,43 +95,43 @@ def audit(
     if not samples:
         raise UserError("Found no photos to audit; expected some. Check the folder.")
     drawn = draw_samples(samples, limit, seed)
-    album = replace(read_album(model, drawn, seed=seed, engine=engine, run=run, progress=progress), train=tuple(train))
-    chosen = [kind for kind in KINDS if kind in kinds and (album.has_labels or not KINDS[kind].needs_labels)]
-    found = [finding for kind in chosen for finding in KINDS[kind].find(album)]
+    data = replace(read_data(model, drawn, seed=seed, engine=engine, run=run, progress=progress), train=tuple(train))
+    chosen = [kind for kind in KINDS if kind in kinds and (data.has_labels or not KINDS[kind].needs_labels)]
+    found = [finding for kind in chosen for finding in KINDS[kind].find(data)]
     findings = [finding for finding in found if finding.certainty >= LEAST_CERTAINTY]
     # A shortcut concerns every photo of its class, also those that are right.
     findings.sort(key=lambda finding: (finding.kind != "shortcut", -finding.severity * finding.certainty))
-    notes = _tell_left_out(album, [kind for kind in kinds if kind not in chosen], len(samples) - len(drawn))
-    return Audit(tuple(findings), len(album), tuple(notes), _record(album, chosen, engine))
+    notes = _tell_left_out(data, [kind for kind in kinds if kind not in chosen], len(samples) - len(drawn))
+    return Audit(tuple(findings), len(data), tuple(notes), _record(data, chosen, engine))
 
 
-def _tell_left_out(album: Album, kinds: Sequence[str], undrawn: int) -> list[str]:
+def _tell_left_out(data: AuditData, kinds: Sequence[str], undrawn: int) -> list[str]:
     """Sentences: what was not looked at, and why."""
     notes = []
     if undrawn:
         notes.append(f"{undrawn} photos were left out by the limit.")
-    if album.unreadable:
-        first, why = next(iter(album.unreadable.items()))
-        notes.append(f"{len(album.unreadable)} photos could not be read; the first: '{first}': {as_clause(why)}.")
+    if data.unreadable:
+        first, why = next(iter(data.unreadable.items()))
+        notes.append(f"{len(data.unreadable)} photos could not be read; the first: '{first}': {as_clause(why)}.")
     if kinds:
         notes.append(f"Not looked for, as not all photos have a class that the model knows: {', '.join(kinds)}.")
-    few = [album.name(k) for k in album.groups if k not in list_classes(album)]
+    few = [data.name(k) for k in data.groups if k not in list_classes(data)]
     if few:
         listed = ", ".join(few[:8]) + (f" and {len(few) - 8} more" if len(few) > 8 else "")
         notes.append(f"Fewer than {MIN_PHOTOS} photos, so no shortcut can be told: {listed}.")
-    if len(list_classes(album)) < 2:
+    if len(list_classes(data)) < 2:
         notes.append(f"Shortcuts need two classes with {MIN_PHOTOS} photos each; none was looked for.")
     return notes
 
 
-def _record(album: Album, kinds: Sequence[str], engine: str) -> dict[str, Any]:
+def _record(data: AuditData, kinds: Sequence[str], engine: str) -> dict[str, Any]:
     return {
-        "model": album.model.name,
-        **album.model.origin,
-        "preprocess": album.model.preprocess.model_dump(),
+        "model": data.model.name,
+        **data.model.origin,
+        "preprocess": data.model.preprocess.model_dump(),
         "kinds": list(kinds),
-        "seed": album.seed,
+        "seed": data.seed,
         "engine": engine,
-        "maps": "cam" if album.is_exact else "grad-cam",
-        "classes": {album.name(k): len(rows) for k, rows in album.groups.items()},
+        "maps": "cam" if data.is_exact else "grad-cam",
+        "classes": {data.name(k): len(rows) for k, rows in data.groups.items()},
     }

@@ -1,6 +1,6 @@
 """Shortcuts: what decides a class and is not the object. Suspects by statistics; each is convicted by swaps alone.
 
-Add a kind of shortcut as one function in `SUSPECTS`: album -> suspects.
+Add a kind of shortcut as one function in `SUSPECTS`: data -> suspects.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whycam.audit.album import Album
 from whycam.audit.chance import compare_means, find_interval, to_certainty
 from whycam.audit.colours import suspect_tints
+from whycam.audit.data import AuditData
 from whycam.audit.findings import EvidencePhoto, Finding
 from whycam.audit.marks import suspect_marks
 from whycam.audit.places import suspect_places
@@ -21,7 +21,7 @@ from whycam.audit.stamps import suspect_stamps
 from whycam.audit.suspects import Suspect, list_classes
 from whycam.audit.swaps import Outcome, draw_pairs, judge
 
-SUSPECTS: dict[str, Callable[[Album], list[Suspect]]] = {
+SUSPECTS: dict[str, Callable[[AuditData], list[Suspect]]] = {
     "mark": suspect_marks,
     "stamp": suspect_stamps,
     "tint": suspect_tints,
@@ -36,17 +36,17 @@ _SIGNS = ("mark", "stamp")
 _PAIRS, _MOST_PHOTOS = 70, 8
 
 
-def find_shortcuts(album: Album) -> list[Finding]:
+def find_shortcuts(data: AuditData) -> list[Finding]:
     """A finding for each suspect that swaps convict; of those of one class that overlap, the clearest."""
-    suspects = [suspect for find in SUSPECTS.values() for suspect in find(album)]
-    trials = [try_suspect(album, suspect) for suspect in suspects]
+    suspects = [suspect for find in SUSPECTS.values() for suspect in find(data)]
+    trials = [try_suspect(data, suspect) for suspect in suspects]
     tests = 2 * len(trials)
     guilty = [trial for trial in trials if trial.is_guilty(tests)]
     kept: list[Trial] = []
     for trial in sorted(guilty, key=lambda one: (list(SUSPECTS).index(one.suspect.kind), -one.reliance)):
         if not any(is_covered(trial.suspect, other.suspect) for other in kept):
             kept.append(trial)
-    return [tell(album, trial, tests) for trial in kept]
+    return [tell(data, trial, tests) for trial in kept]
 
 
 @dataclass(frozen=True)
@@ -101,19 +101,19 @@ class Trial:
         return self.reliance >= least or (self.suspect.kind in _SIGNS and self.shift >= LEAST_SHIFT)
 
 
-def try_suspect(album: Album, suspect: Suspect) -> Trial:
+def try_suspect(data: AuditData, suspect: Suspect) -> Trial:
     """Gives it to photos of other classes, takes it from those of its own, and does the same among the others."""
     k, stream = suspect.label, zlib.crc32(f"{suspect.kind} {suspect.label} {suspect.region.name}".encode())
-    rest = {other: album.groups[other] for other in list_classes(album) if other != k}
-    own = {k: album.groups[k] if suspect.members is None else suspect.members}
-    given = draw_pairs(album, own, rest, _PAIRS, stream)
-    taken = draw_pairs(album, rest, own, -(-_PAIRS // len(rest)), stream + 1)
-    control = draw_pairs(album, rest, rest, -(-_PAIRS // len(rest)), stream + 2)
+    rest = {other: data.groups[other] for other in list_classes(data) if other != k}
+    own = {k: data.groups[k] if suspect.members is None else suspect.members}
+    given = draw_pairs(data, own, rest, _PAIRS, stream)
+    taken = draw_pairs(data, rest, own, -(-_PAIRS // len(rest)), stream + 1)
+    control = draw_pairs(data, rest, rest, -(-_PAIRS // len(rest)), stream + 2)
     return Trial(
         suspect,
-        judge(album, given, suspect.give(given.hosts, given.donors)),
-        judge(album, taken, suspect.take(taken.hosts, taken.donors)),
-        judge(album, control, suspect.give(control.hosts, control.donors)),
+        judge(data, given, suspect.give(given.hosts, given.donors)),
+        judge(data, taken, suspect.take(taken.hosts, taken.donors)),
+        judge(data, control, suspect.give(control.hosts, control.donors)),
     )
 
 
@@ -126,9 +126,9 @@ def is_covered(suspect: Suspect, other: Suspect) -> bool:
     return bool((suspect.mask & other.mask).sum() > 0.3 * min(suspect.mask.sum(), other.mask.sum()))
 
 
-def tell(album: Album, trial: Trial, tests: int) -> Finding:
+def tell(data: AuditData, trial: Trial, tests: int) -> Finding:
     """The finding: what was done, what came of it, and what came of the control."""
-    suspect, name = trial.suspect, album.name(trial.suspect.label)
+    suspect, name = trial.suspect, data.name(trial.suspect.label)
     (attack, attack_usual), (loss, loss_usual) = trial.attack, trial.loss
     hosts, own = len(trial.given.is_won), len(trial.taken.is_lost)
     low, high = find_interval(int(trial.given.is_won.sum()), hosts)
@@ -145,7 +145,7 @@ def tell(album: Album, trial: Trial, tests: int) -> Finding:
         ),
         class_name=name,
         region=suspect.region,
-        photos=pick_photos(album, trial),
+        photos=pick_photos(data, trial),
         numbers={
             "attack": attack,
             "attack_control": attack_usual,
@@ -161,7 +161,7 @@ def tell(album: Album, trial: Trial, tests: int) -> Finding:
     )
 
 
-def pick_photos(album: Album, trial: Trial) -> tuple[EvidencePhoto, ...]:
+def pick_photos(data: AuditData, trial: Trial) -> tuple[EvidencePhoto, ...]:
     """The photos of the class that lose most without it."""
     suspect = trial.suspect
     seen: set[int] = set()
@@ -173,5 +173,5 @@ def pick_photos(album: Album, trial: Trial) -> tuple[EvidencePhoto, ...]:
         seen.add(row)
         boxes = suspect.boxes_of(row) if suspect.boxes_of else suspect.region.boxes
         fate = "no longer recognised without it" if trial.taken.is_lost[i] else "recognised without it"
-        photos.append(EvidencePhoto(album.paths[row], boxes, f"{fate}; its lead falls by {trial.taken.loss[i]:.1f}"))
+        photos.append(EvidencePhoto(data.paths[row], boxes, f"{fate}; its lead falls by {trial.taken.loss[i]:.1f}"))
     return tuple(photos)

@@ -14,7 +14,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
-from whycam.audit.album import Album
+from whycam.audit.data import AuditData
 from whycam.audit.findings import Box, Region
 from whycam.audit.suspects import Suspect, list_classes
 
@@ -44,31 +44,31 @@ class Points:
     patches: np.ndarray
 
 
-def suspect_stamps(album: Album) -> list[Suspect]:
+def suspect_stamps(data: AuditData) -> list[Suspect]:
     """For each class the sign that comes back most, if one does."""
-    draw = np.random.default_rng([album.seed, 3])
-    classes = list_classes(album)
-    if len(classes) < 2 or min(album.pixels.shape[2:]) < 4 * _HALF_PX:
+    draw = np.random.default_rng([data.seed, 3])
+    classes = list_classes(data)
+    if len(classes) < 2 or min(data.pixels.shape[2:]) < 4 * _HALF_PX:
         return []
-    rows = {k: draw.permutation(album.groups[k])[:_MOST_OWN] for k in classes}
-    points = {k: find_points(album, rows[k]) for k in classes}
+    rows = {k: draw.permutation(data.groups[k])[:_MOST_OWN] for k in classes}
+    points = {k: find_points(data, rows[k]) for k in classes}
     found = []
-    sheets = {k: Sheets.of(album.pixels[rows[k]]) for k in classes}
+    sheets = {k: Sheets.of(data.pixels[rows[k]]) for k in classes}
     for k in classes:
         share = -(-_MOST_OTHERS // (len(classes) - 1))
         rest = [sheets[other].first(share) for other in classes if other != k]
-        signs = grow_signs(album, find_seeds(k, points), rows[k], sheets[k], rest)
+        signs = grow_signs(data, find_seeds(k, points), rows[k], sheets[k], rest)
         if not signs or len(best := max(signs, key=len)) < _LEAST_SHARE * len(rows[k]):
             continue
-        if count_repeated(album, best, rows[k], sheets[k], rest) < _REPEATED * len(best):
-            found.append(make_suspect(album, k, best, len(best) / len(rows[k]), draw))
+        if count_repeated(data, best, rows[k], sheets[k], rest) < _REPEATED * len(best):
+            found.append(make_suspect(data, k, best, len(best) / len(rows[k]), draw))
     return [suspect for suspect in found if suspect is not None]
 
 
-def find_points(album: Album, rows: np.ndarray) -> Points:
+def find_points(data: AuditData, rows: np.ndarray) -> Points:
     """The strongest corners (both directions of slope) of photos, with the patches around them."""
-    places = [(int(row), y, x) for row in rows for y, x in find_corners(album.pixels[row])]
-    patches = [norm_patch(cut_patch(album.pixels[row], y, x)) for row, y, x in places]
+    places = [(int(row), y, x) for row in rows for y, x in find_corners(data.pixels[row])]
+    patches = [norm_patch(cut_patch(data.pixels[row], y, x)) for row, y, x in places]
     return Points(np.array([row for row, _, _ in places]), np.stack(patches))
 
 
@@ -111,7 +111,7 @@ def count_alike(patches: np.ndarray, others: np.ndarray, rows: np.ndarray) -> np
 
 
 def grow_signs(
-    album: Album, seeds: list[np.ndarray], rows: np.ndarray, own: Sheets, rest: list[Sheets]
+    data: AuditData, seeds: list[np.ndarray], rows: np.ndarray, own: Sheets, rest: list[Sheets]
 ) -> list[dict[int, tuple[int, int]]]:
     """Row -> place (y, x) of each seed in the class's photos, looked for everywhere; twice: then with their mean."""
     for _ in range(2):
@@ -129,15 +129,15 @@ def grow_signs(
             for i in range(len(seeds))
         ]
         signs = [where for where in signs if len(where) >= _LEAST_PHOTOS]
-        seeds = [norm_patch(np.mean([cut_patch(album.pixels[r], *at) for r, at in w.items()], axis=0)) for w in signs]
+        seeds = [norm_patch(np.mean([cut_patch(data.pixels[r], *at) for r, at in w.items()], axis=0)) for w in signs]
     return signs
 
 
 def count_repeated(
-    album: Album, sign: dict[int, tuple[int, int]], rows: np.ndarray, own: Sheets, rest: list[Sheets]
+    data: AuditData, sign: dict[int, tuple[int, int]], rows: np.ndarray, own: Sheets, rest: list[Sheets]
 ) -> int:
     """How many of the photos that have a sign have it once more elsewhere."""
-    patch = norm_patch(np.mean([cut_patch(album.pixels[r], *at) for r, at in sign.items()], axis=0))[None]
+    patch = norm_patch(np.mean([cut_patch(data.pixels[r], *at) for r, at in sign.items()], axis=0))[None]
     others = np.concatenate([sheets.find_best(patch)[0] for sheets in rest])
     least = max(_LEAST_FOUND, float(np.quantile(others, 1 - _OTHERS_SHARE)))
     second = own.find_second(patch)[:, 0]
@@ -211,15 +211,15 @@ def norm_patch(values: np.ndarray) -> np.ndarray:
 
 
 def make_suspect(
-    album: Album, label: int, where: dict[int, tuple[int, int]], share: float, draw: np.random.Generator
+    data: AuditData, label: int, where: dict[int, tuple[int, int]], share: float, draw: np.random.Generator
 ) -> Suspect | None:
     """The sign around the patch: the pixels that are alike when the photos are laid over each other at it."""
-    height, width = album.pixels.shape[2:]
+    height, width = data.pixels.shape[2:]
     members = np.array(sorted(where))
-    windows = np.stack([cut_window(album.pixels[row], where[row]) for row in members]).astype(np.float32)
-    rest = np.flatnonzero(~np.isin(np.arange(len(album)), album.groups[label]))
-    random_places = {int(row): (int(draw.integers(height)), int(draw.integers(width))) for row in range(len(album))}
-    others = np.stack([cut_window(album.pixels[row], random_places[row]) for row in draw.permutation(rest)[:60]])
+    windows = np.stack([cut_window(data.pixels[row], where[row]) for row in members]).astype(np.float32)
+    rest = np.flatnonzero(~np.isin(np.arange(len(data)), data.groups[label]))
+    random_places = {int(row): (int(draw.integers(height)), int(draw.integers(width))) for row in range(len(data))}
+    others = np.stack([cut_window(data.pixels[row], random_places[row]) for row in draw.permutation(rest)[:60]])
     middle = np.median(windows, axis=0)
     inside, outside = (np.abs(part - middle).mean((0, 1)) for part in (windows, others))
     alike = ndimage.uniform_filter(inside, 3) < _SPREAD * ndimage.uniform_filter(outside, 3)
@@ -228,7 +228,7 @@ def make_suspect(
     if not centre:
         return None
     mask = ndimage.binary_dilation(parts == centre, iterations=2)
-    stamp = _Stamp(album, mask, where, random_places)
+    stamp = _Stamp(data, mask, where, random_places)
     # A few of the places may be mistaken: the middle one, and how far half of them are from it, tell where it is.
     places = np.array(list(where.values())) / [height, width]
     away = np.abs(places - np.median(places, axis=0)).max(1)
@@ -250,7 +250,7 @@ def make_suspect(
 class _Stamp:
     """A sign's shape, and where it lies in photos; in photos without it, a place drawn at random stands for it."""
 
-    album: Album
+    data: AuditData
     mask: np.ndarray
     where: dict[int, tuple[int, int]]
     elsewhere: dict[int, tuple[int, int]]
@@ -261,7 +261,7 @@ class _Stamp:
     def boxes(self, row: int) -> tuple[Box, ...]:
         if row not in self.where:
             return ()
-        height, width = self.album.pixels.shape[2:]
+        height, width = self.data.pixels.shape[2:]
         y, x = self.where[row]
         ys, xs = np.flatnonzero(self.mask.any(1)) - _WINDOW_PX, np.flatnonzero(self.mask.any(0)) - _WINDOW_PX
         edges = (x + xs[0]) / width, (y + ys[0]) / height, (x + xs[-1] + 1) / width, (y + ys[-1] + 1) / height
@@ -273,7 +273,7 @@ class _Stamp:
         return np.stack(
             [
                 paste_window(
-                    self.album.pixels[h], cut_window(self.album.pixels[d], self.find(d)), self.mask, self._aim(h)
+                    self.data.pixels[h], cut_window(self.data.pixels[d], self.find(d)), self.mask, self._aim(h)
                 )
                 for h, d in zip(hosts.tolist(), donors.tolist(), strict=True)
             ]
@@ -284,7 +284,7 @@ class _Stamp:
         return np.stack(
             [
                 paste_window(
-                    self.album.pixels[h], cut_window(self.album.pixels[d], self.find(h)), self.mask, self.find(h)
+                    self.data.pixels[h], cut_window(self.data.pixels[d], self.find(h)), self.mask, self.find(h)
                 )
                 for h, d in zip(hosts.tolist(), donors.tolist(), strict=True)
             ]
@@ -292,7 +292,7 @@ class _Stamp:
 
     def _aim(self, row: int) -> tuple[int, int]:
         """A place in which the whole window lies."""
-        height, width = self.album.pixels.shape[2:]
+        height, width = self.data.pixels.shape[2:]
         y, x = self.elsewhere[row]
         span_y, span_x = height - 2 * _WINDOW_PX, width - 2 * _WINDOW_PX
         return _WINDOW_PX + y * span_y // height, _WINDOW_PX + x * span_x // width

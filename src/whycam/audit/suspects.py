@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whycam.audit.album import Album
+from whycam.audit.data import AuditData
 from whycam.audit.findings import Box, Region
 
 # Of a class with fewer photos nothing can be told.
@@ -44,16 +44,16 @@ class Suspect:
     boxes_of: Callable[[int], tuple[Box, ...]] | None = None
 
 
-def list_classes(album: Album) -> list[int]:
+def list_classes(data: AuditData) -> list[int]:
     """The classes with enough photos to tell something of them."""
-    return [k for k, rows in album.groups.items() if len(rows) >= MIN_PHOTOS]
+    return [k for k, rows in data.groups.items() if len(rows) >= MIN_PHOTOS]
 
 
-def swap_place(album: Album, mask: np.ndarray) -> Change:
+def swap_place(data: AuditData, mask: np.ndarray) -> Change:
     """Puts the masked pixels (H, W) of donors into hosts."""
 
     def change(hosts: np.ndarray, donors: np.ndarray) -> np.ndarray:
-        values: np.ndarray = np.where(mask, album.pixels[donors], album.pixels[hosts])
+        values: np.ndarray = np.where(mask, data.pixels[donors], data.pixels[hosts])
         return values
 
     return change

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whycam.audit.album import Album
+from whycam.audit.data import AuditData
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Pairs:
     """Rows of photos of different classes: the part of `donors[i]` is put into `hosts[i]`.
 
     Attributes:
-        hosts, donors: (n,) rows of the album.
+        hosts, donors: (n,) rows of the data.
         host_class, donor_class: (n,).
     """
 
@@ -52,7 +52,7 @@ class Outcome:
 
 
 def draw_pairs(
-    album: Album,
+    data: AuditData,
     donors: Mapping[int, np.ndarray],
     hosts: Mapping[int, np.ndarray],
     count: int,
@@ -62,7 +62,7 @@ def draw_pairs(
 
     The order depends on the seed and the photos' rows alone, not on the model.
     """
-    draw = np.random.default_rng([album.seed, stream])
+    draw = np.random.default_rng([data.seed, stream])
     shuffled = [{k: draw.permutation(rows) for k, rows in part.items()} for part in (donors, hosts)]
     drawn, used = [], dict.fromkeys(hosts, 0)
     for at, (k, rows) in enumerate(shuffled[0].items()):
@@ -75,9 +75,9 @@ def draw_pairs(
     return Pairs(*np.array(drawn).T)
 
 
-def judge(album: Album, pairs: Pairs, changed: np.ndarray) -> Outcome:
+def judge(data: AuditData, pairs: Pairs, changed: np.ndarray) -> Outcome:
     """What the changed hosts (n, 3, H, W) are taken for, against what they were taken for before."""
-    before, after = album.logits[pairs.hosts], album.run(changed)
+    before, after = data.logits[pairs.hosts], data.run(changed)
     was, now = before.argmax(1), after.argmax(1)
     return Outcome(
         pairs,

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from whycam.cam.registry import Pass, method
 from whycam.errors import UserError
-from whycam.model.tail import undisturbed
+from whycam.model.cut.tail import undisturbed
 
 _SOFTMAX = {torch.softmax, Tensor.softmax, functional.softmax}
 _MOST_PREFIX_TOKENS = 16

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from whycam.errors import UserError, make_unknown_name
-from whycam.model.output import select_output
+from whycam.model.cut.output import select_output
 
 Needs = Literal["linear head", "features", "gradients", "tail scores", "scores", "attention", "image"]
 Scalar = TypeVar("Scalar", int, float, str)

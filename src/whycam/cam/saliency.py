@@ -20,8 +20,8 @@ from torch.overrides import TorchFunctionMode
 
 from whycam.cam.registry import Pass, method
 from whycam.errors import UserError
-from whycam.model.layout import Hints, find_layout
-from whycam.model.tail import undisturbed
+from whycam.model.cut.layout import Hints, find_layout
+from whycam.model.cut.tail import undisturbed
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 

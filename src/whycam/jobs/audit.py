@@ -13,10 +13,10 @@ from whycam.config import AuditOptions
 from whycam.data.annotations import read_photos
 from whycam.data.folder import Sample
 from whycam.errors import UserError, make_unknown_name
-from whycam.explainer import Model, load
+from whycam.explainer.model import Model, load
+from whycam.explainer.targets import find_class
 from whycam.jobs.progress import show_progress
 from whycam.runs import command_line, open_run, write_json
-from whycam.targets import find_class
 
 
 def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions) -> Audit:

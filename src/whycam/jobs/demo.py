@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from whycam import render
 from whycam.config import ExplainOptions, ReportOptions, make_train_options
 from whycam.data.garden import write_garden
 from whycam.data.samples import write_samples
-from whycam.explainer import Model, load
+from whycam.explainer.model import Model, load
 from whycam.jobs.explain import explain_files
 from whycam.jobs.progress import show_progress
 from whycam.jobs.report import make_report
 from whycam.jobs.train import train
+from whycam.maps import render
 from whycam.runs import TableWriter, open_run, write_json
 from whycam.show.plots import make_sheet
 

@@ -13,9 +13,9 @@ from rich.table import Table
 from whycam.config import EvaluateOptions
 from whycam.data.annotations import read_photos
 from whycam.errors import UserError
-from whycam.evaluation import Evaluation, evaluate
-from whycam.explainer import load
+from whycam.explainer.model import load
 from whycam.jobs.progress import show_progress
+from whycam.metrics.evaluation import Evaluation, evaluate
 from whycam.metrics.registry import Metric
 from whycam.runs import TableWriter, command_line, open_run, write_json
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from whycam import render
 from whycam.config import ExplainOptions
 from whycam.data.budget import BUDGET
 from whycam.data.images import ImageError
 from whycam.data.loader import Photo, count_pixels, in_batches, in_weighed_batches, load_photo, map_ahead
 from whycam.data.sources import Source, find_sources, name_sources
 from whycam.errors import UserError, make_unreadable_error
+from whycam.explainer.reading import Reading
 from whycam.jobs.outputs import Destination, choose_destination
 from whycam.jobs.photo_files import (
     NUMBERS,
@@ -36,7 +36,7 @@ from whycam.jobs.photo_files import (
 )
 from whycam.jobs.progress import show_progress
 from whycam.jobs.readers import Reader, choose_reader
-from whycam.reading import Reading
+from whycam.maps import render
 from whycam.runs import TableWriter, command_line, open_run, to_json, write_json
 
 _JOURNAL, _STATE, _NAMES, _RECORD = ".rows.jsonl", ".state.json", ".names.json", "record.json"

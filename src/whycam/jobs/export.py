@@ -14,9 +14,9 @@ from whycam.config import ExportOptions
 from whycam.data.loader import stream_photos
 from whycam.data.walk import find_images
 from whycam.errors import UserError, as_clause
-from whycam.explainer import Model, load, record_methods
-from whycam.model.classifier import GapClassifier, probe_identity, save_classifier
-from whycam.model.export import (
+from whycam.explainer.model import Model, load, record_methods
+from whycam.model.gap import GapClassifier, probe_identity, save_classifier
+from whycam.model.onnx.export import (
     ExplainingNet,
     GraphOptions,
     check_parity,
@@ -25,7 +25,7 @@ from whycam.model.export import (
     measure_parity,
     quiet,
 )
-from whycam.model.quantise import Drift, check_drift, measure_drift, quantise
+from whycam.model.onnx.quantise import Drift, check_drift, measure_drift, quantise
 from whycam.runs import name_beside, open_atomic, open_run, tell_disk_errors
 
 # Photos that the ranges are taken from, and others that the result is measured on.

@@ -11,18 +11,18 @@ import pyarrow as pa
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from whycam import render
 from whycam.config import LocalizeOptions
 from whycam.data.loader import Photo
 from whycam.data.sources import name_outputs
 from whycam.data.walk import find_images
 from whycam.errors import make_unreadable_error
-from whycam.explainer import Model, load
-from whycam.explanation import Explanation
+from whycam.explainer.explanation import Explanation
+from whycam.explainer.model import Model, load
 from whycam.jobs.photo_files import describe_target
 from whycam.jobs.progress import show_progress
-from whycam.localize import PLAIN_THRESHOLD, REFINED_THRESHOLD, Box, Region, enlarge_region, find_regions
-from whycam.refine import RECIPE
+from whycam.maps import render
+from whycam.maps.boxes import PLAIN_THRESHOLD, REFINED_THRESHOLD, Box, Region, enlarge_region, find_regions
+from whycam.maps.refine import RECIPE
 from whycam.runs import TableWriter, command_line, open_atomic, open_run, write_json
 
 _SCHEMA = pa.schema(

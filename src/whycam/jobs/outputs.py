@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from whycam.cache import find_cache
 from whycam.data.sources import find_filesystem, is_address
 from whycam.errors import UserError, as_clause
+from whycam.model.cache import find_cache
 
 
 class Destination:

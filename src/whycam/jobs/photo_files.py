@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from whycam import render
 from whycam.config import ExplainOptions
 from whycam.data.sources import Source
-from whycam.reading import Reading
+from whycam.explainer.reading import Reading
+from whycam.maps import render
 from whycam.runs import open_atomic
 
 FOLDERS = ("overlays", "heatmaps", "maps")

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from whycam.cache import is_cached
 from whycam.config import ExplainOptions
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError
-from whycam.model.engine import find_engine, open_kept
-from whycam.reader import EngineReader, is_answered
-from whycam.reading import Reading
+from whycam.explainer.exact import EngineReader, is_answered
+from whycam.explainer.reading import Reading
+from whycam.model.cache import is_cached
+from whycam.model.onnx.engine import find_engine, open_kept
 
 if TYPE_CHECKING:
-    from whycam.explainer import Model
+    from whycam.explainer.model import Model
 
 log = logging.getLogger("whycam.explain")
 # From so many photos on, the time for an export is soon won back.
@@ -90,7 +90,7 @@ def choose_reader(name: str, options: ExplainOptions, photos: int) -> Reader:
     path = find_engine(name) if wants_engine else None
     engine = open_kept(path, threads=1) if path else None
     if engine is None:
-        from whycam.explainer import load, make_engine  # noqa: PLC0415 - torch, which an engine at hand does without
+        from whycam.explainer.model import load, make_engine  # noqa: PLC0415 - torch, which an engine at hand does without
 
         model = load(name, device=options.device, engine="torch")
         # A graph that can't be believed had been worth it once.

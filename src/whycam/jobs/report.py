@@ -14,22 +14,22 @@ import numpy as np
 from whycam.config import AuditOptions, ReportOptions
 from whycam.data.folder import Sample
 from whycam.errors import UserError, as_clause, make_disk_error, make_unreadable_error
+from whycam.explainer.reading import Reading
 from whycam.jobs.progress import show_progress
 from whycam.jobs.report_photos import (
     ALL_CLASSES,
     BEST,
-    Album,
     MapReader,
     Read,
+    ReportPhotos,
     Run,
     add_evidence,
     check_out,
-    find_album,
+    find_photos_to_report,
     make_truth_finder,
     read_items,
     read_run,
 )
-from whycam.reading import Reading
 from whycam.runs import open_atomic, read_versions
 from whycam.show.entries import make_entry
 from whycam.show.report import EVIDENCE_PHOTOS, PICTURED_FINDINGS, Report, render_report
@@ -59,24 +59,26 @@ def make_report(model: str, folder: Path | None, out: Path, options: ReportOptio
     """
     check_out(out, overwrite=options.overwrite)
     run = read_run(Path(model))
-    album = find_album(model, run, folder)
+    reported = find_photos_to_report(model, run, folder)
     usual = run.folder / "evaluation" if run else None
     evaluation = _find_json(options.evaluation, "overall.json", "whycam evaluate", usual)
-    audit, why_not = _find_audit(model, album, run, options)
-    album, names = add_evidence(album, _list_paths(audit))
-    pile = _read_all(album, _Pile(MapReader(model, options, len(album.items)), options, frozenset(names.values())))
-    entries = pile.entries()
+    audit, why_not = _find_audit(model, reported, run, options)
+    reported, names = add_evidence(reported, _list_paths(audit))
+    kept = _read_all(
+        reported, _Kept(MapReader(model, options, len(reported.items)), options, frozenset(names.values()))
+    )
+    entries = kept.entries()
     page = render_report(
         Report(
             model=model,
             title=Path(model).resolve().name if run else model,
-            class_names=pile.reader.class_names,
+            class_names=kept.reader.class_names,
             entries=entries,
-            tally=pile.tally,
-            photos_told=album.told,
-            unreadable=pile.unreadable,
-            bias=pile.bias,
-            record=pile.record,
+            tally=kept.tally,
+            photos_told=reported.told,
+            unreadable=kept.unreadable,
+            bias=kept.bias,
+            record=kept.record,
             summary=run.summary if run else None,
             epochs=run.epochs if run else (),
             audit=audit,
@@ -87,17 +89,17 @@ def make_report(model: str, folder: Path | None, out: Path, options: ReportOptio
         )
     )
     _write(page, out)
-    return Outcome(pile.tally.photos, len(pile.unreadable), out.stat().st_size / 1e6)
+    return Outcome(kept.tally.photos, len(kept.unreadable), out.stat().st_size / 1e6)
 
 
-def _read_all(album: Album, pile: _Pile) -> _Pile:
-    with show_progress("reading photos", len(album.items)) as advance:
-        for read in read_items(album.items, pile.reader, pile.options.batch_size):
-            pile.add(read)
+def _read_all(reported: ReportPhotos, kept: _Kept) -> _Kept:
+    with show_progress("reading photos", len(reported.items)) as advance:
+        for read in read_items(reported.items, kept.reader, kept.options.batch_size):
+            kept.add(read)
             advance(1)
-    if not pile.tally.photos:
-        raise make_unreadable_error(len(album.items), album.items[0].path)
-    return pile
+    if not kept.tally.photos:
+        raise make_unreadable_error(len(reported.items), reported.items[0].path)
+    return kept
 
 
 def _write(page: str, out: Path) -> None:
@@ -111,7 +113,7 @@ def _write(page: str, out: Path) -> None:
 
 
 @dataclass
-class _Pile:
+class _Kept:
     """What is kept while photos go by: counts of all; up to the limit evidence, mistakes, a sample."""
 
     reader: MapReader
@@ -195,24 +197,26 @@ def _list_paths(audit: dict[str, Any] | None) -> list[str]:
     return [photo["path"] for finding in found for photo in finding["photos"][:EVIDENCE_PHOTOS]]
 
 
-def _find_audit(model: str, album: Album, run: Run | None, options: ReportOptions) -> tuple[dict[str, Any] | None, str]:
-    """The audit that there is, or one made now of the album's photos; or why there is none, where it was tried."""
+def _find_audit(
+    model: str, reported: ReportPhotos, run: Run | None, options: ReportOptions
+) -> tuple[dict[str, Any] | None, str]:
+    """The audit that there is, or one made now of the reported's photos; or why there is none, where it was tried."""
     audit = _find_json(options.audit, "audit.json", "whycam audit", run.folder if run else None)
     if audit is not None or options.no_audit:
         return audit, ""
     from whycam.audit import audit as make_audit  # noqa: PLC0415 - torch, which a report with an audit does without
-    from whycam.explainer import load  # noqa: PLC0415
+    from whycam.explainer.model import load  # noqa: PLC0415
 
     found, limit = load(model, device=options.device), AuditOptions().limit
     find_truth = make_truth_finder(found.class_names)
-    truths = [(item.path, find_truth(item.words)) for item in album.items]
+    truths = [(item.path, find_truth(item.words)) for item in reported.items]
     samples = [Sample(path, -1 if truth is None else truth) for path, truth in truths]
     try:
         with show_progress("auditing", min(len(samples), limit)) as advance:
             result = make_audit(
                 found,
                 samples,
-                train=album.train,
+                train=reported.train,
                 limit=limit,
                 seed=options.seed,
                 engine=options.engine,

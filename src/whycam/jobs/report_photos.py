@@ -20,11 +20,11 @@ from whycam.data.loader import Photo, in_batches, map_ahead
 from whycam.data.preprocess import Preprocess
 from whycam.data.walk import find_images
 from whycam.errors import UserError, as_clause, make_disk_error
+from whycam.explainer.reading import Reading
+from whycam.explainer.targets import find_class
 from whycam.jobs.readers import NetworkReader, Reader, choose_reader
-from whycam.reading import Reading
 from whycam.runs import from_text, to_text
 from whycam.show.entries import encode_photo, shrink_photo
-from whycam.targets import find_class
 
 # Of so many classes at the most, every one's map is kept; of more, those of the best five and the true one.
 ALL_CLASSES = 20
@@ -49,7 +49,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Item:
+class ReportPhoto:
     """One photo to read.
 
     Attributes:
@@ -65,10 +65,10 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Album:
+class ReportPhotos:
     """The photos of a report, in words which they are, and those that the run was trained on."""
 
-    items: tuple[Item, ...]
+    items: tuple[ReportPhoto, ...]
     told: str
     train: tuple[Path, ...] = ()
 
@@ -77,7 +77,7 @@ class Album:
 class Read:
     """One photo that was read, as small as the page needs it; or why it was not."""
 
-    item: Item
+    item: ReportPhoto
     truth: int | None = None
     reading: Reading | None = None
     image: str = ""
@@ -108,7 +108,7 @@ def read_run(folder: Path) -> Run | None:
     return Run(folder, summary, epochs, tuple(zip(table["path"], table["truth"], strict=True)))
 
 
-def find_album(model: str, run: Run | None, folder: Path | None) -> Album:
+def find_photos_to_report(model: str, run: Run | None, folder: Path | None) -> ReportPhotos:
     """The photos: the run's held-out ones, there or where FOLDER says they are now; else all that FOLDER has.
 
     Raises:
@@ -116,13 +116,13 @@ def find_album(model: str, run: Run | None, folder: Path | None) -> Album:
     """
     if run is not None:
         root = folder or _find_photos(run)
-        items = tuple(Item(_find_photo(root.absolute(), path), path, (truth,)) for path, truth in run.photos)
+        items = tuple(ReportPhoto(_find_photo(root.absolute(), path), path, (truth,)) for path, truth in run.photos)
         found = sum(item.path.is_file() for item in items)
         if found:
             held = {item.path for item in items}
             seen = find_images([root / "train" if (root / "train").is_dir() else root])
             train = tuple(path for path in map(Path.absolute, seen) if path not in held)
-            return Album(items, f"the {len(items):,} photos that training held out", train)
+            return ReportPhotos(items, f"the {len(items):,} photos that training held out", train)
         if folder is None:
             raise UserError(
                 f"Found none of the {len(items)} held-out photos of the run '{run.folder.absolute()}' in '{root}' (the "
@@ -140,8 +140,8 @@ def find_album(model: str, run: Run | None, folder: Path | None) -> Album:
         )
     root = folder.absolute()
     photos = read_photos(folder)
-    listed = (Item(one.photo, to_text(one.photo.relative_to(root)), one.classes or ()) for one in photos)
-    return Album(tuple(listed), f"{len(photos):,} photos in {folder.name}")
+    listed = (ReportPhoto(one.photo, to_text(one.photo.relative_to(root)), one.classes or ()) for one in photos)
+    return ReportPhotos(tuple(listed), f"{len(photos):,} photos in {folder.name}")
 
 
 def _find_photo(root: Path, told: str) -> Path:
@@ -158,17 +158,17 @@ def _find_photos(run: Run) -> Path:
     return moved if moved is not None and moved.is_dir() and not folder.is_dir() else folder
 
 
-def add_evidence(album: Album, paths: Sequence[str]) -> tuple[Album, dict[str, str]]:
-    """The album with the photos of the findings that it lacks; and path as the finding says it -> the photo's name."""
-    known = {str(item.path): item.name for item in album.items} | {item.name: item.name for item in album.items}
+def add_evidence(reported: ReportPhotos, paths: Sequence[str]) -> tuple[ReportPhotos, dict[str, str]]:
+    """The reported with the photos of the findings that it lacks; and path as the finding says it -> the photo's name."""
+    known = {str(item.path): item.name for item in reported.items} | {item.name: item.name for item in reported.items}
     names, more = {}, []
     for path in dict.fromkeys(paths):
         if path in known:
             names[path] = known[path]
         elif Path(path).is_file():
             names[path] = to_text(path)
-            more.append(Item(Path(path), names[path], is_evidence=True))
-    return replace(album, items=(*album.items, *more)), names
+            more.append(ReportPhoto(Path(path), names[path], is_evidence=True))
+    return replace(reported, items=(*reported.items, *more)), names
 
 
 class MapReader:
@@ -211,11 +211,11 @@ def _join(reading: Reading, other: Reading) -> Reading:
     return replace(reading, maps=maps, targets=targets, notes=tuple(dict.fromkeys([*reading.notes, *other.notes])))
 
 
-def read_items(items: Sequence[Item], reader: MapReader, batch_size: int) -> Iterator[Read]:
+def read_items(items: Sequence[ReportPhoto], reader: MapReader, batch_size: int) -> Iterator[Read]:
     """The photos in order, read ahead by threads; no photo is held at full size."""
     find_truth = make_truth_finder(reader.class_names)
 
-    def read_batch(batch: Sequence[Item]) -> list[Read]:
+    def read_batch(batch: Sequence[ReportPhoto]) -> list[Read]:
         photos = [_load(item.path, reader.preprocess) for item in batch]
         truths = [find_truth(item.words) for item in batch]
         good = [i for i, photo in enumerate(photos) if photo.pixels is not None]
@@ -240,7 +240,7 @@ def _load(path: Path, preprocess: Preprocess) -> Photo:
         return Photo(path, error=str(error))
 
 
-def _to_read(item: Item, truth: int | None, reading: Reading | None, photo: Photo) -> Read:
+def _to_read(item: ReportPhoto, truth: int | None, reading: Reading | None, photo: Photo) -> Read:
     if reading is None or photo.image is None:
         return Read(item, error=photo.error)
     if not np.isfinite(reading.logits).all():

@@ -22,16 +22,16 @@ from torchmetrics.functional.classification import (
 from whycam.data.folder import PhotoFolder, Sample
 from whycam.data.loader import in_batches, stream_photos
 from whycam.errors import UserError
-from whycam.explainer import Model
-from whycam.jobs.focus import SWAPPED_VIEWS
-from whycam.jobs.phases import Work
+from whycam.explainer.model import Model
 from whycam.jobs.progress import show_progress
-from whycam.model.classifier import GapClassifier, check_identity, measure_identity
-from whycam.model.features import FeatureStore, normalise_on
-from whycam.model.focus import compute_evidence
+from whycam.model.gap import GapClassifier, check_identity, measure_identity
 from whycam.runs import TableWriter
 from whycam.show.lettering import label_classes
 from whycam.show.plots import make_sheet, plot_confusion, plot_curves
+from whycam.train.evidence import compute_evidence
+from whycam.train.features import FeatureStore, normalise_on
+from whycam.train.focus import SWAPPED_VIEWS
+from whycam.train.phases import Work
 
 _SHEET_PHOTOS = 40
 _SHEET_COLUMNS = 8

@@ -11,9 +11,9 @@ from fastapi import FastAPI
 
 from whycam.config import ServeOptions
 from whycam.errors import UserError
-from whycam.explainer import load
+from whycam.explainer.model import load
 from whycam.show.app.allocator import keep_memory_small
-from whycam.show.app.desk import Desk
+from whycam.show.app.served import ServedModel
 from whycam.show.app.site import make_app
 
 _GRACE_S = 5
@@ -35,7 +35,7 @@ def serve(model_name: str, options: ServeOptions, tell: Callable[[str], None]) -
     with listen(options.host, options.port) as door:
         # Before the model, which takes seconds: a port in use is told at once.
         model = load(model_name, device=options.device, engine="torch")
-        with Desk(model) as desk:
+        with ServedModel(model) as desk:
             server = uvicorn.Server(configure(make_app(desk, options)))
             # uvicorn stops at these signals and then raises them again: to stop is what was asked for, and no fault.
             for number in (signal.SIGINT, signal.SIGTERM):

@@ -15,14 +15,14 @@ from whycam.config import TrainOptions
 from whycam.data.check import drop_unreadable, find_same_content, hash_photos
 from whycam.data.folder import count_labels, fingerprint, read_folder
 from whycam.errors import UserError
-from whycam.explainer import choose_device
-from whycam.jobs.focus import make_focus
-from whycam.jobs.phases import Work, log, train_phases
+from whycam.explainer.model import choose_device
 from whycam.jobs.progress import log_to
 from whycam.jobs.run_files import write_results
 from whycam.model.backbone import make_backbone
-from whycam.model.classifier import GapClassifier, save_classifier
+from whycam.model.gap import GapClassifier, save_classifier
 from whycam.runs import command_line, find_way, open_run, read_versions, write_json
+from whycam.train.focus import make_focus
+from whycam.train.phases import Work, log, train_phases
 
 
 def train(folder: Path, out: Path, options: TrainOptions) -> dict[str, Any]:

@@ -14,19 +14,19 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from whycam import render
 from whycam.config import UnitsOptions
 from whycam.data.images import load_image
 from whycam.data.loader import Photo, in_batches, stream_photos
 from whycam.data.samples import write_samples
 from whycam.data.walk import find_images
 from whycam.errors import UserError, make_unreadable_error
-from whycam.explainer import load
+from whycam.explainer.model import load
+from whycam.explainer.targets import find_class
 from whycam.jobs.progress import show_progress
-from whycam.model.classifier import GapClassifier
-from whycam.model.features import normalise_on
+from whycam.maps import render
+from whycam.model.gap import GapClassifier
 from whycam.runs import TableWriter, command_line, open_run, write_json
-from whycam.targets import find_class
+from whycam.train.features import normalise_on
 
 _SCHEMA = pa.schema(
     [

@@ -11,8 +11,8 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image
 
-from whycam import render
-from whycam.reading import Reading
+from whycam.explainer.reading import Reading
+from whycam.maps import render
 
 COLORMAPS = (render.COLORMAP_POSITIVE, "viridis", "cividis", "turbo", render.COLORMAP_SIGNED)
 _LEVELS = 32767

@@ -12,8 +12,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from whycam import render
 from whycam.audit.chance import find_interval
+from whycam.maps import render
 from whycam.runs import command_line
 from whycam.show.entries import encode_colormaps
 from whycam.show.tally import Tally

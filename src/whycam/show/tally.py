@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from whycam.reading import Reading
+from whycam.explainer.reading import Reading
 
 TOP = 5
 

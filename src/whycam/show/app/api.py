@@ -12,12 +12,14 @@ import numpy as np
 from fastapi import APIRouter, Depends, Form, HTTPException, Request, UploadFile
 from fastapi.responses import Response
 
-from whycam import __version__, render
+from whycam import __version__
 from whycam.config import ServeOptions
 from whycam.errors import UserError
-from whycam.localize import BOX_THRESHOLD
-from whycam.model.classifier import GapClassifier
-from whycam.reading import Reading
+from whycam.explainer.reading import Reading
+from whycam.explainer.targets import resolve_target
+from whycam.maps import render
+from whycam.maps.boxes import BOX_THRESHOLD
+from whycam.model.gap import GapClassifier
 from whycam.show.app.answers import (
     BadFile,
     BoxAnswer,
@@ -34,11 +36,10 @@ from whycam.show.app.answers import (
     Result,
     Results,
 )
-from whycam.show.app.desk import Desk, Question
 from whycam.show.app.guard import MB
-from whycam.show.app.uploads import Shot, decode_upload, read_upload_size
+from whycam.show.app.served import Question, ServedModel
+from whycam.show.app.uploads import Upload, decode_upload, read_upload_size
 from whycam.show.entries import encode_colormaps, make_entry
-from whycam.targets import resolve_target
 
 T = TypeVar("T")
 _QUALITY = 92
@@ -65,9 +66,9 @@ class BadFilesError(Exception):
         self.files = files
 
 
-def get_desk(request: Request) -> Desk:
+def get_served(request: Request) -> ServedModel:
     """The app's desk."""
-    desk: Desk = request.app.state.desk
+    desk: ServedModel = request.app.state.desk
     return desk
 
 
@@ -78,7 +79,7 @@ def get_options(request: Request) -> ServeOptions:
 
 
 def read_question(
-    desk: Annotated[Desk, Depends(get_desk)],
+    desk: Annotated[ServedModel, Depends(get_served)],
     target: Annotated[str, Form(max_length=200, description="predicted, top:N, all, or a class name or index")] = (
         "predicted"
     ),
@@ -89,19 +90,19 @@ def read_question(
     return desk.check(Question(target, versus, method))
 
 
-DeskHere = Annotated[Desk, Depends(get_desk)]
+ModelHere = Annotated[ServedModel, Depends(get_served)]
 OptionsHere = Annotated[ServeOptions, Depends(get_options)]
 QuestionHere = Annotated[Question, Depends(read_question)]
 
 
 @api.get("/health")
-async def health(desk: DeskHere) -> Health:
+async def health(desk: ModelHere) -> Health:
     """That the server lives, and which model it serves."""
     return Health(status="ok", model=desk.model.name, version=__version__)
 
 
 @api.get("/model")
-async def model(desk: DeskHere, options: OptionsHere) -> ModelAnswer:
+async def model(desk: ModelHere, options: OptionsHere) -> ModelAnswer:
     """Classes, map methods, how exact the maps are, colours and limits."""
     network, about = desk.model.network, desk.model.origin
     return ModelAnswer(
@@ -125,7 +126,7 @@ async def model(desk: DeskHere, options: OptionsHere) -> ModelAnswer:
 
 @api.post("/explain", responses=FAULTS)
 async def explain(
-    desk: DeskHere,
+    desk: ModelHere,
     options: OptionsHere,
     question: QuestionHere,
     files: list[UploadFile],
@@ -158,7 +159,7 @@ async def explain(
 @api.post("/overlay", responses=FAULTS | {200: {"content": {"image/jpeg": {}}}}, response_class=Response)
 async def overlay(
     *,
-    desk: DeskHere,
+    desk: ModelHere,
     options: OptionsHere,
     question: QuestionHere,
     file: UploadFile,
@@ -186,7 +187,7 @@ async def overlay(
 
 
 @api.post("/map", responses=FAULTS | {200: {"content": {"application/x-npy": {}}}}, response_class=Response)
-async def raw_map(desk: DeskHere, options: OptionsHere, question: QuestionHere, file: UploadFile) -> Response:
+async def raw_map(desk: ModelHere, options: OptionsHere, question: QuestionHere, file: UploadFile) -> Response:
     """The raw map of one class, float32 (h, w), as NumPy's .npy; of exact maps mean(map) + bias = logit."""
 
     def pack(reading: Reading) -> bytes:
@@ -199,7 +200,7 @@ async def raw_map(desk: DeskHere, options: OptionsHere, question: QuestionHere, 
 
 @api.post("/boxes", responses=FAULTS)
 async def boxes(
-    desk: DeskHere,
+    desk: ModelHere,
     options: OptionsHere,
     question: QuestionHere,
     file: UploadFile,
@@ -221,8 +222,8 @@ async def boxes(
 
 
 async def _take(
-    desk: Desk, options: ServeOptions, file: UploadFile, *, photo_px: int = 0, keep_photo: bool = False
-) -> Shot:
+    desk: ServedModel, options: ServeOptions, file: UploadFile, *, photo_px: int = 0, keep_photo: bool = False
+) -> Upload:
     return await desk.decode(
         lambda: decode_upload(
             file.file,
@@ -236,7 +237,7 @@ async def _take(
 
 
 async def _read_one(
-    desk: Desk,
+    desk: ServedModel,
     options: ServeOptions,
     question: Question,
     file: UploadFile,
@@ -248,7 +249,7 @@ async def _read_one(
     return await desk.read(await _take(desk, options, file, keep_photo=keep_photo), question, use)
 
 
-def _make_result(reading: Reading, shot: Shot, question: Question, key: str) -> Result:
+def _make_result(reading: Reading, shot: Upload, question: Question, key: str) -> Result:
     asked = resolve_target(question.target, reading.logits[None], reading.class_names).shape[1]
     entry = make_entry(reading, key, shot.name, image=shot.address)
     return Result(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from whycam.model.engine import OnnxEngine
+from whycam.model.onnx.engine import OnnxEngine
 
 _Call = tuple[np.ndarray, "Future[list[np.ndarray]]"]
 

@@ -19,8 +19,8 @@ from whycam.data.samples import write_samples
 from whycam.errors import UserError
 from whycam.show.app.answers import BadFile, ErrorAnswer, Fault
 from whycam.show.app.api import BadFilesError, api
-from whycam.show.app.desk import Desk
 from whycam.show.app.guard import MB, Guard, is_loopback
+from whycam.show.app.served import ServedModel
 
 _SHOW = Path(__file__).parents[1]
 _STATIC = ("viewer.js", "viewer.css", "app.js", "app.css")
@@ -30,7 +30,7 @@ pages = APIRouter(include_in_schema=False)
 templates = Jinja2Templates(_SHOW / "templates")
 
 
-def make_app(desk: Desk, options: ServeOptions) -> FastAPI:
+def make_app(desk: ServedModel, options: ServeOptions) -> FastAPI:
     """The app; the desk is closed by who opened it."""
 
     @asynccontextmanager

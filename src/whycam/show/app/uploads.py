@@ -21,7 +21,7 @@ _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f/\\<>]")
 
 
 @dataclass(frozen=True)
-class Shot:
+class Upload:
     """One photo, decoded.
 
     Attributes:
@@ -76,7 +76,7 @@ def read_upload_size(file: BinaryIO, name: str, *, max_pixels: int) -> tuple[int
 
 def decode_upload(
     file: BinaryIO, name: str, preprocess: Preprocess, *, max_pixels: int, photo_px: int = 0, keep_photo: bool = False
-) -> Shot:
+) -> Upload:
     """The photo in an uploaded file.
 
     Args:
@@ -91,7 +91,7 @@ def decode_upload(
         UserError: a name that is none, or no picture that can be read.
     """
     photo = load_image(_NamedBytes(file.read(), check_name(name)), max_pixels=max_pixels)
-    return Shot(
+    return Upload(
         name,
         preprocess.to_pixels(photo),
         photo.size,

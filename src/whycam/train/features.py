@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 
-from whycam.cache import find_cache, open_or_make, prune_cached
 from whycam.data.loader import Photo, in_batches, stream_photos
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError, make_disk_error
+from whycam.model.cache import find_cache, open_or_make, prune_cached
 from whycam.runs import write_json
 
 log = logging.getLogger("whycam.features")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from whycam.model.layout import Layout
-from whycam.model.output import iter_tensors
+from whycam.model.cut.layout import Layout
+from whycam.model.cut.output import iter_tensors
 
 # How far two computations of one output may lie apart, as a part of the largest output.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -287,7 +287,7 @@ def _run_all(modules: Sequence[nn.Module], inputs: Tensor) -> object:
 
 def _fx(site: Site) -> RawTail | None:
     """The nodes behind the layer of a graph in which only the modules around the layer are traced through."""
-    from whycam.model.graph import split_graph  # noqa: PLC0415 - torch.fx takes its time, and few models come here
+    from whycam.model.cut.graph import split_graph  # noqa: PLC0415 - torch.fx takes its time, and few models come here
 
     halves = split_graph(site.module, site.name, site.call)
     if halves is None:

@@ -20,8 +20,8 @@ from whycam.data.annotations import Annotation
 from whycam.data.folder import Sample
 from whycam.data.loader import Photo, in_batches, stream_photos
 from whycam.errors import UserError
-from whycam.explainer import Model, load
-from whycam.measuring import Sitting, make_runner
+from whycam.explainer.model import Model, load
+from whycam.metrics.in_progress import EvaluationInProgress, make_runner
 from whycam.metrics.pooling import Estimate, compare, estimate, is_defined
 from whycam.metrics.registry import Metric, get_metrics
 
@@ -205,7 +205,7 @@ def evaluate(
     listed = _draw_samples([_to_annotation(one) for one in samples], limit, seed)
     names = tuple(dict.fromkeys([*methods, *baselines]))
     chosen, left_out = _choose_metrics(chosen, metrics, listed)
-    sitting = Sitting(
+    progressing = EvaluationInProgress(
         model=model,
         methods=names,
         metrics=tuple(chosen),
@@ -215,12 +215,12 @@ def evaluate(
         how=how,
         total=len(listed),
     )
-    sitting.find_classes(listed)
+    progressing.find_classes(listed)
     for batch in in_batches(_stream(model, listed), batch_size):
-        sitting.measure(batch)
+        progressing.measure(batch)
         if progress:
             progress(len(batch))
-    return _finish(sitting, tuple(b for b in baselines if b not in methods), left_out)
+    return _finish(progressing, tuple(b for b in baselines if b not in methods), left_out)
 
 
 def _to_annotation(sample: str | Path | Sample | Annotation) -> Annotation:
@@ -270,34 +270,34 @@ def _stream(model: Model, samples: Sequence[Annotation]) -> Iterator[tuple[Annot
     return zip(samples, photos, strict=True)
 
 
-def _finish(sitting: Sitting, baselines: tuple[str, ...], left_out: Sequence[str]) -> Evaluation:
-    if len(sitting.photos) < MIN_PHOTOS:
-        told = "; ".join(f"{what}: {count}" for what, count in sitting.counts.items() if count)
+def _finish(progressing: EvaluationInProgress, baselines: tuple[str, ...], left_out: Sequence[str]) -> Evaluation:
+    if len(progressing.photos) < MIN_PHOTOS:
+        told = "; ".join(f"{what}: {count}" for what, count in progressing.counts.items() if count)
         raise UserError(
-            f"{len(sitting.photos)} photos are left to measure on; expected {MIN_PHOTOS} or more. Left out: {told}."
+            f"{len(progressing.photos)} photos are left to measure on; expected {MIN_PHOTOS} or more. Left out: {told}."
         )
-    methods, names, count = sitting.methods, sitting.model.class_names, len(sitting.photos)
+    methods, names, count = progressing.methods, progressing.model.class_names, len(progressing.photos)
     return Evaluation(
         methods,
-        sitting.metrics,
-        {m: {name: rows[:count] for name, rows in of_method.items()} for m, of_method in sitting.rows.items()},
-        tuple(sitting.photos),
-        tuple(names[min(k, len(names) - 1)] for k in sitting.targets),
-        np.concatenate(sitting.logits),
-        np.array(sitting.labels),
-        {m: min(same, key=methods.index) for m, same in sitting.same.items() if same},
-        {what: count for what, count in sitting.counts.items() if count},
+        progressing.metrics,
+        {m: {name: rows[:count] for name, rows in of_method.items()} for m, of_method in progressing.rows.items()},
+        tuple(progressing.photos),
+        tuple(names[min(k, len(names) - 1)] for k in progressing.targets),
+        np.concatenate(progressing.logits),
+        np.array(progressing.labels),
+        {m: min(same, key=methods.index) for m, same in progressing.same.items() if same},
+        {what: count for what, count in progressing.counts.items() if count},
         names,
         {
-            "model": sitting.model.name,
-            **sitting.model.origin,
-            "preprocess": sitting.model.preprocess.model_dump(),
-            "target": sitting.target,
-            "seed": sitting.seed,
-            "engine": sitting.runner.name,
+            "model": progressing.model.name,
+            **progressing.model.origin,
+            "preprocess": progressing.model.preprocess.model_dump(),
+            "target": progressing.target,
+            "seed": progressing.seed,
+            "engine": progressing.runner.name,
             "baselines": list(baselines),
             "left_out": list(left_out),
-            "maps": sitting.record,
+            "maps": progressing.record,
         },
     )
 

@@ -1,4 +1,4 @@
-"""Album: the photos of an audit with what the model says of each, and the model as a function of pixels."""
+"""AuditData: the photos of an audit with what the model says of each, and the model as a function of pixels."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import torch
 from whycam.data.folder import Sample
 from whycam.data.loader import in_batches, stream_photos
 from whycam.errors import UserError, make_unreadable_error
-from whycam.explainer import Model, make_engine
-from whycam.explanation import Explanation
-from whycam.measuring import make_runner
-from whycam.model.classifier import GapClassifier
-from whycam.model.features import normalise_on
+from whycam.explainer.explanation import Explanation
+from whycam.explainer.model import Model, make_engine
+from whycam.metrics.in_progress import make_runner
+from whycam.model.gap import GapClassifier
+from whycam.train.features import normalise_on
 
 Run = Callable[[np.ndarray], np.ndarray]
 Progress = Callable[[int], None]
@@ -27,7 +27,7 @@ _BATCH = 16
 
 
 @dataclass(frozen=True)
-class Album:
+class AuditData:
     """N photos and a model's answers.
 
     Attributes:
@@ -98,7 +98,7 @@ def draw_samples(samples: Sequence[Sample], limit: int | None, seed: int) -> lis
     return sorted(kept, key=lambda sample: (sample.label, sample.path))
 
 
-def read_album(
+def read_data(
     model: Model,
     samples: Sequence[Sample],
     *,
@@ -106,7 +106,7 @@ def read_album(
     engine: str,
     run: Run | None = None,
     progress: Progress | None = None,
-) -> Album:
+) -> AuditData:
     """Decodes the photos and asks the model about each.
 
     Raises:
@@ -126,7 +126,7 @@ def read_album(
             progress(len(batch))
     if not found:
         raise make_unreadable_error(len(samples), samples[0].path)
-    return Album(
+    return AuditData(
         model,
         run or make_run(model, engine),
         tuple(sample.path for sample, *_ in found),

@@ -16,7 +16,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from whycam.errors import UserError
-from whycam.model.engine import OnnxEngine, check_identity, measure_identity
+from whycam.model.onnx.engine import OnnxEngine, check_identity, measure_identity
 from whycam.runs import tell_disk_errors
 
 CORRELATION_LIMIT, CHANGED_LIMIT = 0.98, 0.01

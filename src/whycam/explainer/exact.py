@@ -10,9 +10,16 @@ import numpy as np
 from PIL import Image
 
 from whycam.data.preprocess import Preprocess
-from whycam.model.engine import Answer, OnnxEngine
-from whycam.reading import Reading
-from whycam.targets import Target, describe_blank, describe_target, find_class, resolve_target, to_probabilities
+from whycam.explainer.reading import Reading
+from whycam.explainer.targets import (
+    Target,
+    describe_blank,
+    describe_target,
+    find_class,
+    resolve_target,
+    to_probabilities,
+)
+from whycam.model.onnx.engine import Answer, OnnxEngine
 
 
 def is_answered(method: str | Sequence[str], target: Target, how: Mapping[str, Any]) -> bool:

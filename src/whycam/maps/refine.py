@@ -22,7 +22,7 @@ from torch.nn import functional
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError
 from whycam.model.backbone import create_backbone
-from whycam.model.classifier import GapClassifier
+from whycam.model.gap import GapClassifier
 
 
 @dataclass(frozen=True)

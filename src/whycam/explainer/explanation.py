@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from whycam import localize, render
-from whycam.reading import Reading
+from whycam.explainer.reading import Reading
+from whycam.maps import boxes as localize
+from whycam.maps import render
 from whycam.runs import write_json
 
 

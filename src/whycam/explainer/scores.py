@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from whycam.errors import UserError
-from whycam.model.output import select_output
+from whycam.model.cut.output import select_output
 
 
 def make_score(

@@ -32,7 +32,7 @@ from whycam.model.backbone import (
     resolve_architecture,
     to_nchw,
 )
-from whycam.model.engine import IDENTITY_LIMIT
+from whycam.model.onnx.engine import IDENTITY_LIMIT
 from whycam.runs import open_atomic, read_versions, write_json
 
 FORMAT: Literal[1] = 1

@@ -22,7 +22,7 @@ from whycam.data.preprocess import Preprocess
 from whycam.data.regions import Regions, find_masks, read_regions
 from whycam.data.views import Swaps
 from whycam.errors import UserError
-from whycam.model.focus import compute_share, to_cells
+from whycam.train.evidence import compute_share, to_cells
 
 log = logging.getLogger("whycam.train")
 # Views of each training photo with the region of another; measured in docs/cure.md.

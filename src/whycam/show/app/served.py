@@ -14,13 +14,13 @@ import numpy as np
 
 from whycam.cam.registry import Method, Needs, get_method, iter_methods
 from whycam.errors import UserError, make_unknown_name
-from whycam.explainer import Model, make_engine
-from whycam.model.engine import find_engine
-from whycam.reader import EngineReader
-from whycam.reading import Reading
+from whycam.explainer.exact import EngineReader
+from whycam.explainer.model import Model, make_engine
+from whycam.explainer.reading import Reading
+from whycam.explainer.targets import find_class, resolve_target
+from whycam.model.onnx.engine import find_engine
 from whycam.show.app.batching import BatchedEngine
-from whycam.show.app.uploads import Shot
-from whycam.targets import find_class, resolve_target
+from whycam.show.app.uploads import Upload
 
 T = TypeVar("T")
 log = logging.getLogger("whycam.serve")
@@ -43,7 +43,7 @@ class Question:
     Attributes:
         target: predicted, top:N, all, or a class name or index.
         versus: a second class, or empty.
-        method: empty takes the first of `Desk.methods`.
+        method: empty takes the first of `ServedModel.methods`.
     """
 
     target: str = "predicted"
@@ -51,7 +51,7 @@ class Question:
     method: str = ""
 
 
-class Desk:
+class ServedModel:
     """A model that answers questions about photos, from a thread pool for each kind of work.
 
     Attributes:
@@ -95,7 +95,9 @@ class Desk:
         """Held, with `async with`, by who keeps a photo of so many pixels at full size until it is answered."""
         return self._large if pixels > LARGE_PIXELS else self._ordinary
 
-    async def read(self, shot: Shot, question: Question, use: Callable[[Reading], T], *, with_best: bool = False) -> T:
+    async def read(
+        self, shot: Upload, question: Question, use: Callable[[Reading], T], *, with_best: bool = False
+    ) -> T:
         """What `use` makes, in a thread, of the maps of the asked classes.
 
         Args:
@@ -146,7 +148,7 @@ class Desk:
     def _is_exact(self, question: Question) -> bool:
         return get_method(question.method).needs == "linear head"
 
-    def _read(self, shot: Shot, question: Question, *, with_best: bool) -> Reading:
+    def _read(self, shot: Upload, question: Question, *, with_best: bool) -> Reading:
         pixels, versus = shot.pixels[None], question.versus or None
         reading: Reading
         if not self._is_exact(question):

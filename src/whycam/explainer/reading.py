@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from whycam import localize, render
 from whycam.errors import UserError
+from whycam.maps import boxes as localize
+from whycam.maps import render
 
 _BOX_SIDE_PX = 256
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from whycam.errors import UserError, make_unknown_name
-from whycam.model.layout import Hints, Layout, find_layout
-from whycam.model.tail import Site, measure_gradient, trace_site, undisturbed
+from whycam.model.cut.layout import Hints, Layout, find_layout
+from whycam.model.cut.tail import Site, measure_gradient, trace_site, undisturbed
 
 _MOST_TRIES = 16
 

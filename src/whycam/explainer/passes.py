@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from whycam.cam.fusion import Rule, fuse_maps
 from whycam.cam.registry import Method, Pass
 from whycam.errors import UserError, as_clause
-from whycam.model.classifier import GapClassifier
-from whycam.model.layer import Call, list_spatial, record_calls
-from whycam.model.output import select_output
-from whycam.model.tail import run_linear, undisturbed
-from whycam.model.tap import Cut, as_input, cut_model, unwrap
-from whycam.scores import check_scores, make_score
-from whycam.smoothing import Smoothing
+from whycam.explainer.scores import check_scores, make_score
+from whycam.explainer.views import Smoothing
+from whycam.model.cut.layer import Call, list_spatial, record_calls
+from whycam.model.cut.output import select_output
+from whycam.model.cut.tail import run_linear, undisturbed
+from whycam.model.cut.tap import Cut, as_input, cut_model, unwrap
+from whycam.model.gap import GapClassifier
 
 Layer = str | nn.Module | Cut
 ScoreFunction = Callable[[Any], Tensor]

@@ -17,8 +17,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from whycam import render
-from whycam.cache import is_cached
 from whycam.cam.fusion import Rule
 from whycam.cam.registry import Method, get_method
 from whycam.data.images import image_from_pil, load_image
@@ -26,23 +24,9 @@ from whycam.data.loader import Photo, stream_batches
 from whycam.data.pixels import image_from_array
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError
-from whycam.explanation import Explanation
-from whycam.model.backbone import Backbone, hash_tensors
-from whycam.model.classifier import (
-    GapClassifier,
-    HeadError,
-    load_classifier,
-    load_network,
-    make_exact,
-    name_classes,
-    probe_identity,
-    probe_images,
-)
-from whycam.model.engine import OnnxEngine, check_engine, find_engine, open_kept, place_engine
-from whycam.model.export import open_cached
-from whycam.model.features import normalise_on
-from whycam.model.tap import Cut, unwrap
-from whycam.passes import (
+from whycam.explainer.exact import EngineReader, is_answered
+from whycam.explainer.explanation import Explanation
+from whycam.explainer.passes import (
     Layer,
     MethodOptions,
     Question,
@@ -54,12 +38,8 @@ from whycam.passes import (
     read_logits,
     run_method,
 )
-from whycam.reader import EngineReader, is_answered
-from whycam.reading import Reading
-from whycam.refine import Refiner, make_refiner
-from whycam.runs import read_versions
-from whycam.smoothing import parse_smooth
-from whycam.targets import (
+from whycam.explainer.reading import Reading
+from whycam.explainer.targets import (
     Target,
     describe_blank,
     describe_side,
@@ -70,6 +50,26 @@ from whycam.targets import (
     resolve_target,
     to_probabilities,
 )
+from whycam.explainer.views import parse_smooth
+from whycam.maps import render
+from whycam.maps.refine import Refiner, make_refiner
+from whycam.model.backbone import Backbone, hash_tensors
+from whycam.model.cache import is_cached
+from whycam.model.cut.tap import Cut, unwrap
+from whycam.model.gap import (
+    GapClassifier,
+    HeadError,
+    load_classifier,
+    load_network,
+    make_exact,
+    name_classes,
+    probe_identity,
+    probe_images,
+)
+from whycam.model.onnx.engine import OnnxEngine, check_engine, find_engine, open_kept, place_engine
+from whycam.model.onnx.export import open_cached
+from whycam.runs import read_versions
+from whycam.train.features import normalise_on
 
 log = logging.getLogger("whycam.explain")
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor

@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from whycam.data.annotations import Annotation, AnnotationError, Truth
 from whycam.data.loader import Photo
 from whycam.errors import UserError
-from whycam.explainer import Model
+from whycam.explainer.model import Model
+from whycam.explainer.targets import find_class
 from whycam.metrics.case import Case, Photos, Score, to_heat
 from whycam.metrics.registry import Metric
 from whycam.model.backbone import hash_tensors
-from whycam.model.classifier import GapClassifier
-from whycam.model.engine import check_engine, place_engine
-from whycam.model.export import GraphOptions, open_cached
-from whycam.model.features import normalise_on
-from whycam.model.output import select_output
-from whycam.targets import find_class
+from whycam.model.cut.output import select_output
+from whycam.model.gap import GapClassifier
+from whycam.model.onnx.engine import check_engine, place_engine
+from whycam.model.onnx.export import GraphOptions, open_cached
+from whycam.train.features import normalise_on
 
 _SAME = 1e-4
 
@@ -84,7 +84,7 @@ def _open_graph(model: Model) -> Runner:
 
 
 @dataclass(kw_only=True)
-class Sitting:
+class EvaluationInProgress:
     """One evaluation as it goes on: photos come in batches, rows of numbers pile up.
 
     Attributes:

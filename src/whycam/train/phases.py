@@ -22,18 +22,18 @@ from whycam.data.folder import PhotoFolder, Sample, count_labels
 from whycam.data.loader import Photo, map_ahead, stream_photos
 from whycam.data.views import Swaps, ViewDataset
 from whycam.errors import UserError
-from whycam.jobs.draws import choose_sample, count_steps, draw_steps, split_batches
-from whycam.jobs.focus import SWAPPED_VIEWS, Focus, name_swaps
 from whycam.jobs.progress import show_progress
 from whycam.model.backbone import hash_tensors
-from whycam.model.classifier import GapClassifier
-from whycam.model.engine import place_engine
-from whycam.model.export import open_features
-from whycam.model.features import FeatureKey, FeatureStore, compute_features, default_cache_dir, normalise_on
-from whycam.model.finetune import freeze_batch_norm, make_groups
-from whycam.model.focus import compute_evidence, compute_share
-from whycam.model.train import Batches, Epoch, Phase, find_best, fit
+from whycam.model.gap import GapClassifier
+from whycam.model.onnx.engine import place_engine
+from whycam.model.onnx.export import open_features
 from whycam.runs import write_lines
+from whycam.train.draws import choose_sample, count_steps, draw_steps, split_batches
+from whycam.train.evidence import compute_evidence, compute_share
+from whycam.train.features import FeatureKey, FeatureStore, compute_features, default_cache_dir, normalise_on
+from whycam.train.finetune import freeze_batch_norm, make_groups
+from whycam.train.focus import SWAPPED_VIEWS, Focus, name_swaps
+from whycam.train.loop import Batches, Epoch, Phase, find_best, fit
 
 log = logging.getLogger("whycam.train")
 _WORKERS = 2

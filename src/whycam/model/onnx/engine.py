@@ -16,11 +16,11 @@ import numpy as np
 import onnxruntime
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
-from whycam.cache import find_cache, open_cached
 from whycam.data.images import content_hash
 from whycam.data.preprocess import Preprocess
 from whycam.data.samples import load_samples
 from whycam.errors import UserError, make_unknown_name
+from whycam.model.cache import find_cache, open_cached
 from whycam.runs import is_utf8, read_versions
 
 FORMAT = 2

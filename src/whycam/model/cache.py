@@ -22,7 +22,7 @@ from whycam.errors import UserError, make_disk_error
 from whycam.runs import hold_lock, open_atomic
 
 T = TypeVar("T")
-log = logging.getLogger("whycam.cache")
+log = logging.getLogger("whycam.model.cache")
 
 
 class CacheError(UserError):

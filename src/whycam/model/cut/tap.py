@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from whycam.errors import UserError
-from whycam.model.layer import choose_call, find_call, list_spatial, make_no_gradient, reaches_output, record_calls
-from whycam.model.layout import Layout
-from whycam.model.tail import (
+from whycam.model.cut.layer import choose_call, find_call, list_spatial, make_no_gradient, reaches_output, record_calls
+from whycam.model.cut.layout import Layout
+from whycam.model.cut.tail import (
     Probe,
     RawTail,
     Site,

@@ -1,0 +1,1 @@
+"""A question about photos -> an explanation: targets, scores, views, passes."""

@@ -1,0 +1,1 @@
+"""Maps -> heat, boxes, refined maps."""

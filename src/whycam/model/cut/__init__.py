@@ -1,0 +1,1 @@
+"""Any module cut at a layer: features(images) and tail(features)."""

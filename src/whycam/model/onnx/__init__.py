@@ -1,0 +1,1 @@
+"""A classifier as an ONNX graph that explains itself: export, run, quantise."""

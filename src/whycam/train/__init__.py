@@ -1,0 +1,1 @@
+"""Photos -> a classifier: features once, the loop, fine-tuning, regions."""
