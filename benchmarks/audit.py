@@ -30,9 +30,9 @@ from whycam.data.images import load_image
 from whycam.explainer.model import Model
 from whycam.model.backbone import make_backbone
 from whycam.model.gap import GapClassifier, probe_identity, save_classifier
+from whycam.model.input import normalise_on
 from whycam.model.onnx.engine import Answer
 from whycam.model.onnx.export import open_features
-from whycam.train.features import normalise_on
 from whycam.train.loop import Epoch, Phase, fit
 
 # A model relies on a mark if the mark moves so much of the other classes' photos to its class, or so much of its

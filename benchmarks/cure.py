@@ -25,8 +25,8 @@ from whycam.data.preprocess import Preprocess
 from whycam.jobs.train import train
 from whycam.model.backbone import make_backbone
 from whycam.model.gap import GapClassifier, load_classifier
+from whycam.model.input import normalise_on
 from whycam.model.onnx.export import open_features
-from whycam.train.features import normalise_on
 from whycam.train.focus import Focus
 
 CLASS = "tulips"

@@ -1,4 +1,4 @@
-"""Screenshots of the report and of the app at the widths of a desk and a phone, light and dark, to be looked at.
+"""Screenshots of the report and of the app at the widths of a served and a phone, light and dark, to be looked at.
 
 python benchmarks/screenshots.py REPORT.html -o screenshots
 python benchmarks/screenshots.py --app http://127.0.0.1:8000 --photos PHOTO ... -o screenshots    (whycam serve runs)

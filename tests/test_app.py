@@ -55,18 +55,18 @@ def model(tiny_folder: Path) -> whycam.Model:
 
 
 @pytest.fixture(scope="module")
-def desk(model: whycam.Model) -> Iterator[ServedModel]:
+def served(model: whycam.Model) -> Iterator[ServedModel]:
     with ServedModel(model) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def make_client(desk: ServedModel) -> Iterator[Make]:
-    """An app with limits of its own on the shared desk."""
+def make_client(served: ServedModel) -> Iterator[Make]:
+    """An app with limits of its own on the shared served."""
     with ExitStack() as open_clients:
 
         def make(**limits: Any) -> TestClient:
-            app = make_app(desk, ServeOptions(**{"rate": 0, **limits}))
+            app = make_app(served, ServeOptions(**{"rate": 0, **limits}))
             return open_clients.enter_context(TestClient(app, HERE, raise_server_exceptions=False))
 
         yield make
@@ -224,10 +224,10 @@ def test_questions_that_make_no_sense(client: TestClient, photo: Path, form: dic
     check_refused(send(client, photo, **form), 422, words)
 
 
-def test_too_many_maps_at_once(desk: ServedModel) -> None:
-    many = replace(desk.model, class_names=tuple(f"c{k}" for k in range(1000)))
+def test_too_many_maps_at_once(served: ServedModel) -> None:
+    many = replace(served.model, class_names=tuple(f"c{k}" for k in range(1000)))
     other = object.__new__(ServedModel)
-    other.model, other.methods = many, desk.methods
+    other.model, other.methods = many, served.methods
     with pytest.raises(UserError, match="asks for 1000 maps; expected 200"):
         other.check(Question("all"))
     with pytest.raises(UserError, match="asks for 11 maps; expected 10"):
@@ -235,8 +235,8 @@ def test_too_many_maps_at_once(desk: ServedModel) -> None:
 
 
 def test_without_exact_maps_it_is_grad_cam(model: whycam.Model, photo: Path) -> None:
-    with ServedModel(replace(model, no_exact_map="It has none.")) as desk:
-        client = TestClient(make_app(desk, ServeOptions()), HERE)
+    with ServedModel(replace(model, no_exact_map="It has none.")) as served:
+        client = TestClient(make_app(served, ServeOptions()), HERE)
         about = client.get("/api/model").json()
         assert about["methods"][0]["name"] == "grad-cam"
         assert about["engine"] == "torch"
@@ -251,7 +251,7 @@ def test_without_a_graph_exact_maps_are_torchs(
         raise UserError("an operator is missing")
 
     monkeypatch.setattr("whycam.show.app.served.make_engine", fail)
-    with ServedModel(model) as desk, TestClient(make_app(desk, ServeOptions()), HERE) as other:
+    with ServedModel(model) as served, TestClient(make_app(served, ServeOptions()), HERE) as other:
         assert other.get("/api/model").json()["engine"] == "torch"
         entries = [read_entry(send(one, photo, target="square")) for one in (other, client)]
     assert entries[0]["classes"] == entries[1]["classes"]
@@ -262,7 +262,7 @@ def test_without_a_graph_exact_maps_are_torchs(
 
 
 def test_photos_that_come_together_are_run_together(
-    desk: ServedModel, client: TestClient, shapes_folder: Path, monkeypatch: pytest.MonkeyPatch
+    served: ServedModel, client: TestClient, shapes_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
     run = OnnxEngine.run
@@ -275,7 +275,7 @@ def test_photos_that_come_together_are_run_together(
     alone = [read_entry(send(client, path)) for path in paths]
     monkeypatch.setattr(OnnxEngine, "run", count)
     # Full batches do not wait: the time only has to be enough.
-    monkeypatch.setattr(desk.engine, "wait_s", 30)
+    monkeypatch.setattr(served.engine, "wait_s", 30)
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda path: read_entry(send(client, path)), paths))
     assert sizes == [8]
@@ -285,10 +285,10 @@ def test_photos_that_come_together_are_run_together(
 
 
 def test_a_failing_batch_fails_for_all_who_wait_and_the_next_one_works(
-    desk: ServedModel, monkeypatch: pytest.MonkeyPatch
+    served: ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert desk.engine is not None
-    engine = BatchedEngine(desk.engine.path, 1, wait_s=0.5)
+    assert served.engine is not None
+    engine = BatchedEngine(served.engine.path, 1, wait_s=0.5)
     pixels = np.zeros((1, 3, 64, 64), np.uint8)
     with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
         patch.setattr(OnnxEngine, "run", lambda *_: 1 / 0)
@@ -338,10 +338,10 @@ def test_large_photos_are_drawn_one_at_a_time_and_others_pass(
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_a_process_gives_back_the_memory_of_large_photos_and_stops_amid_them(
-    desk: ServedModel, tiny_folder: Path, photo: Path
+    served: ServedModel, tiny_folder: Path, photo: Path
 ) -> None:
     large, small = make_png(3000), photo.read_bytes()
-    with ThreadPoolExecutor(16) as pool, serving(desk, tiny_folder) as (process, address):
+    with ThreadPoolExecutor(16) as pool, serving(served, tiny_folder) as (process, address):
 
         def ask(data: bytes) -> int:
             return httpx2.post(f"{address}/api/overlay", files={"file": ("a.png", data)}, timeout=120).status_code
@@ -516,9 +516,9 @@ def test_photos_to_try(client: TestClient) -> None:
 
 
 def test_names_are_text_in_the_page(model: whycam.Model) -> None:
-    desk = object.__new__(ServedModel)
-    desk.model = replace(model, name="<script>alert(1)</script>&")
-    text = TestClient(make_app(desk, ServeOptions()), HERE).get("/").text
+    served = object.__new__(ServedModel)
+    served.model = replace(model, name="<script>alert(1)</script>&")
+    text = TestClient(make_app(served, ServeOptions()), HERE).get("/").text
     assert "&lt;script&gt;alert(1)" in text
     assert "<script>alert" not in text
 
@@ -534,8 +534,8 @@ def test_scores_that_are_no_numbers(model: whycam.Model, photo: Path) -> None:
     broken = whycam.load(model.name, engine="torch")
     with torch.no_grad():
         broken.network.classifier.bias.fill_(float("nan"))
-    with ServedModel(replace(broken, no_exact_map="It has none.")) as desk:
-        client = TestClient(make_app(desk, ServeOptions()), HERE)
+    with ServedModel(replace(broken, no_exact_map="It has none.")) as served:
+        client = TestClient(make_app(served, ServeOptions()), HERE)
         check_refused(send(client, photo), 422, "scores of 'photo.jpg' are not finite")
 
 
@@ -543,11 +543,11 @@ def test_scores_that_are_no_numbers(model: whycam.Model, photo: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def described(desk: ServedModel) -> schemathesis.BaseSchema:
+def described(served: ServedModel) -> schemathesis.BaseSchema:
     # Random bytes fit the description of a photo, and random words that of a class: to refuse them is right.
     checks = {"positive_data_acceptance": {"expected-statuses": ["2xx", "422"]}}
     config = SchemathesisConfig.from_dict({"checks": checks})
-    app = make_app(desk, ServeOptions(rate=0))
+    app = make_app(served, ServeOptions(rate=0))
     return schemathesis.openapi.from_asgi("/openapi.json", app, config=config, headers={"Host": "127.0.0.1"})
 
 
@@ -574,11 +574,11 @@ def test_schemathesis_finds_nothing(described: schemathesis.BaseSchema, path: st
 
 
 @contextmanager
-def serving(desk: ServedModel, folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(served: ServedModel, folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`whycam serve` as a process and its address; it ends well at SIGTERM."""
-    assert desk.engine is not None
+    assert served.engine is not None
     # Its graph is there already: to make it takes long.
-    places = {"PYTHONPATH": str(Path(whycam.__file__).parents[1]), "WHYCAM_CACHE": str(desk.engine.path.parents[1])}
+    places = {"PYTHONPATH": str(Path(whycam.__file__).parents[1]), "WHYCAM_CACHE": str(served.engine.path.parents[1])}
     command = [sys.executable, "-m", "whycam", "serve", str(folder), "--port", "0", *words]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env={**os.environ, **places}, **pipes) as process:
@@ -601,9 +601,9 @@ def read_memory(process: subprocess.Popen[str]) -> int:
 
 
 def test_a_process_serves_what_the_docs_say_and_stops(
-    desk: ServedModel, tiny_folder: Path, photo: Path, tmp_path: Path
+    served: ServedModel, tiny_folder: Path, photo: Path, tmp_path: Path
 ) -> None:
-    with serving(desk, tiny_folder) as (_, address):
+    with serving(served, tiny_folder) as (_, address):
         for name in ("photo.jpg", "other.jpg"):
             (tmp_path / name).write_bytes(photo.read_bytes())
         run_examples(address, tmp_path)

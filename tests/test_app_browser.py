@@ -47,8 +47,8 @@ def serve(model: whycam.Model) -> Iterator[str]:
 
     with pytest.MonkeyPatch.context() as patch, listen("127.0.0.1", 0) as door:
         patch.setattr("whycam.show.app.served.make_engine", fail)
-        with ServedModel(model) as desk:
-            server = uvicorn.Server(configure(make_app(desk, ServeOptions(max_upload_mb=1))))
+        with ServedModel(model) as served:
+            server = uvicorn.Server(configure(make_app(served, ServeOptions(max_upload_mb=1))))
             thread = threading.Thread(target=server.run, args=([door],))
             door.listen()
             thread.start()

@@ -276,7 +276,8 @@ def test_option_that_the_method_lacks_is_refused(model: whycam.Model) -> None:
 
 def test_whycam_explain_stays_a_function() -> None:
     code = (
-        "import whycam.explainer.model, whycam; whycam.explain; assert whycam.explain is whycam.explainer.model.explain"
+        "import whycam.explainer.explain, whycam; whycam.explain; "
+        "assert whycam.explain is whycam.explainer.explain.explain"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

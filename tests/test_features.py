@@ -25,7 +25,8 @@ from whycam.errors import UserError
 from whycam.model import features
 from whycam.model.backbone import hash_tensors
 from whycam.model.gap import GapClassifier
-from whycam.train.features import FeatureKey, FeatureStore, compute_features, default_cache_dir, normalise_on
+from whycam.model.input import normalise_on
+from whycam.train.features import FeatureKey, FeatureStore, compute_features, default_cache_dir
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from whycam.data.preprocess import Preprocess
-from whycam.train.features import normalise_on
+from whycam.model.input import normalise_on
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 

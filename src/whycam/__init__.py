@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from whycam.errors import UserError
+    from whycam.explainer.explain import explain
     from whycam.explainer.explanation import Explanation
-    from whycam.explainer.model import Model, explain, load
+    from whycam.explainer.model import Model, load
     from whycam.metrics.evaluation import Evaluation, evaluate
     from whycam.model.cut.tap import cut_model
 
@@ -33,7 +34,7 @@ _HOMES = {
     "UserError": "whycam.errors",
     "cut_model": "whycam.model.cut.tap",
     "evaluate": "whycam.metrics.evaluation",
-    "explain": "whycam.explainer.model",
+    "explain": "whycam.explainer.explain",
     "load": "whycam.explainer.model",
 }
 

@@ -19,7 +19,7 @@ from whycam.explainer.explanation import Explanation
 from whycam.explainer.model import Model, make_engine
 from whycam.metrics.in_progress import make_runner
 from whycam.model.gap import GapClassifier
-from whycam.train.features import normalise_on
+from whycam.model.input import normalise_on
 
 Run = Callable[[np.ndarray], np.ndarray]
 Progress = Callable[[int], None]

@@ -200,7 +200,7 @@ def _list_paths(audit: dict[str, Any] | None) -> list[str]:
 def _find_audit(
     model: str, reported: ReportPhotos, run: Run | None, options: ReportOptions
 ) -> tuple[dict[str, Any] | None, str]:
-    """The audit that there is, or one made now of the reported's photos; or why there is none, where it was tried."""
+    """The audit that there is, or one made now of the photos; or why there is none, where it was tried."""
     audit = _find_json(options.audit, "audit.json", "whycam audit", run.folder if run else None)
     if audit is not None or options.no_audit:
         return audit, ""

@@ -159,7 +159,7 @@ def _find_photos(run: Run) -> Path:
 
 
 def add_evidence(reported: ReportPhotos, paths: Sequence[str]) -> tuple[ReportPhotos, dict[str, str]]:
-    """The reported with the photos of the findings that it lacks; and path as the finding says it -> the photo's name."""
+    """With the photos of the findings that it lacks; and path as the finding says it -> the photo's name."""
     known = {str(item.path): item.name for item in reported.items} | {item.name: item.name for item in reported.items}
     names, more = {}, []
     for path in dict.fromkeys(paths):

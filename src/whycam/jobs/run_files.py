@@ -25,11 +25,12 @@ from whycam.errors import UserError
 from whycam.explainer.model import Model
 from whycam.jobs.progress import show_progress
 from whycam.model.gap import GapClassifier, check_identity, measure_identity
+from whycam.model.input import normalise_on
 from whycam.runs import TableWriter
 from whycam.show.lettering import label_classes
 from whycam.show.plots import make_sheet, plot_confusion, plot_curves
 from whycam.train.evidence import compute_evidence
-from whycam.train.features import FeatureStore, normalise_on
+from whycam.train.features import FeatureStore
 from whycam.train.focus import SWAPPED_VIEWS
 from whycam.train.phases import Work
 

@@ -35,8 +35,8 @@ def serve(model_name: str, options: ServeOptions, tell: Callable[[str], None]) -
     with listen(options.host, options.port) as door:
         # Before the model, which takes seconds: a port in use is told at once.
         model = load(model_name, device=options.device, engine="torch")
-        with ServedModel(model) as desk:
-            server = uvicorn.Server(configure(make_app(desk, options)))
+        with ServedModel(model) as served:
+            server = uvicorn.Server(configure(make_app(served, options)))
             # uvicorn stops at these signals and then raises them again: to stop is what was asked for, and no fault.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: None)

@@ -16,7 +16,7 @@ from whycam.data.check import drop_unreadable, find_same_content, hash_photos
 from whycam.data.folder import count_labels, fingerprint, read_folder
 from whycam.errors import UserError
 from whycam.explainer.model import choose_device
-from whycam.jobs.progress import log_to
+from whycam.jobs.progress import log_to, show_progress
 from whycam.jobs.run_files import write_results
 from whycam.model.backbone import make_backbone
 from whycam.model.gap import GapClassifier, save_classifier
@@ -51,7 +51,7 @@ def train(folder: Path, out: Path, options: TrainOptions) -> dict[str, Any]:
         )
         model = GapClassifier(origin, photos.class_names, options.head).to(device).eval()
         focus = make_focus(options, photos, model.preprocess)
-        work = Work(options, photos, hashes, unreadable, model, device, run, focus=focus)
+        work = Work(options, photos, hashes, unreadable, model, device, run, show_progress, focus=focus)
         work.times_s["prepare"] = time.perf_counter() - start
         _log_start(work)
         train_phases(work)

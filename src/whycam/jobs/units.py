@@ -25,8 +25,8 @@ from whycam.explainer.targets import find_class
 from whycam.jobs.progress import show_progress
 from whycam.maps import render
 from whycam.model.gap import GapClassifier
+from whycam.model.input import normalise_on
 from whycam.runs import TableWriter, command_line, open_run, write_json
-from whycam.train.features import normalise_on
 
 _SCHEMA = pa.schema(
     [

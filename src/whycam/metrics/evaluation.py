@@ -205,7 +205,7 @@ def evaluate(
     listed = _draw_samples([_to_annotation(one) for one in samples], limit, seed)
     names = tuple(dict.fromkeys([*methods, *baselines]))
     chosen, left_out = _choose_metrics(chosen, metrics, listed)
-    progressing = EvaluationInProgress(
+    running = EvaluationInProgress(
         model=model,
         methods=names,
         metrics=tuple(chosen),
@@ -215,12 +215,12 @@ def evaluate(
         how=how,
         total=len(listed),
     )
-    progressing.find_classes(listed)
+    running.find_classes(listed)
     for batch in in_batches(_stream(model, listed), batch_size):
-        progressing.measure(batch)
+        running.measure(batch)
         if progress:
             progress(len(batch))
-    return _finish(progressing, tuple(b for b in baselines if b not in methods), left_out)
+    return _finish(running, tuple(b for b in baselines if b not in methods), left_out)
 
 
 def _to_annotation(sample: str | Path | Sample | Annotation) -> Annotation:
@@ -270,34 +270,34 @@ def _stream(model: Model, samples: Sequence[Annotation]) -> Iterator[tuple[Annot
     return zip(samples, photos, strict=True)
 
 
-def _finish(progressing: EvaluationInProgress, baselines: tuple[str, ...], left_out: Sequence[str]) -> Evaluation:
-    if len(progressing.photos) < MIN_PHOTOS:
-        told = "; ".join(f"{what}: {count}" for what, count in progressing.counts.items() if count)
+def _finish(running: EvaluationInProgress, baselines: tuple[str, ...], left_out: Sequence[str]) -> Evaluation:
+    if len(running.photos) < MIN_PHOTOS:
+        told = "; ".join(f"{what}: {count}" for what, count in running.counts.items() if count)
         raise UserError(
-            f"{len(progressing.photos)} photos are left to measure on; expected {MIN_PHOTOS} or more. Left out: {told}."
+            f"{len(running.photos)} photos are left to measure on; expected {MIN_PHOTOS} or more. Left out: {told}."
         )
-    methods, names, count = progressing.methods, progressing.model.class_names, len(progressing.photos)
+    methods, names, count = running.methods, running.model.class_names, len(running.photos)
     return Evaluation(
         methods,
-        progressing.metrics,
-        {m: {name: rows[:count] for name, rows in of_method.items()} for m, of_method in progressing.rows.items()},
-        tuple(progressing.photos),
-        tuple(names[min(k, len(names) - 1)] for k in progressing.targets),
-        np.concatenate(progressing.logits),
-        np.array(progressing.labels),
-        {m: min(same, key=methods.index) for m, same in progressing.same.items() if same},
-        {what: count for what, count in progressing.counts.items() if count},
+        running.metrics,
+        {m: {name: rows[:count] for name, rows in of_method.items()} for m, of_method in running.rows.items()},
+        tuple(running.photos),
+        tuple(names[min(k, len(names) - 1)] for k in running.targets),
+        np.concatenate(running.logits),
+        np.array(running.labels),
+        {m: min(same, key=methods.index) for m, same in running.same.items() if same},
+        {what: count for what, count in running.counts.items() if count},
         names,
         {
-            "model": progressing.model.name,
-            **progressing.model.origin,
-            "preprocess": progressing.model.preprocess.model_dump(),
-            "target": progressing.target,
-            "seed": progressing.seed,
-            "engine": progressing.runner.name,
+            "model": running.model.name,
+            **running.model.origin,
+            "preprocess": running.model.preprocess.model_dump(),
+            "target": running.target,
+            "seed": running.seed,
+            "engine": running.runner.name,
             "baselines": list(baselines),
             "left_out": list(left_out),
-            "maps": progressing.record,
+            "maps": running.record,
         },
     )
 

@@ -22,9 +22,9 @@ from whycam.metrics.registry import Metric
 from whycam.model.backbone import hash_tensors
 from whycam.model.cut.output import select_output
 from whycam.model.gap import GapClassifier
+from whycam.model.input import normalise_on
 from whycam.model.onnx.engine import check_engine, place_engine
 from whycam.model.onnx.export import GraphOptions, open_cached
-from whycam.train.features import normalise_on
 
 _SAME = 1e-4
 

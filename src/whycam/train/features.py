@@ -24,6 +24,7 @@ from whycam.data.loader import Photo, in_batches, stream_photos
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError, make_disk_error
 from whycam.model.cache import find_cache, open_or_make, prune_cached
+from whycam.model.input import normalise_on
 from whycam.runs import write_json
 
 log = logging.getLogger("whycam.features")
@@ -70,13 +71,6 @@ class FeatureKey:
 def default_cache_dir() -> Path:
     """Where features are kept, if no other place is named."""
     return find_cache() / "features"
-
-
-def normalise_on(pixels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
-    """(N, 3, H, W) float32 network input from uint8 pixels, on the pixels' device."""
-    mean = torch.tensor(preprocess.mean, device=pixels.device).view(3, 1, 1) * 255
-    std = torch.tensor(preprocess.std, device=pixels.device).view(3, 1, 1) * 255
-    return (pixels.float() - mean) / std
 
 
 def compute_features(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,15 +22,15 @@ from whycam.data.folder import PhotoFolder, Sample, count_labels
 from whycam.data.loader import Photo, map_ahead, stream_photos
 from whycam.data.views import Swaps, ViewDataset
 from whycam.errors import UserError
-from whycam.jobs.progress import show_progress
 from whycam.model.backbone import hash_tensors
 from whycam.model.gap import GapClassifier
+from whycam.model.input import normalise_on
 from whycam.model.onnx.engine import place_engine
 from whycam.model.onnx.export import open_features
 from whycam.runs import write_lines
 from whycam.train.draws import choose_sample, count_steps, draw_steps, split_batches
 from whycam.train.evidence import compute_evidence, compute_share
-from whycam.train.features import FeatureKey, FeatureStore, compute_features, default_cache_dir, normalise_on
+from whycam.train.features import FeatureKey, FeatureStore, compute_features, default_cache_dir
 from whycam.train.finetune import freeze_batch_norm, make_groups
 from whycam.train.focus import SWAPPED_VIEWS, Focus, name_swaps
 from whycam.train.loop import Batches, Epoch, Phase, find_best, fit
@@ -53,6 +53,7 @@ class Work:
         unreadable: path -> reason.
         model: the classifier in the making, on `device`.
         run: the folder to write into.
+        show_progress: (words, total) -> a bar, whose block gets a function that is told how many more are done.
         times_s: step -> seconds.
         epochs: the lines of all phases so far.
         store: features of all photos, where the finished model's backbone is still the one that made them.
@@ -66,6 +67,7 @@ class Work:
     model: GapClassifier
     device: torch.device
     run: Path
+    show_progress: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
     times_s: dict[str, float] = field(default_factory=dict)
     epochs: list[Epoch] = field(default_factory=list)
     store: FeatureStore | None = None
@@ -123,7 +125,7 @@ def _drop(work: Work, reasons: Mapping[Path, str]) -> None:
 
 def _drop_undecodable(work: Work) -> None:
     paths = [sample.path for sample in work.photos.samples]
-    with show_progress("decoding", len(paths)) as advance:
+    with work.show_progress("decoding", len(paths)) as advance:
         reasons = {}
         for photo in stream_photos(paths, work.model.preprocess):
             advance(1)
@@ -143,7 +145,7 @@ def _compute_stores(work: Work) -> list[FeatureStore]:
         photos = {work.hashes[sample.path]: sample.path for sample in samples}
         content = sorted(photos)
         key = FeatureKey(weights, model.preprocess, model.origin.map_stride, content, view)
-        with show_progress(words, len(content)) as advance:
+        with work.show_progress(words, len(content)) as advance:
             return compute_features(run, photos, key, device=work.device, cache_dir=cache, progress=advance, read=read)
 
     plain = compute(work.photos.samples, "plain", "features")
@@ -372,7 +374,7 @@ def _fit(
             *(line.val_photos, len(rows)),
         )
 
-    with show_progress(phase.name, phase.epochs * phase.steps_per_epoch) as advance:
+    with work.show_progress(phase.name, phase.epochs * phase.steps_per_epoch) as advance:
         epochs = fit(
             phase,
             train_batches,

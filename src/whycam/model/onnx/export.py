@@ -25,9 +25,9 @@ from whycam.data.samples import load_samples
 from whycam.errors import UserError, as_clause
 from whycam.model.cache import open_or_make, prune_cached
 from whycam.model.gap import GapClassifier, probe_images
+from whycam.model.input import normalise_on
 from whycam.model.onnx.engine import FORMAT, Card, OnnxEngine, check_identity, measure_identity, open_session
 from whycam.runs import open_atomic, read_versions
-from whycam.train.features import normalise_on
 
 PARITY_LIMIT = 1e-4
 _OPSET = 18

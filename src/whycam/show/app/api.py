@@ -67,9 +67,9 @@ class BadFilesError(Exception):
 
 
 def get_served(request: Request) -> ServedModel:
-    """The app's desk."""
-    desk: ServedModel = request.app.state.desk
-    return desk
+    """The app's model."""
+    served: ServedModel = request.app.state.served
+    return served
 
 
 def get_options(request: Request) -> ServeOptions:
@@ -79,7 +79,7 @@ def get_options(request: Request) -> ServeOptions:
 
 
 def read_question(
-    desk: Annotated[ServedModel, Depends(get_served)],
+    served: Annotated[ServedModel, Depends(get_served)],
     target: Annotated[str, Form(max_length=200, description="predicted, top:N, all, or a class name or index")] = (
         "predicted"
     ),
@@ -87,7 +87,7 @@ def read_question(
     method: Annotated[str, Form(max_length=50, description="one of the model's methods; else its first")] = "",
 ) -> Question:
     """The form's question, checked."""
-    return desk.check(Question(target, versus, method))
+    return served.check(Question(target, versus, method))
 
 
 ModelHere = Annotated[ServedModel, Depends(get_served)]
@@ -96,23 +96,23 @@ QuestionHere = Annotated[Question, Depends(read_question)]
 
 
 @api.get("/health")
-async def health(desk: ModelHere) -> Health:
+async def health(served: ModelHere) -> Health:
     """That the server lives, and which model it serves."""
-    return Health(status="ok", model=desk.model.name, version=__version__)
+    return Health(status="ok", model=served.model.name, version=__version__)
 
 
 @api.get("/model")
-async def model(desk: ModelHere, options: OptionsHere) -> ModelAnswer:
+async def model(served: ModelHere, options: OptionsHere) -> ModelAnswer:
     """Classes, map methods, how exact the maps are, colours and limits."""
-    network, about = desk.model.network, desk.model.origin
+    network, about = served.model.network, served.model.origin
     return ModelAnswer(
-        name=desk.model.name,
-        class_names=list(desk.model.class_names),
+        name=served.model.name,
+        class_names=list(served.model.class_names),
         bias=network.classifier.bias.tolist() if isinstance(network, GapClassifier) else None,
         identity_error=about.get("identity_error"),
-        methods=[MethodAnswer(name=m.name, differs=m.differs, cost=m.cost, paper=m.paper) for m in desk.methods],
-        engine="torch" if desk.engine is None else f"onnxruntime {desk.engine.card.versions['onnxruntime']}",
-        record={**about, "preprocess": desk.model.preprocess.model_dump()},
+        methods=[MethodAnswer(name=m.name, differs=m.differs, cost=m.cost, paper=m.paper) for m in served.methods],
+        engine="torch" if served.engine is None else f"onnxruntime {served.engine.card.versions['onnxruntime']}",
+        record={**about, "preprocess": served.model.preprocess.model_dump()},
         colormaps=encode_colormaps(),
         defaults={"colormap": render.COLORMAP_POSITIVE, "opacity": render.ALPHA},
         limits=LimitsAnswer(
@@ -126,7 +126,7 @@ async def model(desk: ModelHere, options: OptionsHere) -> ModelAnswer:
 
 @api.post("/explain", responses=FAULTS)
 async def explain(
-    desk: ModelHere,
+    served: ModelHere,
     options: OptionsHere,
     question: QuestionHere,
     files: list[UploadFile],
@@ -142,9 +142,9 @@ async def explain(
 
     async def explain_file(key: str, file: UploadFile) -> Result:
         try:
-            shot = await _take(desk, options, file, photo_px=photo_px)
-            return await desk.read(
-                shot, question, lambda reading: _make_result(reading, shot, question, key), with_best=True
+            upload = await _take(served, options, file, photo_px=photo_px)
+            return await served.read(
+                upload, question, lambda reading: _make_result(reading, upload, question, key), with_best=True
             )
         except UserError as error:
             return Result(file=file.filename or "", error=Reason(reason=str(error)))
@@ -159,7 +159,7 @@ async def explain(
 @api.post("/overlay", responses=FAULTS | {200: {"content": {"image/jpeg": {}}}}, response_class=Response)
 async def overlay(
     *,
-    desk: ModelHere,
+    served: ModelHere,
     options: OptionsHere,
     question: QuestionHere,
     file: UploadFile,
@@ -177,17 +177,17 @@ async def overlay(
         picture.save(buffer, "JPEG", quality=_QUALITY)
         return buffer.getvalue()
 
-    width, height = await desk.decode(
+    width, height = await served.decode(
         lambda: read_upload_size(file.file, file.filename or "", max_pixels=options.max_pixels)
     )
-    async with desk.keep(width * height):
-        reading = await _read_one(desk, options, question, file, lambda reading: reading, keep_photo=True)
-        data = await desk.draw(lambda: draw(reading))
+    async with served.keep(width * height):
+        reading = await _read_one(served, options, question, file, lambda reading: reading, keep_photo=True)
+        data = await served.draw(lambda: draw(reading))
     return _make_download(data, "image/jpeg", "overlay.jpg")
 
 
 @api.post("/map", responses=FAULTS | {200: {"content": {"application/x-npy": {}}}}, response_class=Response)
-async def raw_map(desk: ModelHere, options: OptionsHere, question: QuestionHere, file: UploadFile) -> Response:
+async def raw_map(served: ModelHere, options: OptionsHere, question: QuestionHere, file: UploadFile) -> Response:
     """The raw map of one class, float32 (h, w), as NumPy's .npy; of exact maps mean(map) + bias = logit."""
 
     def pack(reading: Reading) -> bytes:
@@ -195,12 +195,12 @@ async def raw_map(desk: ModelHere, options: OptionsHere, question: QuestionHere,
         np.save(buffer, reading.maps[0].astype(np.float32))
         return buffer.getvalue()
 
-    return _make_download(await _read_one(desk, options, question, file, pack), "application/x-npy", "map.npy")
+    return _make_download(await _read_one(served, options, question, file, pack), "application/x-npy", "map.npy")
 
 
 @api.post("/boxes", responses=FAULTS)
 async def boxes(
-    desk: ModelHere,
+    served: ModelHere,
     options: OptionsHere,
     question: QuestionHere,
     file: UploadFile,
@@ -218,17 +218,17 @@ async def boxes(
             threshold=threshold,
         )
 
-    return await _read_one(desk, options, question, file, find)
+    return await _read_one(served, options, question, file, find)
 
 
 async def _take(
-    desk: ServedModel, options: ServeOptions, file: UploadFile, *, photo_px: int = 0, keep_photo: bool = False
+    served: ServedModel, options: ServeOptions, file: UploadFile, *, photo_px: int = 0, keep_photo: bool = False
 ) -> Upload:
-    return await desk.decode(
+    return await served.decode(
         lambda: decode_upload(
             file.file,
             file.filename or "",
-            desk.model.preprocess,
+            served.model.preprocess,
             max_pixels=options.max_pixels,
             photo_px=photo_px,
             keep_photo=keep_photo,
@@ -237,7 +237,7 @@ async def _take(
 
 
 async def _read_one(
-    desk: ServedModel,
+    served: ServedModel,
     options: ServeOptions,
     question: Question,
     file: UploadFile,
@@ -246,14 +246,14 @@ async def _read_one(
     keep_photo: bool = False,
 ) -> T:
     """What `use` makes of one class's map of one photo."""
-    return await desk.read(await _take(desk, options, file, keep_photo=keep_photo), question, use)
+    return await served.read(await _take(served, options, file, keep_photo=keep_photo), question, use)
 
 
-def _make_result(reading: Reading, shot: Upload, question: Question, key: str) -> Result:
+def _make_result(reading: Reading, upload: Upload, question: Question, key: str) -> Result:
     asked = resolve_target(question.target, reading.logits[None], reading.class_names).shape[1]
-    entry = make_entry(reading, key, shot.name, image=shot.address)
+    entry = make_entry(reading, key, upload.name, image=upload.address)
     return Result(
-        file=shot.name,
+        file=upload.name,
         prediction=ClassScore(**_describe_class(reading, reading.predicted)),
         targets=[_describe_target(reading, t, BOX_THRESHOLD) for t in range(asked)],
         entry=Entry.model_validate(entry),

@@ -1,4 +1,4 @@
-"""The desk: one loaded model, asked by many at once; decoding, exact maps and all other methods have their threads."""
+"""The model behind the server, asked by many at once; decoding, exact maps and all other methods have threads."""
 
 from __future__ import annotations
 
@@ -96,12 +96,12 @@ class ServedModel:
         return self._large if pixels > LARGE_PIXELS else self._ordinary
 
     async def read(
-        self, shot: Upload, question: Question, use: Callable[[Reading], T], *, with_best: bool = False
+        self, upload: Upload, question: Question, use: Callable[[Reading], T], *, with_best: bool = False
     ) -> T:
         """What `use` makes, in a thread, of the maps of the asked classes.
 
         Args:
-            shot: the photo.
+            upload: the photo.
             question: checked by `check`.
             use: of the reading, whose first targets are those that were asked for.
             with_best: the ten best classes too, where their maps cost nothing.
@@ -111,7 +111,7 @@ class ServedModel:
         """
         pool = self._readers if self._is_exact(question) and self.engine else self._network
         return await asyncio.get_running_loop().run_in_executor(
-            pool, lambda: use(self._read(shot, question, with_best=with_best))
+            pool, lambda: use(self._read(upload, question, with_best=with_best))
         )
 
     def check(self, question: Question) -> Question:
@@ -148,8 +148,8 @@ class ServedModel:
     def _is_exact(self, question: Question) -> bool:
         return get_method(question.method).needs == "linear head"
 
-    def _read(self, shot: Upload, question: Question, *, with_best: bool) -> Reading:
-        pixels, versus = shot.pixels[None], question.versus or None
+    def _read(self, upload: Upload, question: Question, *, with_best: bool) -> Reading:
+        pixels, versus = upload.pixels[None], question.versus or None
         reading: Reading
         if not self._is_exact(question):
             why: Any = self.model.explain_pixels(pixels, question.target, question.method, versus=versus)
@@ -168,10 +168,10 @@ class ServedModel:
             reading = why.reading()
         if not np.isfinite(reading.logits).all():
             raise UserError(
-                f"The scores of {shot.name!r} are not finite; expected numbers. Look for NaN in the model's weights."
+                f"The scores of {upload.name!r} are not finite; expected numbers. Look for NaN in the model's weights."
             )
         record = {**reading.record, "target": question.target}
-        return replace(reading, photo=shot.photo, size_px=shot.size_px, record=record)
+        return replace(reading, photo=upload.photo, size_px=upload.size_px, record=record)
 
     def _choose(self, question: Question, logits: np.ndarray, *, with_best: bool) -> list[int]:
         names = self.model.class_names

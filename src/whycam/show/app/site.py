@@ -30,8 +30,8 @@ pages = APIRouter(include_in_schema=False)
 templates = Jinja2Templates(_SHOW / "templates")
 
 
-def make_app(desk: ServedModel, options: ServeOptions) -> FastAPI:
-    """The app; the desk is closed by who opened it."""
+def make_app(served: ServedModel, options: ServeOptions) -> FastAPI:
+    """The app; the model behind it is closed by who opened it."""
 
     @asynccontextmanager
     async def live(app: FastAPI) -> AsyncIterator[None]:
@@ -48,7 +48,7 @@ def make_app(desk: ServedModel, options: ServeOptions) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.desk, app.state.options = desk, options
+    app.state.served, app.state.options = served, options
     app.include_router(api)
     app.include_router(pages)
     app.add_middleware(
@@ -92,7 +92,7 @@ def _make_error(
 async def index(request: Request) -> Response:
     """The app's page."""
     names = [name.rpartition(".")[0] for name in _SAMPLES]
-    model = request.app.state.desk.model.name
+    model = request.app.state.served.model.name
     words = {"model": model, "short_name": Path(model).name, "samples": dict(zip(names, _SAMPLES, strict=True))}
     return templates.TemplateResponse(request, "app.html", words)
 
