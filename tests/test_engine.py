@@ -24,9 +24,9 @@ import whycam
 from whycam.data.walk import find_images
 from whycam.errors import UserError
 from whycam.model import cache
-from whycam.model import export as exporting
 from whycam.model.backbone import make_backbone
 from whycam.model.gap import GapClassifier, save_classifier
+from whycam.model.onnx import export as exporting
 from whycam.model.onnx.engine import Card, OnnxEngine, find_engine, measure_identity
 from whycam.model.onnx.export import ExplainingNet, GraphOptions, export_onnx
 

@@ -22,10 +22,10 @@ from whycam.data.images import load_image
 from whycam.data.loader import Photo, stream_photos
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError
-from whycam.model import features
 from whycam.model.backbone import hash_tensors
 from whycam.model.gap import GapClassifier
 from whycam.model.input import normalise_on
+from whycam.train import features
 from whycam.train.features import FeatureKey, FeatureStore, compute_features, default_cache_dir
 
 CPU = torch.device("cpu")
