@@ -1,1 +1,1 @@
-"""Images to features and logits: backbones, the GAP classifier, feature store, training, and cutting any model."""
+"""Images to features and logits: backbones, the GAP classifier, its exported graph, and cutting any model."""
