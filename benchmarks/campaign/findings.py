@@ -95,7 +95,7 @@ def _hash(path: Path) -> str:
             return "damaged"
     elif path.suffix == ".html":
         data = re.sub(rb"<dt>(Command|Made on)</dt><dd>.*?</dd>", b"", data)
-    elif path.suffix == ".pt":
+    elif path.suffix == ".pt" and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as parts:
             # Left out: the lines of source, which change with who called, and a hash over those too.
             names = sorted(name for name in parts.namelist() if not name.endswith((".debug_pkl", "serialization_id")))
