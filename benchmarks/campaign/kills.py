@@ -153,7 +153,7 @@ def _check(scene: Scene, root: Path, wanted: Mapping[str, dict[str, str]], case:
     faults = check_end(end, case.name, codes=codes)
     if case.stop.number == signal.SIGINT and "Exception ignored in" in end.err:
         # Python drops an interrupt that falls into a callback of its own, and says so: nothing a command can help.
-        # Where it then waits until it is killed (once in 176), that is no hang either: a second Ctrl+C ends it.
+        # Where it then waits, logging's lock still held, until it is killed, that is not counted as a hang either.
         faults = []
     faults += _check_names(room, out, whole, old, case)
     again = [*command.words, *(["--overwrite"] if old or out.exists() else [])]
