@@ -31,7 +31,7 @@ SUSPECTS: dict[str, Callable[[AuditData], list[Suspect]]] = {
 # beyond it, and how sure that change must be. Few photos are near enough to another class to change theirs: the leads
 # of all of them tell of a weaker reliance. They do so only of a sign in the pixels: colours and places may be the
 # object's own, whose loss moves every lead. Of places more is asked, too.
-LEAST_RELIANCE, LEAST_RELIANCE_PLACE, LEAST_SHIFT, SURE = 0.06, 0.25, 1.0, 0.99
+LEAST_RELIANCE, LEAST_RELIANCE_PLACE, LEAST_SHIFT, SHORTCUT_CERTAINTY = 0.06, 0.25, 1.0, 0.99
 _SIGNS = ("mark", "stamp")
 _PAIRS, _MOST_PHOTOS = 70, 8
 
@@ -95,7 +95,7 @@ class Trial:
 
     def is_guilty(self, tests: int) -> bool:
         """Whether it changes enough, surely enough."""
-        if to_certainty(self.p, tests) < SURE:
+        if to_certainty(self.p, tests) < SHORTCUT_CERTAINTY:
             return False
         least = LEAST_RELIANCE_PLACE if self.suspect.kind == "place" else LEAST_RELIANCE
         return self.reliance >= least or (self.suspect.kind in _SIGNS and self.shift >= LEAST_SHIFT)

@@ -38,10 +38,14 @@ def walk_photos(folder: Path) -> list[Path]:
     Raises:
         UserError: the folder itself can't be read.
     """
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        raise UserError(
+            f"The folder '{folder.absolute()}' cannot be read: {error.strerror}. Change its rights."
+        ) from None
     seen: set[str] = set()
     found, links = _walk_real(folder, seen)
-    if found == [folder]:
-        raise UserError(f"The folder '{folder.absolute()}' cannot be read: {tell_access(folder)}. Change its rights.")
     while links:
         link = links.pop(0)
         if os.path.realpath(link) in seen:
@@ -72,15 +76,6 @@ def _walk_real(root: Path, seen: set[str]) -> tuple[list[Path], list[Path]]:
         folders[:] = [path.name for path in shown]
         files += [Path(parent, name) for name in names if is_photo_name([name])]
     return files, links
-
-
-def tell_access(folder: Path) -> str:
-    """Why a folder can't be listed; empty where it can."""
-    try:
-        with os.scandir(folder):
-            return ""
-    except OSError as error:
-        return error.strerror or type(error).__name__
 
 
 def list_folders(folder: Path) -> list[Path]:

@@ -22,14 +22,9 @@ from whycam.errors import UserError
 from whycam.explainer.exact import EngineReader, is_answered
 from whycam.explainer.explain import Names, explain
 from whycam.explainer.explanation import Explanation
-from whycam.explainer.passes import (
-    cut_layers,
-)
+from whycam.explainer.passes import cut_layers
 from whycam.explainer.reading import Reading
-from whycam.explainer.targets import (
-    Target,
-    is_one,
-)
+from whycam.explainer.targets import Target, is_one
 from whycam.maps.refine import Refiner, make_refiner
 from whycam.model.backbone import Backbone, hash_tensors
 from whycam.model.cache import is_cached

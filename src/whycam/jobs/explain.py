@@ -187,8 +187,9 @@ def _check_state(folder: Path, state: dict[str, Any]) -> None:
 
 def _name(sources: Sequence[Source], path: Path) -> list[Source]:
     """The sources with the names of their files, which a resumed run keeps, whatever photos have come since."""
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    named = name_sources(sources, known)
+    named = list(sources)
+    if path.is_file():
+        named = name_sources(sources, json.loads(path.read_text(encoding="utf-8")))
     write_json(path, {source.path: source.name for source in named})
     return named
 
