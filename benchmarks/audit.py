@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from whycam.data.garden import write_garden
 from whycam.data.images import load_image
 from whycam.explainer.model import Model
 from whycam.model.backbone import make_backbone
+from whycam.model.classifier import Classifier
 from whycam.model.gap import GapClassifier, probe_identity, save_classifier
 from whycam.model.input import normalise_on
 from whycam.model.onnx.engine import Answer
@@ -112,16 +113,25 @@ class Head:
         return values
 
 
-class CachedEngine:
-    """What an exported model answers, of features that are kept."""
+class CachedClassifier(Classifier):
+    """What a model answers, of features that are kept."""
 
-    def __init__(self, backbone: Backbone, head: Head, card: Any) -> None:
-        self.backbone, self.head, self.card = backbone, head, card
+    def __init__(self, backbone: Backbone, head: Head, base: Model) -> None:
+        super().__init__(base.classifier.card, lambda: base.network)
+        self.backbone, self.head = backbone, head
 
-    def __call__(self, pixels: np.ndarray) -> Answer:
+    def having(self, **_: Any) -> Self:
+        """Itself: there is no other runtime."""
+        return self
+
+    def read(self, pixels: np.ndarray) -> Answer:
         """Logits and maps of pixels (N, 3, H, W) uint8."""
         maps = np.einsum("kc,nchw->nkhw", self.head.weight, self.backbone.maps(pixels)).astype(np.float32)
         return Answer(maps.mean((2, 3)) + self.head.bias, maps)
+
+    def scores(self, pixels: np.ndarray) -> np.ndarray:
+        """Logits of pixels (N, 3, H, W) uint8."""
+        return self.head(self.backbone.pooled(pixels))
 
 
 def read_pixels(backbone: Backbone, samples: Sequence[Sample]) -> np.ndarray:
@@ -236,13 +246,12 @@ def make_base(backbone: Backbone, photos: PhotoFolder, work: Path) -> Model:
     if not folder.exists():
         network = GapClassifier(backbone.module.origin, photos.class_names).eval()
         save_classifier(network, folder, probe_identity(network))
-    return whycam.load(folder, engine="onnx")
+    return whycam.load(folder)
 
 
 def run_audit(backbone: Backbone, base: Model, head: Head, samples: Sequence[Sample], seed: int, **how: Any) -> Audit:
     """The product's audit of that head, with features that repeat taken from the store."""
-    model = replace(base, engine=CachedEngine(backbone, head, base.engine.card))
-    return audit(model, samples, kinds=["shortcut"], seed=seed, run=lambda pixels: head(backbone.pooled(pixels)), **how)
+    return audit(Model(CachedClassifier(backbone, head, base)), samples, kinds=["shortcut"], seed=seed, **how)
 
 
 def mark_share(finding: Any, mask: np.ndarray) -> float:

@@ -116,7 +116,7 @@ def open_engines(model: GapClassifier, folder: Path) -> tuple[OnnxEngine, OnnxEn
     engine = OnnxEngine(path)
     onnx.utils.extract_model(path, bare, ["images"], ["logits"], check_model=False)
     graph = onnx.load(bare)
-    onnx.helper.set_model_props(graph, engine.card.to_metadata())
+    onnx.helper.set_model_props(graph, engine.metadata.to_metadata())
     onnx.save(graph, bare)
     return engine, OnnxEngine(bare)
 

@@ -76,7 +76,7 @@ SCRIPTS = {
     files = sorted(Path(sys.argv[1]).rglob("*.jpg"))
     for start in range(0, len(files), 8):
         photos = [load_image(path) for path in files[start : start + 8]]
-        engine(np.stack([engine.card.preprocess.to_pixels(photo) for photo in photos]))
+        engine(np.stack([engine.metadata.preprocess.to_pixels(photo) for photo in photos]))
     """,
 }
 

@@ -25,7 +25,8 @@ from torchcam.metrics import DeletionInsertionMetric
 import whycam
 from whycam.metrics.case import Case, Photos, Score
 from whycam.metrics.faithfulness import STEPS, count_steps, deletion_auc, insertion_auc, road_combined
-from whycam.metrics.in_progress import Runner, make_runner
+from whycam.metrics.in_progress import make_scores
+from whycam.model.classifier import Classifier
 
 AREAS, ROAD = "insertion + deletion", "ROAD"
 EXPECTED = {(AREAS, "torchcam"): 3, (AREAS, "plain loop"): 5, (ROAD, "grad-cam"): 10}
@@ -39,9 +40,9 @@ it in ONNX Runtime (`whycam evaluate`'s own choice on a CPU), `ours, torch` in P
 """
 
 
-def make_case(image: Tensor, heat: Tensor, target: int, runner: Runner) -> Case:
+def make_case(image: Tensor, heat: Tensor, target: int, asked: Classifier) -> Case:
     """Nothing is kept from one call to the next: a case starts empty."""
-    score = Score(runner, torch.tensor([target]), runner.chunk)
+    score = Score(make_scores(asked), torch.tensor([target]), asked.chunk)
     photos = Photos(image[None], score, [None], (), lambda *_: {}, torch.nn.Identity(), torch.full((3,), -1.0))
     return Case(photos, heat)
 
@@ -94,7 +95,7 @@ def main() -> None:
     images = make_inputs(find_photos(None, max(args.rounds, args.road_rounds)), model.preprocess)
     why = model.explain(images)
     heats = torch.nn.functional.interpolate(why.maps[:, None], images.shape[2:], mode="bilinear")[:, 0]
-    fast, plain = make_runner(model, "onnx"), make_runner(model, "torch")
+    fast, plain = (model.classifier.having(engine=name) for name in ("onnx", "torch"))
     rows: list[dict[str, object]] = []
     with CAM(network, target_layer="neck", fc_layer="classifier") as extractor:
         for k in range(-1, args.rounds):  # the first warms up

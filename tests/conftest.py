@@ -29,7 +29,9 @@ from safetensors.torch import save_file
 import whycam
 from whycam.cli import main
 from whycam.model.backbone import create_backbone, make_backbone
+from whycam.model.classifier import Classifier
 from whycam.model.gap import GapClassifier, save_classifier
+from whycam.model.onnx.engine import OnnxEngine
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -149,12 +151,22 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def find_graph(classifier: Classifier) -> OnnxEngine | None:
+    """The exported graph that gives a classifier's maps; None where torch does."""
+    return classifier._find_graph("maps")
+
+
+def change(model: whycam.Model, **card: object) -> whycam.Model:
+    """The same model with other entries in its card."""
+    return whycam.Model(model.classifier.having(**card))
+
+
 @pytest.fixture(scope="session")
 def tiny_cache(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the tiny model's exported graph; to be read only."""
     root = tmp_path_factory.mktemp("tiny-cache")
     with patch.dict(os.environ, WHYCAM_CACHE=str(root)):
-        assert whycam.load(tiny_folder, engine="onnx").engine is not None
+        assert find_graph(whycam.load(tiny_folder, engine="onnx").classifier) is not None
     return root
 
 

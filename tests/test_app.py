@@ -18,7 +18,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +33,14 @@ from schemathesis import GenerationMode
 from schemathesis.config import SchemathesisConfig
 
 import whycam
+from conftest import change, find_graph
 from whycam.config import ServeOptions
 from whycam.data.walk import find_images
 from whycam.errors import UserError
 from whycam.explainer.reading import Reading
 from whycam.jobs.serve import listen
 from whycam.model.onnx.engine import OnnxEngine
-from whycam.show.app.batching import BatchedEngine
+from whycam.show.app.batching import Batcher
 from whycam.show.app.guard import Guard, TokenBuckets, is_loopback
 from whycam.show.app.served import Question, ServedModel
 from whycam.show.app.site import make_app
@@ -225,7 +225,7 @@ def test_questions_that_make_no_sense(client: TestClient, photo: Path, form: dic
 
 
 def test_too_many_maps_at_once(served: ServedModel) -> None:
-    many = replace(served.model, class_names=tuple(f"c{k}" for k in range(1000)))
+    many = change(served.model, class_names=tuple(f"c{k}" for k in range(1000)))
     other = object.__new__(ServedModel)
     other.model, other.methods = many, served.methods
     with pytest.raises(UserError, match="asks for 1000 maps; expected 200"):
@@ -235,7 +235,7 @@ def test_too_many_maps_at_once(served: ServedModel) -> None:
 
 
 def test_without_exact_maps_it_is_grad_cam(model: whycam.Model, photo: Path) -> None:
-    with ServedModel(replace(model, no_exact_map="It has none.")) as served:
+    with ServedModel(change(model, no_exact_map="It has none.")) as served:
         client = TestClient(make_app(served, ServeOptions()), HERE)
         about = client.get("/api/model").json()
         assert about["methods"][0]["name"] == "grad-cam"
@@ -250,7 +250,7 @@ def test_without_a_graph_exact_maps_are_torchs(
     def fail(*_: object, **__: object) -> None:
         raise UserError("an operator is missing")
 
-    monkeypatch.setattr("whycam.show.app.served.make_engine", fail)
+    monkeypatch.setattr("whycam.model.classifier.Classifier._make_graph", fail)
     with ServedModel(model) as served, TestClient(make_app(served, ServeOptions()), HERE) as other:
         assert other.get("/api/model").json()["engine"] == "torch"
         entries = [read_entry(send(one, photo, target="square")) for one in (other, client)]
@@ -275,7 +275,7 @@ def test_photos_that_come_together_are_run_together(
     alone = [read_entry(send(client, path)) for path in paths]
     monkeypatch.setattr(OnnxEngine, "run", count)
     # Full batches do not wait: the time only has to be enough.
-    monkeypatch.setattr(served.engine, "wait_s", 30)
+    monkeypatch.setattr(served.exact, "wait_s", 30)
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda path: read_entry(send(client, path)), paths))
     assert sizes == [8]
@@ -287,8 +287,7 @@ def test_photos_that_come_together_are_run_together(
 def test_a_failing_batch_fails_for_all_who_wait_and_the_next_one_works(
     served: ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert served.engine is not None
-    engine = BatchedEngine(served.engine.path, 1, wait_s=0.5)
+    engine = Batcher(served.model.classifier.read, wait_s=0.5)
     pixels = np.zeros((1, 3, 64, 64), np.uint8)
     with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
         patch.setattr(OnnxEngine, "run", lambda *_: 1 / 0)
@@ -517,7 +516,7 @@ def test_photos_to_try(client: TestClient) -> None:
 
 def test_names_are_text_in_the_page(model: whycam.Model) -> None:
     served = object.__new__(ServedModel)
-    served.model = replace(model, name="<script>alert(1)</script>&")
+    served.model = change(model, name="<script>alert(1)</script>&")
     text = TestClient(make_app(served, ServeOptions()), HERE).get("/").text
     assert "&lt;script&gt;alert(1)" in text
     assert "<script>alert" not in text
@@ -534,7 +533,7 @@ def test_scores_that_are_no_numbers(model: whycam.Model, photo: Path) -> None:
     broken = whycam.load(model.name, engine="torch")
     with torch.no_grad():
         broken.network.classifier.bias.fill_(float("nan"))
-    with ServedModel(replace(broken, no_exact_map="It has none.")) as served:
+    with ServedModel(change(broken, no_exact_map="It has none.")) as served:
         client = TestClient(make_app(served, ServeOptions()), HERE)
         check_refused(send(client, photo), 422, "scores of 'photo.jpg' are not finite")
 
@@ -576,9 +575,9 @@ def test_schemathesis_finds_nothing(described: schemathesis.BaseSchema, path: st
 @contextmanager
 def serving(served: ServedModel, folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`whycam serve` as a process and its address; it ends well at SIGTERM."""
-    assert served.engine is not None
+    graph = find_graph(served.model.classifier)
     # Its graph is there already: to make it takes long.
-    places = {"PYTHONPATH": str(Path(whycam.__file__).parents[1]), "WHYCAM_CACHE": str(served.engine.path.parents[1])}
+    places = {"PYTHONPATH": str(Path(whycam.__file__).parents[1]), "WHYCAM_CACHE": str(graph.path.parents[1])}
     command = [sys.executable, "-m", "whycam", "serve", str(folder), "--port", "0", *words]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env={**os.environ, **places}, **pipes) as process:

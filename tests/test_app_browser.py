@@ -8,7 +8,6 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ import uvicorn
 from PIL import Image
 
 import whycam
+from conftest import change
 from whycam.config import ServeOptions
 from whycam.data.walk import find_images
 from whycam.errors import UserError
@@ -35,7 +35,7 @@ NAMES = ("circle", "<img src=x onerror=alert(1)>", "triangle")
 
 @pytest.fixture(scope="module")
 def model(tiny_folder: Path) -> whycam.Model:
-    return replace(whycam.load(tiny_folder, engine="torch"), class_names=NAMES)
+    return change(whycam.load(tiny_folder, engine="torch"), class_names=NAMES)
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def serve(model: whycam.Model) -> Iterator[str]:
         raise UserError("Without a graph it starts at once.")
 
     with pytest.MonkeyPatch.context() as patch, listen("127.0.0.1", 0) as door:
-        patch.setattr("whycam.show.app.served.make_engine", fail)
+        patch.setattr("whycam.model.classifier.Classifier._make_graph", fail)
         with ServedModel(model) as served:
             server = uvicorn.Server(configure(make_app(served, ServeOptions(max_upload_mb=1))))
             thread = threading.Thread(target=server.run, args=([door],))
@@ -241,7 +241,7 @@ def test_names_of_any_length_and_script_leave_the_page_as_wide_as_the_screen(
     page: Page, model: whycam.Model, photos: list[Path], width_px: int
 ) -> None:
     page.set_viewport_size({"width": width_px, "height": 900})
-    with serve(replace(model, class_names=LONG_NAMES)) as address:
+    with serve(change(model, class_names=LONG_NAMES)) as address:
         page.goto(address)
         page.locator("#choose-first").set_input_files(photos)
         page.get_by_text("3 photos").first.wait_for()

@@ -25,6 +25,7 @@ from whycam.data.folder import Sample
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError
 from whycam.explainer.model import Model
+from whycam.model.classifier import Card, Classifier
 
 SIDE_PX, PHOTOS = 64, 24
 COLOURS = {"red": (220, 40, 40), "green": (40, 220, 40), "blue": (40, 40, 220)}
@@ -52,7 +53,8 @@ class Colours(nn.Module):
 def make_model(reliance: float) -> Model:
     preprocess = Preprocess(height_px=SIDE_PX, width_px=SIDE_PX, mean=(0, 0, 0), std=(1, 1, 1))
     network = Colours(reliance).eval().requires_grad_(requires_grad=False)
-    return Model(network, NAMES, preprocess, "colours", {}, torch.device("cpu"), "it is made by hand")
+    card = Card("colours", NAMES, preprocess, {}, no_exact_map="it is made by hand")
+    return Model(Classifier(card, network))
 
 
 def write_photos(root: Path, paint: Paint = lambda pixels, name, index: None) -> list[Sample]:
@@ -212,7 +214,7 @@ def test_the_limit_draws_evenly_over_the_classes() -> None:
     [({"kinds": ["shorcut"]}, "Did you mean 'shortcut'"), ({"samples": []}, "no photos"), ({"names": ("one",)}, "two")],
 )
 def test_what_can_not_be_audited_is_refused(tmp_path: Path, change: dict[str, object], words: str) -> None:
-    model = replace(make_model(0.0), class_names=change.pop("names", NAMES))  # type: ignore[arg-type]
+    model = Model(make_model(0.0).classifier.having(class_names=change.pop("names", NAMES)))
     samples = change.pop("samples", [Sample(tmp_path / "a.jpg", 0)])
     with pytest.raises(UserError, match=words):
         audit(model, samples, **change)  # type: ignore[arg-type]

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,14 @@ import torch
 from PIL import Image
 
 import whycam
+from conftest import find_graph
 from whycam.data.walk import find_images
 from whycam.errors import UserError
 from whycam.model import cache
 from whycam.model.backbone import make_backbone
 from whycam.model.gap import GapClassifier, save_classifier
 from whycam.model.onnx import export as exporting
-from whycam.model.onnx.engine import Card, OnnxEngine, find_engine, measure_identity
+from whycam.model.onnx.engine import GraphMetadata, OnnxEngine, find_engine, measure_identity
 from whycam.model.onnx.export import ExplainingNet, GraphOptions, export_onnx
 
 NAMES = ("circle", "square", "triangle")
@@ -40,7 +40,7 @@ def make_model(backbone: str = "test_resnet", size: int = 64, head: str = "linea
     return GapClassifier(made, NAMES, head).eval()  # type: ignore[arg-type]
 
 
-def write(model: GapClassifier, path: Path, options: GraphOptions = GraphOptions()) -> Card:  # noqa: B008
+def write(model: GapClassifier, path: Path, options: GraphOptions = GraphOptions()) -> GraphMetadata:  # noqa: B008
     records: dict[str, dict[str, Any]] = {"cam": {"method": "cam", "draws_both_signs": False}}
     return export_onnx(model, path, options, origin={"backbone": "test"}, records=records)
 
@@ -98,7 +98,7 @@ def test_uint8_topk_and_free_sizes(tmp_path: Path, options: GraphOptions) -> Non
 
 
 def test_the_file_tells_what_it_is(tmp_path: Path) -> None:
-    card = write(make_model(), tmp_path / "m.onnx", GraphOptions(topk=2))
+    metadata = write(make_model(), tmp_path / "m.onnx", GraphOptions(topk=2))
     graph = onnx.load(tmp_path / "m.onnx")
     onnx.checker.check_model(graph)
     entries = {entry.key: json.loads(entry.value) for entry in graph.metadata_props}
@@ -108,7 +108,7 @@ def test_the_file_tells_what_it_is(tmp_path: Path) -> None:
     assert 0 < entries["whycam.parity_error"] < 1e-4
     assert [value.name for value in graph.graph.output] == ["logits", "maps", "classes"]
     assert all(value.doc_string for value in (*graph.graph.input, *graph.graph.output))
-    assert OnnxEngine(tmp_path / "m.onnx").card == card
+    assert OnnxEngine(tmp_path / "m.onnx").metadata == metadata
 
 
 def test_a_forced_mismatch_is_refused_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_eight_threads_get_the_same_answers(engine: OnnxEngine) -> None:
 
 def test_an_engine_can_be_pickled(engine: OnnxEngine) -> None:
     again = pickle.loads(pickle.dumps(engine))
-    assert again.card == engine.card
+    assert again.metadata == engine.metadata
     assert np.array_equal(again(draw_pixels(2)).maps, engine(draw_pixels(2)).maps)
 
 
@@ -173,7 +173,7 @@ def test_foreign_files_are_refused(tmp_path: Path, engine: OnnxEngine) -> None:
     onnx.save(graph, tmp_path / "bare.onnx")
     with pytest.raises(UserError, match="has no metadata of whycam"):
         OnnxEngine(tmp_path / "bare.onnx")
-    onnx.helper.set_model_props(graph, engine.card.model_copy(update={"format": 9}).to_metadata())
+    onnx.helper.set_model_props(graph, engine.metadata.model_copy(update={"format": 9}).to_metadata())
     onnx.save(graph, tmp_path / "later.onnx")
     with pytest.raises(UserError, match="has format 9; this version reads 2"):
         OnnxEngine(tmp_path / "later.onnx")
@@ -181,9 +181,9 @@ def test_foreign_files_are_refused(tmp_path: Path, engine: OnnxEngine) -> None:
 
 def test_explain_by_engine_is_explain_by_network(tiny_folder: Path, shapes_folder: Path) -> None:
     photos = find_images([shapes_folder])[:5]
-    assert whycam.load(tiny_folder).engine is None
+    assert find_graph(whycam.load(tiny_folder).classifier) is None
     ours, theirs = whycam.load(tiny_folder, engine="onnx"), whycam.load(tiny_folder, engine="torch")
-    assert whycam.load(tiny_folder).engine is not None
+    assert find_graph(whycam.load(tiny_folder).classifier) is not None
     for how in ({}, {"target": "top:2"}, {"target": [2, 0]}, {"target": "square", "versus": "circle"}):
         a, b = ours.explain(photos, **how), theirs.explain(photos, **how)
         assert a.record["engine"].startswith("onnxruntime")
@@ -216,7 +216,7 @@ def test_another_size_or_other_weights_never_get_the_names_own_graph(monkeypatch
     def keep(path: Path, *_: object, **__: object) -> None:
         places.append(path)
 
-    monkeypatch.setattr("whycam.explainer.model.open_cached", keep)
+    monkeypatch.setattr(exporting, "open_cached", keep)
     whycam.load("imagenet", engine="onnx")
     whycam.load("imagenet", image_size=64, engine="onnx")
     assert places[0] == find_engine("imagenet")
@@ -227,9 +227,8 @@ def test_engines_that_cant_be_are_refused(tiny_folder: Path) -> None:
     with pytest.raises(UserError, match=r"Unknown engine 'onxx'.*Did you mean 'onnx'"):
         whycam.load(tiny_folder, engine="onxx")
     model = whycam.load(tiny_folder, engine="torch")
-    plain = replace(model, network=model.network.backbone, no_exact_map="it has no exact maps")
     with pytest.raises(UserError, match="it has no exact maps"):
-        whycam.explainer.model.make_engine(plain)
+        model.classifier.having(engine="onnx", no_exact_map="it has no exact maps").ready()
 
 
 def test_the_example_needs_no_torch(tmp_path: Path, shapes_folder: Path) -> None:
@@ -282,7 +281,7 @@ def swap_maps(path: Path) -> None:
 
 
 def test_the_identity_is_measured_when_a_graph_is_opened(engine: OnnxEngine, tmp_path: Path) -> None:
-    assert engine.card.bias == pytest.approx(make_model().classifier.bias.tolist())
+    assert engine.metadata.bias == pytest.approx(make_model().classifier.bias.tolist())
     shutil.copy(engine.path, tmp_path / "m.onnx")
     swap_maps(tmp_path / "m.onnx")
     with pytest.raises(UserError, match=r"m\.onnx' breaks mean\(map\) \+ bias = logit by .*Export the model again"):
@@ -296,7 +295,7 @@ def test_metadata_that_are_not_the_graphs_are_found(
     engine: OnnxEngine, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     graph = onnx.load(engine.path)
-    onnx.helper.set_model_props(graph, engine.card.model_copy(update=changes).to_metadata())
+    onnx.helper.set_model_props(graph, engine.metadata.model_copy(update=changes).to_metadata())
     onnx.save(graph, tmp_path / "m.onnx")
     with pytest.raises(UserError, match=r"breaks mean\(map\)|does not give what its metadata promise"):
         OnnxEngine(tmp_path / "m.onnx")
@@ -306,21 +305,21 @@ def test_the_best_classes_maps_are_measured_too(engine: OnnxEngine) -> None:
     logits, maps = engine.run(draw_pixels(2))
     classes = np.argsort(-logits, axis=1)[:, :2]
     best = np.take_along_axis(maps, classes[:, :, None, None], axis=1)
-    assert measure_identity([logits, best, classes], engine.card) < 1e-5
-    assert measure_identity([logits, best[:, ::-1], classes], engine.card) > 1e-3
+    assert measure_identity([logits, best, classes], engine.metadata) < 1e-5
+    assert measure_identity([logits, best[:, ::-1], classes], engine.metadata) > 1e-3
     with pytest.raises(ValueError, match="of 3 classes"):
-        measure_identity([logits, best[:, :1], classes], engine.card)
+        measure_identity([logits, best[:, :1], classes], engine.metadata)
 
 
 def turn_scores(path: Path) -> None:
     """A sound graph of another model: its classifier is the opposite."""
     graph = onnx.load(path)
-    card = OnnxEngine(path).card
+    metadata = OnnxEngine(path).metadata
     for value in ("logits", "maps"):
         maker = next(node for node in graph.graph.node if value in node.output)
         maker.output[0] = f"own_{value}"
         graph.graph.node.append(onnx.helper.make_node("Neg", [f"own_{value}"], [value]))
-    other = card.model_copy(update={"bias": tuple(-value for value in card.bias)})
+    other = metadata.model_copy(update={"bias": tuple(-value for value in metadata.bias)})
     onnx.helper.set_model_props(graph, other.to_metadata())
     onnx.save(graph, path)
     OnnxEngine(path)
@@ -347,7 +346,7 @@ DAMAGE = {
 @pytest.fixture(scope="module")
 def kept(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model's graph and its description, as the cache keeps them; to be copied."""
-    made = whycam.load(tiny_folder, engine="onnx").engine
+    made = find_graph(whycam.load(tiny_folder, engine="onnx").classifier)
     assert made is not None
     return Path(shutil.copytree(made.path.parent, tmp_path_factory.mktemp("kept") / "engines"))
 
@@ -369,7 +368,7 @@ def test_a_cached_graph_is_not_believed(
     expected = OnnxEngine(path)(pixels)
     damage(path)
     for name in ("auto", "onnx"):
-        found = whycam.load(tiny_folder, engine=name).engine
+        found = find_graph(whycam.load(tiny_folder, engine=name).classifier)
         assert found is not None
         assert np.array_equal(found(pixels).logits, expected.logits)
         assert np.array_equal(found(pixels).maps, expected.maps)
@@ -393,6 +392,6 @@ def test_without_a_cache_torch_explains(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("WHYCAM_CACHE", str(tmp_path / "file" / "cache"))
-    assert whycam.load(tiny_folder).engine is None
+    assert find_graph(whycam.load(tiny_folder).classifier) is None
     with pytest.raises(UserError, match=r"The cache '.*file/cache/engines' can't be written to"):
         whycam.load(tiny_folder, engine="onnx")

@@ -21,7 +21,7 @@ from whycam.errors import UserError
 from whycam.explainer.model import Model
 from whycam.jobs.evaluate import evaluate_folder
 from whycam.metrics.evaluation import Evaluation, evaluate
-from whycam.metrics.in_progress import make_runner
+from whycam.model.classifier import Card, Classifier
 from whycam.model.gap import GapClassifier, save_classifier
 
 QUICK = ["deletion-auc", "average-drop", "gini"]
@@ -37,8 +37,11 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def model(tiny_model: GapClassifier) -> Model:
-    names, preprocess = tiny_model.class_names, tiny_model.preprocess
-    return Model(tiny_model, names, preprocess, "tiny", {}, torch.device("cpu"))
+    return make_model(tiny_model)
+
+
+def make_model(network: GapClassifier) -> Model:
+    return Model(Classifier(Card("tiny", network.class_names, network.preprocess, {}), network))
 
 
 @pytest.fixture
@@ -165,7 +168,7 @@ def test_what_can_not_be_measured_is_told(model: Model, photos: list[Annotation]
     with pytest.raises(UserError, match="grad-cam"):
         measure(model, photos, methods=["gradcam"])
     with pytest.raises(UserError, match="Unknown engine"):
-        make_runner(model, "fast")
+        measure(model, photos, engine="fast")
     mixed = [Annotation(p.photo, ("whale",)) for p in photos[1:]]
     with pytest.raises(UserError, match="class the model does not have: 7"):
         measure(model, [photos[0], *mixed])
@@ -173,8 +176,7 @@ def test_what_can_not_be_measured_is_told(model: Model, photos: list[Annotation]
 
 def test_a_single_logit_has_two_sides(tiny_model: GapClassifier, photos: list[Annotation]) -> None:
     single = GapClassifier(tiny_model.origin, ["shape"]).eval()
-    model = Model(single, ("shape",), single.preprocess, "tiny", {}, torch.device("cpu"))
-    found = measure(model, [p.photo for p in photos], methods=["cam"])  # type: ignore[arg-type]
+    found = measure(make_model(single), [p.photo for p in photos], methods=["cam"])  # type: ignore[arg-type]
     assert found.logits.shape == (8, 2)
     assert np.isfinite(found.estimate("cam", "deletion-auc").value)
 

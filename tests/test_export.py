@@ -66,7 +66,7 @@ def test_onnx_beside_int8(
     assert drift.photos == 18
     assert drift.correlation > 0.98
     rounded = OnnxEngine(tmp_path / "q.onnx")
-    assert 0 < rounded.card.identity_error < 1e-5
+    assert 0 < rounded.metadata.identity_error < 1e-5
     rough = rounded(pixels)
     correlation = np.corrcoef(rough.maps.ravel(), maps.ravel())[0, 1]
     assert 0.95 < correlation < 1

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageDraw
 from skimage.measure import grid_points_in_poly
 
+from conftest import change
 from whycam.config import LocalizeOptions
 from whycam.errors import UserError
 from whycam.explainer.explanation import Explanation
-from whycam.explainer.model import Model, load
+from whycam.explainer.model import load
 from whycam.jobs.localize import localize_files, to_yolo
 from whycam.maps.boxes import Box, Region, find_boxes, find_regions
 
@@ -169,7 +169,7 @@ def test_what_can_not_be_refined_is_told(tiny_folder: Path, shapes_folder: Path,
     with pytest.raises(UserError, match="found method 'grad-cam' beside"):
         localize_files(str(tiny_folder), [shapes_folder / "circle"], tmp_path / "out", options)
     plain = load(str(tiny_folder))
-    vague = Model(torch.nn.Identity(), (), plain.preprocess, "vague", {}, plain.device, "It has no class maps.")
+    vague = change(plain, no_exact_map="It has no class maps.")
     with pytest.raises(UserError, match="It has no class maps"):
         vague.explain(Image.new("RGB", (8, 8)), refine=True)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import re
 import shutil
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,13 +19,13 @@ from conftest import PHOTOS_A_CLASS, SHAPES
 from report_cases import check_probabilities, decode_maps, make_finding, make_run, read_data, report, write_audit
 from whycam.audit.chance import find_interval
 from whycam.cli import app
-from whycam.config import ExplainOptions
 from whycam.errors import UserError
 from whycam.explainer.reading import Reading
+from whycam.intake.door import open_classifier
 from whycam.jobs import report as job
 from whycam.jobs import report_photos
-from whycam.jobs.readers import NetworkReader
 from whycam.model.backbone import make_backbone
+from whycam.model.classifier import Classifier
 from whycam.model.gap import GapClassifier, save_classifier
 from whycam.runs import write_json
 from whycam.show.report import make_curve
@@ -204,10 +203,10 @@ def test_of_a_thousand_classes_the_best_and_the_true_one_are_stored(tmp_path: Pa
 def test_models_without_exact_maps_are_read_by_grad_cam(
     tmp_path: Path, tiny_folder: Path, shapes_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def choose(name: str, options: ExplainOptions, _photos: int) -> NetworkReader:
-        return NetworkReader(replace(whycam.load(name, engine="torch"), no_exact_map="It has none."), options)
+    def open_vague(name: str, **_: object) -> Classifier:
+        return open_classifier(name, engine="torch").having(no_exact_map="It has none.")
 
-    monkeypatch.setattr(report_photos, "choose_reader", choose)
+    monkeypatch.setattr(report_photos, "open_classifier", open_vague)
     monkeypatch.setattr(report_photos, "ALL_CLASSES", 2)
     monkeypatch.setattr(report_photos, "BEST", 1)
     report(tiny_folder, shapes_folder, tmp_path / "report.html")

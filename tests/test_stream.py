@@ -279,7 +279,7 @@ def test_few_photos_do_not_pay_for_an_export_many_do(
 ) -> None:
     explain(tiny_folder, shapes_folder, tmp_path / "few", maps_only=True)
     assert "engine" not in json.loads((tmp_path / "few" / "record.json").read_text())
-    monkeypatch.setattr("whycam.jobs.readers._EXPORT_FROM_PHOTOS", 30)
+    monkeypatch.setattr("whycam.model.classifier.MANY", 30)
     explain(tiny_folder, shapes_folder, tmp_path / "many", maps_only=True)
     assert "engine" in json.loads((tmp_path / "many" / "record.json").read_text())
 
@@ -287,7 +287,7 @@ def test_few_photos_do_not_pay_for_an_export_many_do(
 def test_a_failed_export_falls_back_to_torch_unless_it_was_asked_for(
     tiny_folder: Path, shapes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("whycam.jobs.readers._EXPORT_FROM_PHOTOS", 1)
+    monkeypatch.setattr("whycam.model.classifier.MANY", 1)
     monkeypatch.setattr(OnnxEngine, "run", lambda self, images: [np.zeros((len(images), 3)), np.zeros(1)])
     explain(tiny_folder, shapes_folder / "circle", tmp_path / "out", maps_only=True)
     assert "engine" not in json.loads((tmp_path / "out" / "record.json").read_text())
@@ -302,7 +302,7 @@ def test_without_room_in_the_cache_torch_explains_and_the_cache_is_named(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("whycam.jobs.readers._EXPORT_FROM_PHOTOS", 1)
+    monkeypatch.setattr("whycam.model.classifier.MANY", 1)
 
     def fill(*_words: object, **_named: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -5,21 +5,17 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 import numpy as np
-import torch
 
 from whycam.data.folder import Sample
 from whycam.data.loader import in_batches, stream_photos
-from whycam.errors import UserError, make_unreadable_error
+from whycam.errors import make_unreadable_error
 from whycam.explainer.explanation import Explanation
-from whycam.explainer.model import Model, make_engine
-from whycam.metrics.in_progress import make_runner
-from whycam.model.gap import GapClassifier
-from whycam.model.input import normalise_on
+from whycam.explainer.model import Model
 
 Run = Callable[[np.ndarray], np.ndarray]
 Progress = Callable[[int], None]
@@ -78,7 +74,7 @@ class AuditData:
     @property
     def is_exact(self) -> bool:
         """Whether the model has exact maps."""
-        return not self.model.no_exact_map
+        return self.model.classifier.card.is_exact
 
     def name(self, index: int) -> str:
         """A class's name."""
@@ -104,7 +100,6 @@ def read_data(
     *,
     seed: int,
     engine: str,
-    run: Run | None = None,
     progress: Progress | None = None,
 ) -> AuditData:
     """Decodes the photos and asks the model about each.
@@ -112,7 +107,7 @@ def read_data(
     Raises:
         UserError: not one photo can be read, or the engine can't be had.
     """
-    model = _with_engine(model, engine)
+    model = Model(model.classifier.having(engine=engine))
     found: list[tuple[Sample, np.ndarray, np.ndarray, np.ndarray]] = []
     unreadable: dict[Path, str] = {}
     photos = stream_photos((sample.path for sample in samples), model.preprocess)
@@ -128,7 +123,7 @@ def read_data(
         raise make_unreadable_error(len(samples), samples[0].path)
     return AuditData(
         model,
-        run or make_run(model, engine),
+        lambda pixels: to_sides(model.classifier.scores(pixels)),
         tuple(sample.path for sample, *_ in found),
         np.stack([pixels for _, pixels, _, _ in found]),
         np.array([sample.label for sample, *_ in found]),
@@ -139,38 +134,17 @@ def read_data(
     )
 
 
-def _with_engine(model: Model, engine: str) -> Model:
-    """The model with its exported graph, where it may have one."""
-    is_possible = isinstance(model.network, GapClassifier) and model.device.type == "cpu"
-    if model.engine is not None or engine == "torch" or not (is_possible or engine == "onnx"):
-        return model
-    try:
-        return replace(model, engine=make_engine(model))
-    except (UserError, OSError):
-        if engine == "onnx":
-            raise
-        return model
-
-
 def _ask(model: Model, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Logits (B, K) and evidence (B, h, w)."""
-    if model.no_exact_map:
+    if not model.classifier.card.is_exact:
         why = cast(Explanation, model.explain_pixels(pixels, None, "grad-cam"))
         return why.logits.cpu().numpy(), why.maps.detach().cpu().numpy()
-    why = cast(Explanation, model.explain_pixels(pixels, "all"))
-    maps, logits = why.maps.detach().cpu().numpy(), why.logits.cpu().numpy()
+    answer = model.classifier.read(pixels)
+    maps, logits = answer.maps, answer.logits
     own = maps[np.arange(len(maps)), logits.argmax(1) if maps.shape[1] > 1 else 0]
     return logits, own - maps.mean(1) if maps.shape[1] > 1 else own
 
 
-def make_run(model: Model, engine: str) -> Run:
-    """Pixels -> logits, by the fastest way that the model has."""
-    runner = make_runner(model, engine)
-
-    def run(pixels: np.ndarray) -> np.ndarray:
-        parts = torch.from_numpy(pixels).split(runner.chunk)
-        logits = [runner(normalise_on(part.to(model.device), model.preprocess)).float().cpu() for part in parts]
-        values: np.ndarray = torch.cat(logits).numpy()
-        return values
-
-    return run
+def to_sides(logits: np.ndarray) -> np.ndarray:
+    """Logits (B, K); a single one stands against 0, as a second class."""
+    return np.concatenate([np.zeros_like(logits), logits], axis=1) if logits.shape[1] == 1 else logits

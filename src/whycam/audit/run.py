@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from whycam.audit.confusion import find_confusion
-from whycam.audit.data import AuditData, Progress, Run, draw_samples, read_data
+from whycam.audit.data import AuditData, Progress, draw_samples, read_data
 from whycam.audit.duplicates import Thumbnail, find_duplicates, sign
 from whycam.audit.findings import LEAST_CERTAINTY, Audit, Finding
 from whycam.audit.fragile import find_fragile
@@ -67,7 +67,6 @@ def audit(
     limit: int | None = None,
     seed: int = 0,
     engine: str = "auto",
-    run: Run | None = None,
     progress: Progress | None = None,
 ) -> Audit:
     """What a model should not be looking at, and what is wrong with the photos.
@@ -81,7 +80,6 @@ def audit(
         seed: of all that is drawn at random.
         engine: what asks the model: onnx, torch, or auto: the first, where the model can be exported and there is no
             GPU.
-        run: pixels (B, 3, H, W) uint8 -> logits (B, K), instead of the engine.
         progress: is told how many photos are read.
 
     Raises:
@@ -95,7 +93,7 @@ def audit(
     if not samples:
         raise UserError("Found no photos to audit; expected some. Check the folder.")
     drawn = draw_samples(samples, limit, seed)
-    data = replace(read_data(model, drawn, seed=seed, engine=engine, run=run, progress=progress), train=tuple(train))
+    data = replace(read_data(model, drawn, seed=seed, engine=engine, progress=progress), train=tuple(train))
     chosen = [kind for kind in KINDS if kind in kinds and (data.has_labels or not KINDS[kind].needs_labels)]
     found = [finding for kind in chosen for finding in KINDS[kind].find(data)]
     findings = [finding for finding in found if finding.certainty >= LEAST_CERTAINTY]

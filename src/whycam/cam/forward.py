@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from whycam.cam import papers
 from whycam.cam.registry import Pass, method
 from whycam.errors import UserError
 
@@ -37,7 +38,7 @@ def _weigh(p: Pass, weight: Tensor) -> Tensor:
 @method(
     "cam",
     needs="linear head",
-    paper="arXiv:1512.04150, eq. 2",
+    paper=papers.CAM,
     differs="It is the class activation map: mean(map) + bias is the logit.",
     cost="one 1x1 convolution",
     is_signed=True,
@@ -50,7 +51,7 @@ def cam(p: Pass) -> Tensor:
 @method(
     "contrast",
     needs="linear head",
-    paper="the difference of two maps of arXiv:1512.04150, eq. 2",
+    paper=papers.CONTRAST,
     differs="It explains why this class and not that one: mean(map) + bias difference is the difference of the logits.",
     cost="one 1x1 convolution",
     is_signed=True,

@@ -1,4 +1,4 @@
-"""Readings of photos by an engine: what `cam` and `contrast` need is all in its answer, so torch is not."""
+"""Readings of photos by exact maps: what `cam` and `contrast` need is all in a classifier's answer, so torch is not."""
 
 from __future__ import annotations
 
@@ -9,40 +9,74 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from whycam.cam import papers
 from whycam.data.preprocess import Preprocess
 from whycam.explainer.reading import Reading
 from whycam.explainer.targets import (
     Target,
     describe_blank,
+    describe_side,
     describe_target,
     find_class,
     resolve_target,
     to_probabilities,
 )
-from whycam.model.onnx.engine import Answer, OnnxEngine
+from whycam.maps import render
+from whycam.model.classifier import Card, Classifier
+from whycam.model.onnx.engine import Answer
 
 
 def is_answered(method: str | Sequence[str], target: Target, how: Mapping[str, Any]) -> bool:
-    """Whether an engine has the answer: exact maps of classes, of the whole photo, once."""
+    """Whether exact maps are the answer: those of classes, of the whole photo, once."""
     names = {method} if isinstance(method, str) else set(method)
     has_pair = how.get("versus") is not None
     given = {name for name, value in how.items() if value is not None}
     return given <= {"versus"} and names <= ({"cam", "contrast"} if has_pair else {"cam"}) and not callable(target)
 
 
+def describe_maps(card: Card, target: Target = None, versus: int | str | None = None) -> dict[str, Any]:
+    """What is recorded of exact maps, or of the difference of two classes' maps; the keys are `whycam.explain`'s."""
+    is_pair = versus is not None
+    return {
+        "method": "contrast" if is_pair else "cam",
+        "paper": papers.CONTRAST if is_pair else papers.CAM,
+        "versus": None if versus is None else card.class_names[find_class(versus, card.class_names)],
+        "relu": render.NO_RELU,
+        "is_signed": True,
+        "draws_both_signs": is_pair,
+        "scale": render.SCALE_SIGNED if is_pair else render.SCALE_POSITIVE,
+        "resize": render.RESIZE,
+        "options": {},
+        "seed": 0,
+        "layer": card.layer,
+        "cut": card.tail,
+        "target": describe_target(target),
+        "smooth": "none",
+        "model": card.name,
+        **card.origin,
+        "preprocess": card.preprocess.model_dump(),
+    }
+
+
+def record_methods(card: Card) -> dict[str, dict[str, Any]]:
+    """What is recorded with exact maps of that classifier, by method."""
+    found = {"cam": describe_maps(card, 0)}
+    if len(card.class_names) > 1:
+        found["contrast"] = describe_maps(card, 0, 1)
+    return found
+
+
 @dataclass(frozen=True)
-class EngineReader:
-    """Pixels -> readings.
+class ExactReader:
+    """Pixels -> readings; called from several threads.
 
     Attributes:
-        engine: gives logits and every class's map.
-        name: what the model was loaded by.
+        classifier: gives logits and every class's map.
         target: what is explained; see `whycam.explain`. No callable.
         versus: a second class: the map of the difference of the two scores.
     """
 
-    engine: OnnxEngine
-    name: str
+    classifier: Classifier
     target: Target = None
     versus: int | str | None = None
 
@@ -54,53 +88,51 @@ class EngineReader:
             photos: N, at full size, where they are wanted with the readings.
 
         Raises:
-            UserError: an unknown class.
+            UserError: an unknown class, or no exact maps.
         """
-        return self.read(self.engine(pixels), photos)
+        return self.read(self.classifier.read(pixels), photos)
 
     def read(self, answer: Answer, photos: Sequence[Image.Image | None]) -> list[Reading]:
-        """The readings of an answer that the engine has given; `photos` and errors as above."""
-        names = self.class_names
-        targets = resolve_target(self.target, answer.logits, names)
-        maps = answer.maps[np.arange(len(targets))[:, None], targets]
+        """The readings of an answer that the classifier has given; `photos` and errors as above."""
+        names, logits, every = self.class_names, answer.logits, answer.maps
+        sides = [""] * len(logits)
+        if logits.shape[1] == 1 and self.versus is None:
+            # To a linear head the two sides of a single logit are two classes.
+            every = np.where(logits[..., None, None] < 0, -every, every)
+            sides = describe_side(logits, names)
+        targets = resolve_target(self.target, logits, names)
+        maps = every[np.arange(len(targets))[:, None], targets]
         if self.versus is not None:
-            maps = maps - answer.maps[:, find_class(self.versus, names)][:, None]
-        record, shares = self.record, to_probabilities(answer.logits)
-        notes = [self._note(answer.maps[i], maps[i], targets[i].tolist()) for i in range(len(maps))]
+            maps = maps - every[:, find_class(self.versus, names)][:, None]
+        record, shares = self.record, to_probabilities(logits)
         return [
-            Reading(maps[i], answer.logits[i], shares[i], targets[i], names, record, photo, notes=notes[i])
+            Reading(maps[i], logits[i], shares[i], targets[i], names, record, photo, notes=notes)
             for i, photo in enumerate(photos)
+            for notes in [
+                (*([sides[i]] if sides[i] else []), *self._tell_blank(every[i], maps[i], targets[i].tolist()))
+            ]
         ]
 
     @property
     def preprocess(self) -> Preprocess:
         """From a photo to the pixels."""
-        return self.engine.card.preprocess
+        return self.classifier.card.preprocess
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """K names."""
-        return self.engine.card.class_names
+        return self.classifier.card.class_names
 
     @property
     def record(self) -> Mapping[str, Any]:
         """How the maps are made."""
-        card = self.engine.card
-        method = "cam" if self.versus is None else "contrast"
-        versus = None if self.versus is None else card.class_names[find_class(self.versus, card.class_names)]
-        return {
-            **card.records[method],
-            "model": self.name,
-            "target": describe_target(self.target),
-            "versus": versus,
-            "engine": f"onnxruntime {card.versions['onnxruntime']}",
-            "parity_error": card.parity_error,
-        }
+        made = describe_maps(self.classifier.card, self.target, self.versus)
+        return {**made, **self.classifier.describe_read()}
 
-    def _note(self, all_maps: np.ndarray, maps: np.ndarray, target: Sequence[int]) -> tuple[str, ...]:
+    def _tell_blank(self, all_maps: np.ndarray, maps: np.ndarray, target: Sequence[int]) -> list[str]:
         reason = (
             "the score does not change with the features of this layer"
             if all_maps.any()
             else "the features of this layer are all zero"
         )
-        return tuple(describe_blank(maps, target, self.class_names, [reason] * len(maps)))
+        return describe_blank(maps, target, self.class_names, [reason] * len(maps))

@@ -194,7 +194,7 @@ def _describe_method(method: Method, question: Question, names: Sequence[str]) -
         "method": method.name,
         "paper": method.paper,
         "versus": None if question.versus is None else names[question.versus],
-        "relu": "none: the raw map is kept",
+        "relu": render.NO_RELU,
         "is_signed": method.is_signed,
         "draws_both_signs": draws_both_signs,
         "scale": render.SCALE_SIGNED if draws_both_signs else render.SCALE_POSITIVE,

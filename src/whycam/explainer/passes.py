@@ -14,11 +14,11 @@ from whycam.cam.registry import Method, Pass
 from whycam.errors import UserError, as_clause
 from whycam.explainer.scores import check_scores, make_score
 from whycam.explainer.views import Smoothing
+from whycam.model.cut.base import Cut
+from whycam.model.cut.choose import cut_by_itself
 from whycam.model.cut.layer import Call, list_spatial, record_calls
 from whycam.model.cut.output import select_output
-from whycam.model.cut.tail import run_linear, undisturbed
-from whycam.model.cut.tap import Cut, as_input, cut_model, unwrap
-from whycam.model.gap import GapClassifier
+from whycam.model.cut.tap import as_input, cut_model, unwrap
 
 Layer = str | nn.Module | Cut
 ScoreFunction = Callable[[Any], Tensor]
@@ -87,8 +87,8 @@ def cut_layers(
     images: Tensor,
     layer: Layer | Sequence[Layer] | None,
     methods: Sequence[Method],
-) -> list[Cut | None]:
-    """Where to cut, the deepest layer last; None stands for a GapClassifier's own split, which needs no search.
+) -> list[Cut]:
+    """Where to cut, the deepest layer last.
 
     Raises:
         UserError: an unknown layer, one without cells, or one without gradient where a method reads the tail.
@@ -101,23 +101,13 @@ def cut_layers(
         return [
             one if isinstance(one, Cut) else cut_model(module, images, one, needs_gradient=reads_tail) for one in layers
         ]
-    last = None if isinstance(module, GapClassifier) else _cut_by_itself(module, images, reads_tail=reads_tail)
+    last = cut_by_itself(module, images, reads_tail=reads_tail)
     count = max(method.layers for method in methods)
     stages = find_stages(module, images, last, count - 1) if count > 1 else []
     return [*(cut_model(module, images, stage) for stage in stages), last]
 
 
-def _cut_by_itself(module: nn.Module, images: Tensor, *, reads_tail: bool) -> Cut:
-    """The same layer for every method, so that maps of one model can be compared."""
-    try:
-        return cut_model(module, images)
-    except UserError:
-        if reads_tail:
-            raise
-        return cut_model(module, images, needs_gradient=False)
-
-
-def find_stages(module: nn.Module, images: Tensor, last: Cut | None, count: int) -> list[nn.Module]:
+def find_stages(module: nn.Module, images: Tensor, last: Cut, count: int) -> list[nn.Module]:
     """The `count` layers that end the stages before `last`: of each coarser or finer grid the outermost, latest layer.
 
     Where all layers have one grid, as in a vision transformer: the layers of the same kind before it.
@@ -126,7 +116,7 @@ def find_stages(module: nn.Module, images: Tensor, last: Cut | None, count: int)
         UserError: there are no two such layers.
     """
     calls = list_spatial(record_calls(module, as_input(module, images[:2]))[0])
-    at = next((i for i, call in enumerate(calls) if last and call.site.layer is last.site.layer), len(calls) - 1)
+    at = next((i for i, call in enumerate(calls) if call.site.layer is last.node), len(calls) - 1)
     ends: dict[tuple[int, ...], Call] = {}
     for call in calls[: at + 1]:
         held = ends.get(_read_grid(call))
@@ -157,25 +147,14 @@ def _read_grid(call: Call) -> tuple[int, ...]:
     return call.shape[2:] if call.layout.kind == "channels first" else call.shape[1:-1]
 
 
-def prepare(module: nn.Module, images: Tensor, cut: Cut | None) -> Prepared:
+def prepare(module: nn.Module, images: Tensor, cut: Cut) -> Prepared:
     """One forward pass: the features at the layer, the output, and the tail between them."""
     module = unwrap(module)
     images = as_input(module, images)
-    if cut is None:
-        if not isinstance(module, GapClassifier):
-            raise RuntimeError(f"{type(module).__name__} has no split of its own.")
-        return _prepare_gap(module, images)
 
     def retrace(batch: Tensor) -> tuple[Tensor, object]:
         again = cut.trace(batch)
         return again.features, again.output
-
-    def run(batch: Tensor) -> object:
-        output, features = cut.run(batch)
-        if cut.weight is None or cut.bias is None:
-            return output
-        # The head in float32: in half precision, differences of scores would be lost in the logit's rounding.
-        return run_linear(features, cut.weight, cut.bias)
 
     trace = cut.trace(images)
     ambient = _keep_autocast(images.device.type)
@@ -185,47 +164,13 @@ def prepare(module: nn.Module, images: Tensor, cut: Cut | None) -> Prepared:
         (trace.features, trace.output),
         ambient(retrace),
         ambient(trace.tail),
-        ambient(run),
+        ambient(lambda batch: cut.run(batch)[0]),
         cut.weight,
         cut.bias,
         cut.layer,
         cut.how,
         cut.noise,
     )
-
-
-def _prepare_gap(module: GapClassifier, images: Tensor) -> Prepared:
-    weight, bias = _widen(module.classifier.weight.detach()), _widen(module.classifier.bias.detach())
-
-    def trace(batch: Tensor) -> tuple[Tensor, object]:
-        with undisturbed(module, with_grad=False):
-            features = _widen(module.features(batch))
-        with torch.inference_mode(mode=False), torch.enable_grad():
-            leaf = features.detach().requires_grad_()
-            return leaf, run_linear(leaf, weight, bias)
-
-    def run(batch: Tensor) -> object:
-        with undisturbed(module, with_grad=False):
-            features = _widen(module.features(batch))
-        return run_linear(features, weight, bias)
-
-    ambient = _keep_autocast(images.device.type)
-    return Prepared(
-        module,
-        images,
-        trace(images),
-        ambient(trace),
-        lambda features, _: run_linear(features, weight, bias),
-        ambient(run),
-        weight,
-        bias,
-        "features before pooling",
-        "GAP + linear",
-    )
-
-
-def _widen(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
 
 
 def _keep_autocast(device: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -247,9 +192,7 @@ def _keep_autocast(device: str) -> Callable[[Callable[..., Any]], Callable[..., 
     return wrap
 
 
-def prepare_views(
-    module: nn.Module, images: Tensor, cuts: Sequence[Cut | None], smoothing: Smoothing
-) -> list[list[Prepared]]:
+def prepare_views(module: nn.Module, images: Tensor, cuts: Sequence[Cut], smoothing: Smoothing) -> list[list[Prepared]]:
     """For each size of the images one forward pass cut at each layer; mirror images are in the same batch.
 
     Raises:
@@ -258,7 +201,7 @@ def prepare_views(
     views = [[prepare(module, smoothing.repeat(images), cut) for cut in cuts]]
     for scaled in smoothing.resize(images, views[0][-1].trace[0].shape[2:]):
         try:
-            again = [_cut_at_size(module, scaled, cut) for cut in cuts]
+            again = [cut.fit(scaled) for cut in cuts]
             views.append([prepare(module, smoothing.repeat(scaled), cut) for cut in again])
         except Exception as error:
             raise UserError(
@@ -266,12 +209,6 @@ def prepare_views(
                 f"({as_clause(error)}). Its input size is fixed: take smooth='flips'."
             ) from error
     return views
-
-
-def _cut_at_size(module: nn.Module, images: Tensor, cut: Cut | None) -> Cut | None:
-    # Tokens are laid out on the grid of one image size; other layouts hold for any.
-    is_fixed = cut is not None and cut.layout.kind == "tokens"
-    return cut_model(module, images, cut.site.layer) if cut is not None and is_fixed else cut
 
 
 def describe_layers(method: Method, layers: Sequence[Prepared], fuse: Rule | None) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from whycam.jobs.photo_files import (
     write_reading,
 )
 from whycam.jobs.progress import show_progress
-from whycam.jobs.readers import Reader, choose_reader
+from whycam.jobs.readers import Reader, open_reader
 from whycam.maps import render
 from whycam.runs import TableWriter, command_line, open_run, to_json, write_json
 
@@ -76,7 +76,7 @@ def explain_files(model_name: str, inputs: Sequence[str], out: str, options: Exp
         sources = _name(sources, folder / _NAMES)
         done = _read_done(folder / _JOURNAL)
         left = [source for source in sources if source.path not in done]
-        reader = choose_reader(model_name, options, len(left))
+        reader = open_reader(model_name, options, len(left))
         for name in list_folders(options):
             (folder / name).mkdir(exist_ok=True)
         work = _Work(reader, folder, options, destination)

@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from whycam.config import ExportOptions
 from whycam.data.loader import stream_photos
 from whycam.data.walk import find_images
 from whycam.errors import UserError, as_clause
-from whycam.explainer.model import Model, load, record_methods
+from whycam.explainer.exact import record_methods
+from whycam.explainer.model import Model, load
 from whycam.model.gap import GapClassifier, probe_identity, save_classifier
 from whycam.model.onnx.export import (
     ExplainingNet,
@@ -59,13 +61,12 @@ def export(model_name: str, out: Path, options: ExportOptions) -> Exported:
         if out.exists() and not options.overwrite:
             raise UserError(f"'{out.absolute()}' is there already. Choose another name, or give --overwrite.")
         model = load(model_name, device="cpu", engine="torch")
-        if not isinstance(model.network, GapClassifier):
-            raise UserError(model.no_exact_map)
+        network = model.classifier.exact_network
         out.parent.mkdir(parents=True, exist_ok=True)
         if options.format == "onnx":
-            parity, drift = _write_onnx(model, model.network, out, options)
+            parity, drift = _write_onnx(model, network, out, options)
         else:
-            parity, drift = _WRITERS[options.format](model, model.network, out, options), None
+            parity, drift = _WRITERS[options.format](model, network, out, options), None
         files = [out] if out.is_file() else [path for path in out.rglob("*") if path.is_file()]
         return Exported(out, sum(path.stat().st_size for path in files) / 1e6, parity, drift)
 
@@ -87,20 +88,26 @@ def _read_graph_options(options: ExportOptions) -> GraphOptions:
 def _write_onnx(model: Model, network: GapClassifier, out: Path, options: ExportOptions) -> tuple[float, Drift | None]:
     graph = _read_graph_options(options)
     if not options.int8 or options.calibrate is None:
-        card = export_onnx(network, out, graph, origin=model.origin, records=record_methods(model))
+        card = export_onnx(network, out, graph, **_describe(model))
         return card.parity_error, None
     pixels = _read_pixels(model, options.calibrate)
     count = min(_CALIBRATION_PHOTOS, len(pixels) // 2)
     with open_atomic(out) as part:
         whole = name_beside(out, ".", ".float")
         try:
-            card = export_onnx(network, whole, graph, origin=model.origin, records=record_methods(model))
+            card = export_onnx(
+                network, whole, graph, origin=model.origin, records=record_methods(model.classifier.card)
+            )
             quantise(whole, part, pixels[:count])
             drift = measure_drift(whole, part, pixels[count:])
         finally:
             whole.unlink(missing_ok=True)
         check_drift(drift)
     return card.parity_error, drift
+
+
+def _describe(model: Model) -> dict[str, Any]:
+    return {"origin": model.origin, "records": record_methods(model.classifier.card)}
 
 
 def _read_pixels(model: Model, folder: Path) -> np.ndarray:
@@ -126,7 +133,9 @@ def _write_openvino(model: Model, network: GapClassifier, out: Path, options: Ex
     graph = _read_graph_options(options)
     with open_run(out, overwrite=options.overwrite) as folder:
         onnx_file = folder / "model.onnx"
-        card = export_onnx(network, onnx_file, graph, origin=model.origin, records=record_methods(model))
+        card = export_onnx(
+            network, onnx_file, graph, origin=model.origin, records=record_methods(model.classifier.card)
+        )
         converted = openvino.convert_model(onnx_file)
         try:
             openvino.save_model(converted, folder / "model.xml", compress_to_fp16=False)

@@ -1,12 +1,9 @@
-"""Who reads the photos of `whycam explain`: the exported graph where it has the answer, else the network itself."""
+"""Who reads the photos of `whycam explain`: exact maps where they are the answer, else any method by the network."""
 
 from __future__ import annotations
 
-import logging
-import shutil
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -15,17 +12,12 @@ from PIL import Image
 from whycam.config import ExplainOptions
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError
-from whycam.explainer.exact import EngineReader, is_answered
+from whycam.explainer.exact import ExactReader, is_answered
 from whycam.explainer.reading import Reading
-from whycam.model.cache import is_cached
-from whycam.model.onnx.engine import find_engine, open_kept
+from whycam.intake.door import open_classifier
 
 if TYPE_CHECKING:
     from whycam.explainer.model import Model
-
-log = logging.getLogger("whycam.explain")
-# From so many photos on, the time for an export is soon won back.
-_EXPORT_FROM_PHOTOS = 200
 
 
 class Reader(Protocol):
@@ -72,44 +64,26 @@ class NetworkReader:
         return [why.reading(i) for i in range(len(pixels))]
 
 
-def choose_reader(name: str, options: ExplainOptions, photos: int) -> Reader:
-    """The fastest reader that gives what the options ask for.
+def open_reader(name: str, options: ExplainOptions, photos: int) -> Reader:
+    """The fastest reader that gives what the options ask for; several batches are under way at once.
 
     Raises:
         UserError: an unknown model, class or method, or an engine that has not the answer.
     """
     how = read_how(options)
-    has_answer = is_answered(how.pop("method"), options.target, how) and options.device in {"auto", "cpu"}
+    has_answer = is_answered(how.pop("method"), options.target, how)
     if options.engine == "onnx" and not has_answer:
         raise UserError(
             "--engine onnx has the exact maps of classes alone; found options that need the network "
-            "(another method, a layer, --smooth, --refine, an --option, or a GPU). Leave --engine out."
+            "(another method, a layer, --smooth, --refine, or an --option). Leave --engine out."
         )
-    # The engine has a thread a call: several batches are under way at once.
-    wants_engine = has_answer and (options.engine == "onnx" or (options.engine == "auto" and not _has_gpu(options)))
-    path = find_engine(name) if wants_engine else None
-    engine = open_kept(path, threads=1) if path else None
-    if engine is None:
-        from whycam.explainer.model import load, make_engine  # noqa: PLC0415 - torch, which an engine at hand does without
+    engine = options.engine if has_answer else "torch"
+    classifier = open_classifier(name, device=options.device, engine=engine, photos=photos, threads=1)
+    if has_answer and classifier.card.is_exact:
+        return ExactReader(classifier, options.target, options.versus)
+    from whycam.explainer.model import Model  # noqa: PLC0415 - torch, which exact maps do without
 
-        model = load(name, device=options.device, engine="torch")
-        # A graph that can't be believed had been worth it once.
-        is_worth_it = not model.no_exact_map and (photos >= _EXPORT_FROM_PHOTOS or (path and is_cached(path)))
-        if not wants_engine or (options.engine == "auto" and not is_worth_it):
-            return NetworkReader(model, options)
-        try:
-            engine = make_engine(model, path, threads=1)
-        except UserError as error:
-            if options.engine == "onnx":
-                raise
-            log.warning("Explaining with torch: %s", error)
-            return NetworkReader(model, options)
-    return EngineReader(engine, name, options.target, options.versus)
-
-
-def _has_gpu(options: ExplainOptions) -> bool:
-    """Whether torch would find one: a guess that costs nothing."""
-    return options.device == "auto" and (Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None)
+    return NetworkReader(Model(classifier), options)
 
 
 def read_how(options: ExplainOptions) -> dict[str, Any]:

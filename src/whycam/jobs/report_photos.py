@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from whycam.config import ExplainOptions, ReportOptions
+from whycam.config import ReportOptions
 from whycam.data.annotations import read_photos
 from whycam.data.budget import BUDGET
 from whycam.data.images import ImageError, open_picture
@@ -20,9 +20,10 @@ from whycam.data.loader import Photo, in_batches, map_ahead
 from whycam.data.preprocess import Preprocess
 from whycam.data.walk import find_images
 from whycam.errors import UserError, as_clause, make_disk_error
+from whycam.explainer.exact import ExactReader
 from whycam.explainer.reading import Reading
 from whycam.explainer.targets import find_class
-from whycam.jobs.readers import NetworkReader, Reader, choose_reader
+from whycam.intake.door import open_classifier
 from whycam.runs import from_text, to_text
 from whycam.show.entries import encode_photo, shrink_photo
 
@@ -175,24 +176,19 @@ class MapReader:
     """Pixels to readings with the maps that the page stores; called from several threads."""
 
     def __init__(self, model: str, options: ReportOptions, photos: int) -> None:
-        """Finds the fastest reader that has the exact maps of all classes; models without them are read by grad-cam."""
-        how = ExplainOptions(target="all", device=options.device, engine=options.engine)
-        self._reader: Reader = choose_reader(model, how, photos)
-        self.class_names, self.preprocess = self._reader.class_names, self._reader.preprocess
-        network = self._reader.model if isinstance(self._reader, NetworkReader) else None
-        self._inexact = network if network is not None and network.no_exact_map else None
+        """Opens the model; one without exact maps is read by grad-cam."""
+        self._classifier = open_classifier(
+            model, device=options.device, engine=options.engine, photos=photos, threads=1
+        )
+        card = self._classifier.card
+        self.class_names, self.preprocess, self.is_exact = card.class_names, card.preprocess, card.is_exact
         # A network changes its state while a method runs.
         self._lock = threading.Lock()
 
-    @property
-    def is_exact(self) -> bool:
-        """Whether mean(map) + bias is the score."""
-        return self._inexact is None
-
     def __call__(self, pixels: np.ndarray, truths: Sequence[int | None]) -> list[Reading]:
         """A reading of each photo, with the map of its true class where that is known."""
-        if self._inexact is None:
-            return self._reader(pixels, [None] * len(pixels))
+        if self.is_exact:
+            return ExactReader(self._classifier, "all")(pixels, [None] * len(pixels))
         readings = self._explain(pixels, "all" if len(self.class_names) <= ALL_CLASSES else f"top:{BEST}")
         for i, truth in enumerate(truths):
             if truth is not None and truth not in readings[i].targets:
@@ -200,8 +196,10 @@ class MapReader:
         return readings
 
     def _explain(self, pixels: np.ndarray, target: str | int) -> list[Reading]:
+        from whycam.explainer.model import Model  # noqa: PLC0415 - torch, which exact maps do without
+
         with self._lock:
-            why: Any = self._inexact.explain_pixels(pixels, target, _INEXACT_METHOD)  # type: ignore[union-attr]
+            why: Any = Model(self._classifier).explain_pixels(pixels, target, _INEXACT_METHOD)
         return [why.reading(i) for i in range(len(pixels))]
 
 

@@ -24,6 +24,7 @@ from whycam.data.loader import in_batches, stream_photos
 from whycam.errors import UserError
 from whycam.explainer.model import Model
 from whycam.jobs.progress import show_progress
+from whycam.model.classifier import Card, Classifier
 from whycam.model.gap import GapClassifier, check_identity, measure_identity
 from whycam.model.input import normalise_on
 from whycam.runs import TableWriter
@@ -190,7 +191,8 @@ def _draw_sheet(work: Work, logits: Tensor, path: Path) -> float:
     """
     photos, classifier = work.photos, work.model
     rows = choose_sheet(logits, photos)
-    model = Model(classifier, classifier.class_names, classifier.preprocess, "", {}, work.device)
+    card = Card("", classifier.class_names, classifier.preprocess, {}, str(work.device))
+    model = Model(Classifier(card, classifier, engine="torch"))
     labels = label_classes(photos.class_names)
     pictures, captions, errors = [], [], []
     for row, (photo, why) in zip(rows, model.stream(photos.val[row].path for row in rows), strict=True):

@@ -15,7 +15,7 @@ from whycam.config import TrainOptions
 from whycam.data.check import drop_unreadable, find_same_content, hash_photos
 from whycam.data.folder import count_labels, fingerprint, read_folder
 from whycam.errors import UserError
-from whycam.explainer.model import choose_device
+from whycam.intake.device import choose_device
 from whycam.jobs.progress import log_to, show_progress
 from whycam.jobs.run_files import write_results
 from whycam.model.backbone import make_backbone
@@ -33,7 +33,7 @@ def train(folder: Path, out: Path, options: TrainOptions) -> dict[str, Any]:
     """
     start = time.perf_counter()
     photos = read_folder(folder, val_fraction=options.val_fraction, seed=options.seed, allow_empty=options.allow_empty)
-    device = choose_device(options.device)
+    device = torch.device(choose_device(options.device))
     with (
         open_run(out, overwrite=options.overwrite, resume=options.resume, keep="checkpoints") as run,
         log_to(run / "train.log"),

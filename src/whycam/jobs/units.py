@@ -16,15 +16,16 @@ from torch import Tensor
 
 from whycam.config import UnitsOptions
 from whycam.data.images import load_image
-from whycam.data.loader import Photo, in_batches, stream_photos
+from whycam.data.loader import in_batches, stream_photos
 from whycam.data.samples import write_samples
 from whycam.data.walk import find_images
-from whycam.errors import UserError, make_unreadable_error
+from whycam.errors import make_unreadable_error
 from whycam.explainer.model import load
 from whycam.explainer.targets import find_class
 from whycam.jobs.progress import show_progress
 from whycam.maps import render
-from whycam.model.gap import GapClassifier
+from whycam.model.classifier import Classifier
+from whycam.model.cut.output import select_output
 from whycam.model.input import normalise_on
 from whycam.runs import TableWriter, command_line, open_run, write_json
 
@@ -83,6 +84,26 @@ class Survey:
         self.paths.extend(paths)
 
 
+class Features:
+    """The channels that an exact classifier averages; `weight` (K, C) is what it makes its logits with."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.preprocess, self._device = classifier.card.preprocess, classifier.card.device
+        blank = np.zeros((1, 3, self.preprocess.height_px, self.preprocess.width_px), dtype=np.uint8)
+        self._cut = classifier.cut(self._normalise(blank))
+        if self._cut.weight is None:
+            raise RuntimeError(f"{classifier.card.name!r} is said to be exact, and its tail is {self._cut.how!r}.")
+        self.weight = self._cut.weight.cpu()
+
+    def __call__(self, pixels: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """(N, K) logits and (N, C, h, w) features of the pixels of N photos, each (3, H, W) uint8."""
+        logits, features = self._cut.run(self._normalise(np.stack(pixels)))
+        return select_output(logits).cpu(), features.cpu()
+
+    def _normalise(self, pixels: np.ndarray) -> Tensor:
+        return normalise_on(torch.from_numpy(pixels).to(self._device), self.preprocess)
+
+
 def show_units(model_name: str, target: str, folder: Path | None, out: Path, options: UnitsOptions) -> Outcome:
     """Writes the sheet and the table of a class's channels; without `folder` on the photos that come with whycam.
 
@@ -93,13 +114,12 @@ def show_units(model_name: str, target: str, folder: Path | None, out: Path, opt
     with open_run(out, overwrite=options.overwrite) as work, tempfile.TemporaryDirectory(dir=work) as scratch:
         paths = find_images([folder]) if folder else write_samples(Path(scratch))
         model = load(model_name, device=options.device)
-        if not isinstance(model.network, GapClassifier):
-            raise UserError(f"Units are channels that a class weighs. {model.no_exact_map}")
-        index = find_class(target, model.class_names)
-        survey = survey_photos(model.network, index, paths, options)
-        units = rank_units(model.network, index, survey, options)
-        rows = list(describe_units(model.network, index, units, survey))
-        draw_sheet(model.network, rows, len(units), options.photos).save(work / "sheet.png")
+        model.classifier.card.check_exact("Units are channels that a class weighs.")
+        features, index = Features(model.classifier), find_class(target, model.class_names)
+        survey = survey_photos(features, index, paths, options)
+        units = rank_units(features.weight[index], survey, options)
+        rows = list(describe_units(features.weight[index], units, survey))
+        draw_sheet(features, rows, len(units), options.photos).save(work / "sheet.png")
         with TableWriter(work, "units", _SCHEMA) as table:
             for row in rows:
                 table.write(row)
@@ -118,13 +138,13 @@ def show_units(model_name: str, target: str, folder: Path | None, out: Path, opt
 
 
 @torch.no_grad()
-def survey_photos(network: GapClassifier, index: int, paths: Sequence[Path], options: UnitsOptions) -> Survey:
+def survey_photos(read: Features, index: int, paths: Sequence[Path], options: UnitsOptions) -> Survey:
     """Every channel's mean activation in every photo, of which only sums and the highest are kept.
 
     Raises:
         UserError: not one photo can be read.
     """
-    channels = network.classifier.in_features
+    channels = read.weight.shape[1]
     survey = Survey(
         torch.zeros(channels),
         torch.zeros(channels),
@@ -133,36 +153,27 @@ def survey_photos(network: GapClassifier, index: int, paths: Sequence[Path], opt
         [],
     )
     with show_progress("looking", len(paths)) as advance:
-        for batch in in_batches(stream_photos(paths, network.preprocess), options.batch_size):
+        for batch in in_batches(stream_photos(paths, read.preprocess), options.batch_size):
             good = [photo for photo in batch if photo.pixels is not None]
             survey.unreadable += len(batch) - len(good)
             if good:
-                features = _read_features(network, good)
-                predicted = network.classify(features).argmax(1).cpu()
-                survey.add(features.mean(dim=(2, 3)).cpu(), predicted == index, [photo.path for photo in good])
+                logits, features = read([photo.pixels for photo in good if photo.pixels is not None])
+                survey.add(features.mean(dim=(2, 3)), logits.argmax(1) == index, [photo.path for photo in good])
             advance(len(batch))
     if not survey.paths:
         raise make_unreadable_error(len(paths), paths[0])
     return survey
 
 
-def _read_features(network: GapClassifier, photos: Sequence[Photo]) -> Tensor:
-    pixels = torch.from_numpy(np.stack([photo.pixels for photo in photos if photo.pixels is not None]))
-    return network.features(normalise_on(pixels.to(network.classifier.weight.device), network.preprocess))
-
-
-def rank_units(network: GapClassifier, index: int, survey: Survey, options: UnitsOptions) -> list[int]:
-    """The channels that add most to the class's score, by their weight alone or times their mean activation."""
-    weights = network.classifier.weight[index].cpu()
+def rank_units(weights: Tensor, survey: Survey, options: UnitsOptions) -> list[int]:
+    """The channels that add most to the class's score, by their weight (C,) alone or times their mean activation."""
     worth = weights * survey.mean if options.by == "contribution" else weights
     return worth.topk(min(options.units, len(worth))).indices.tolist()
 
 
-def describe_units(
-    network: GapClassifier, index: int, units: Sequence[int], survey: Survey
-) -> Iterator[dict[str, Any]]:
+def describe_units(weights: Tensor, units: Sequence[int], survey: Survey) -> Iterator[dict[str, Any]]:
     """A row for each channel and photo; `peak` is the channel's highest activation in its photos' maps."""
-    mean, weights = survey.mean, network.classifier.weight[index].cpu()
+    mean = survey.mean
     for rank, unit in enumerate(units):
         photos = [number for number in survey.best[unit].tolist() if number >= 0]
         for photo_rank, number in enumerate(photos):
@@ -179,7 +190,7 @@ def describe_units(
 
 
 @torch.no_grad()
-def draw_sheet(network: GapClassifier, rows: list[dict[str, Any]], units: int, photos: int) -> Image.Image:
+def draw_sheet(read: Features, rows: list[dict[str, Any]], units: int, photos: int) -> Image.Image:
     """A line for each channel: its number, weight and contribution, and its own map over its photos.
 
     The heat of a line is scaled by the line's highest activation, which is entered in its rows as `peak`.
@@ -190,7 +201,7 @@ def draw_sheet(network: GapClassifier, rows: list[dict[str, Any]], units: int, p
     for line in range(units):
         own = [row for row in rows if row["rank"] == line + 1]
         pictures = [load_image(row["path"]) for row in own]
-        maps = [_read_map(network, picture, own[0]["unit"]) for picture in pictures]
+        maps = [read([read.preprocess.to_pixels(one)])[1][0, own[0]["unit"]].numpy() for one in pictures]
         peak = max(float(values.max()) for values in maps)
         first = own[0]
         text = (
@@ -205,9 +216,3 @@ def draw_sheet(network: GapClassifier, rows: list[dict[str, Any]], units: int, p
             drawn = render.lay_over(tile, heat, render.COLORMAP_POSITIVE, alpha=render.ALPHA, is_signed=False)
             sheet.paste(drawn, (_LABEL_PX + column * step, line * step))
     return sheet
-
-
-def _read_map(network: GapClassifier, picture: Image.Image, unit: int) -> np.ndarray:
-    pixels = torch.from_numpy(network.preprocess.to_pixels(picture))[None]
-    images = normalise_on(pixels.to(network.classifier.weight.device), network.preprocess)
-    return np.asarray(network.features(images)[0, unit].cpu())

@@ -12,6 +12,7 @@ from PIL import Image
 from whycam.data.pixels import STRIP_PX, cut_strips
 from whycam.errors import make_unknown_name
 
+NO_RELU = "none: the raw map is kept"
 RESIZE = "bilinear, half-pixel centres"
 SCALE_POSITIVE = "positive part of the resized map, divided by its maximum"
 SCALE_SIGNED = "resized map divided by its largest absolute value, 0 at 0.5"

@@ -21,7 +21,7 @@ from whycam.data.folder import Sample
 from whycam.data.loader import Photo, in_batches, stream_photos
 from whycam.errors import UserError
 from whycam.explainer.model import Model, load
-from whycam.metrics.in_progress import EvaluationInProgress, make_runner
+from whycam.metrics.in_progress import EvaluationInProgress
 from whycam.metrics.pooling import Estimate, compare, estimate, is_defined
 from whycam.metrics.registry import Metric, get_metrics
 
@@ -211,7 +211,7 @@ def evaluate(
         metrics=tuple(chosen),
         target=target,
         seed=seed,
-        runner=make_runner(model, engine),
+        scored=model.classifier.having(engine=engine),
         how=how,
         total=len(listed),
     )
@@ -294,7 +294,7 @@ def _finish(running: EvaluationInProgress, baselines: tuple[str, ...], left_out:
             "preprocess": running.model.preprocess.model_dump(),
             "target": running.target,
             "seed": running.seed,
-            "engine": running.runner.name,
+            "engine": running.scored.runtime,
             "baselines": list(baselines),
             "left_out": list(left_out),
             "maps": running.record,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,68 +19,20 @@ from whycam.explainer.model import Model
 from whycam.explainer.targets import find_class
 from whycam.metrics.case import Case, Photos, Score, to_heat
 from whycam.metrics.registry import Metric
-from whycam.model.backbone import hash_tensors
-from whycam.model.cut.output import select_output
-from whycam.model.gap import GapClassifier
+from whycam.model.classifier import Classifier
 from whycam.model.input import normalise_on
-from whycam.model.onnx.engine import check_engine, place_engine
-from whycam.model.onnx.export import GraphOptions, open_cached
 
 _SAME = 1e-4
 
 
-@dataclass(frozen=True)
-class Runner:
-    """What gives logits (B, K) of images (B, 3, H, W).
-
-    Attributes:
-        name: onnx or torch.
-        logits: of any number of images.
-        chunk: how many at a time are fastest.
-    """
-
-    name: str
-    logits: Callable[[Tensor], Tensor]
-    chunk: int
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """(B, K) logits; a single logit stands against 0, as a second class."""
-        logits = self.logits(images)
-        return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
-
-
-def make_runner(model: Model, engine: str = "auto") -> Runner:
-    """The fastest runner of an engine; see `evaluate`.
-
-    Raises:
-        UserError: an unknown engine, or onnx for a model that can't be exported.
-    """
-    check_engine(engine)
-    is_possible = isinstance(model.network, GapClassifier) and model.device.type == "cpu"
-    if engine == "onnx" or (engine == "auto" and is_possible):
-        try:
-            return _open_graph(model)
-        except (UserError, OSError):
-            if engine == "onnx":
-                raise
+def make_scores(classifier: Classifier) -> Callable[[Tensor], Tensor]:
+    """Images (B, 3, H, W) -> logits (B, K); a single logit stands against 0, as a second class."""
 
     def run(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            return select_output(model.network(images))
+        logits = classifier.score_inputs(images)
+        return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
 
-    # On a CPU a few photos' activations stay in its cache.
-    return Runner("torch", run, 8 if model.device.type == "cpu" else 32)
-
-
-def _open_graph(model: Model) -> Runner:
-    """The classifier in ONNX Runtime, from the cache, or exported now."""
-    network = model.network
-    if not isinstance(network, GapClassifier):
-        raise UserError(model.no_exact_map)
-    words = [hash_tensors(network.state_dict()), model.preprocess.model_dump_json(), "scores"]
-    # The maps are not wanted: one class's are the least that a graph gives.
-    graph = open_cached(place_engine(words), network, GraphOptions(topk=1), origin=model.origin, records={})
-    return Runner("onnx", lambda images: torch.from_numpy(graph(images.cpu().numpy()).logits).to(images.device), 32)
+    return run
 
 
 @dataclass(kw_only=True)
@@ -89,7 +41,7 @@ class EvaluationInProgress:
 
     Attributes:
         model, methods, metrics, target, seed, how: see `evaluate`.
-        runner: scores changed photos.
+        scored: scores changed photos.
         counts: what was left out -> of how many photos.
         total: the most photos there may be.
         rows: method -> metric -> (total, ...), of which the first ones are filled.
@@ -103,7 +55,7 @@ class EvaluationInProgress:
     metrics: tuple[Metric, ...]
     target: str
     seed: int
-    runner: Runner
+    scored: Classifier
     how: Mapping[str, Any]
     total: int
     counts: Counter[str] = field(default_factory=Counter)
@@ -117,8 +69,7 @@ class EvaluationInProgress:
     _indices: dict[str | int, int | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # Maps are asked for of changed photos and of randomised networks: the exported graph knows neither.
-        self.model = replace(self.model, engine=None)
+        self._run = make_scores(self.scored)
         self.rows = {method: {} for method in self.methods}
         self.same = {method: set(self.methods[:k]) for k, method in enumerate(self.methods)}
 
@@ -149,7 +100,7 @@ class EvaluationInProgress:
             return
         pixels = torch.from_numpy(np.stack([p.pixels for _, p in readable if p.pixels is not None]))
         images = normalise_on(pixels.to(self.model.device), self.model.preprocess)
-        logits = torch.cat([self.runner(part) for part in images.split(self.runner.chunk)]).float()
+        logits = self._run(images)
         found = [self._find_target(a, logits[k]) for k, (a, _) in enumerate(readable)]
         at = [k for k, (target, _) in enumerate(found) if target >= 0]
         if not at:
@@ -196,7 +147,7 @@ class EvaluationInProgress:
         black = torch.from_numpy(self.model.preprocess.normalise(np.zeros((3, 1, 1), dtype=np.uint8))).view(3)
         return Photos(
             images,
-            Score(self.runner, targets, self.runner.chunk),
+            Score(self._run, targets, self.scored.chunk),
             truths,
             self.methods,
             self._explain,
@@ -209,7 +160,7 @@ class EvaluationInProgress:
     def _explain(
         self, methods: Sequence[str], images: Tensor, targets: Tensor, network: nn.Module | None
     ) -> dict[str, Tensor]:
-        model = self.model if network is None else replace(self.model, network=network)
+        model = self.model if network is None else Model(self.model.classifier.swap(network))
         targets = targets.clamp(max=len(model.class_names) - 1)  # the two sides of a single logit are one class
         found = model.explain(images, targets, method=list(methods), seed=self.seed, **self.how)
         for method, why in found.items():

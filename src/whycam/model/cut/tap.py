@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from whycam.errors import UserError
+from whycam.model.classifier import LINEAR
+from whycam.model.cut.base import Cut, Trace
 from whycam.model.cut.layer import choose_call, find_call, list_spatial, make_no_gradient, reaches_output, record_calls
 from whycam.model.cut.layout import Layout
 from whycam.model.cut.tail import (
@@ -27,93 +30,42 @@ from whycam.model.cut.tail import (
 _PROBE_IMAGES = 2
 
 
-@dataclass(frozen=True, eq=False)
-class Trace:
-    """One forward pass whose graph starts at the layer.
-
-    Attributes:
-        features: (N, C, h, w) float32 (float64 for such a model), the leaf of the graph.
-        output: the model's output, differentiable in `features`.
-        images: (N, ...) as the model got them.
-        prefix: (N, P, C) the prefix tokens of a token layout, constants of the tail.
-        dtype: of the layer's raw output.
-        cut: where.
-    """
-
-    features: Tensor
-    output: object
-    images: Tensor
-    prefix: Tensor
-    dtype: torch.dtype
-    cut: Cut
-
-    @cached_property
-    def _kept(self) -> tuple[Tensor, ...]:
-        with undisturbed(self.cut.site.module, with_grad=False):
-            return self.cut.raw_tail.keep(self.images) if self.cut.raw_tail else ()
-
-    def tail(self, features: Tensor, rows: Tensor) -> object:
-        """The model's output for features (B, C, h, w), differentiable in them where gradients are enabled.
-
-        `rows` (B,) says which of the N images each belongs to: what the tail needs beside the features (prefix
-        tokens, a residual stream) is that image's.
-        """
-        cut = self.cut
-        if cut.weight is not None and cut.bias is not None:
-            return run_linear(features, cut.weight, cut.bias)
-        if cut.raw_tail is None:
-            raise RuntimeError(f"The cut at {cut.layer!r} has neither a linear tail nor another.")
-        kept = [tensor[rows] for tensor in self._kept]
-        with undisturbed(cut.site.module, with_grad=torch.is_grad_enabled()):
-            raw = cut.layout.write(features, self.prefix[rows], self.dtype)
-            return cut.raw_tail.run(raw, self.images[rows], kept)
-
-
-@dataclass(frozen=True, eq=False)
-class Cut:
-    """A model, cut at a layer.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ModuleCut(Cut):
+    """A module, cut at the call of a layer.
 
     Attributes:
         layer: the layer's dotted name; "relu of NAME" where none was asked for and the model pools its ReLU.
         site: the call of the layer in the model.
         raw_tail: the tail; None where it is exactly GAP + linear.
         layout: of the layer's raw output.
-        weight, bias: (K, C) and (K,) where mean(weight @ features) + bias was measured to be the output; else None.
-        why_not_linear: the reason for None; empty otherwise.
+        why_not_linear: why there is no `weight`; empty where there is.
         has_relu: whether the features are the ReLU of the raw output.
-        noise: how far two answers of the model to the same images lay apart, as a part of the largest number; 0 where
-            it draws nothing at random.
     """
 
-    layer: str
     layout: Layout
     site: Site = field(repr=False)
     raw_tail: RawTail | None = field(repr=False)
-    weight: Tensor | None = field(default=None, repr=False)
-    bias: Tensor | None = field(default=None, repr=False)
     why_not_linear: str = ""
     has_relu: bool = False
-    noise: float = 0.0
-
-    @property
-    def how(self) -> str:
-        """What the tail is made of."""
-        return self.raw_tail.how if self.raw_tail else "GAP + linear"
 
     def trace(self, images: Tensor) -> Trace:
-        """One forward pass over all the images, whose graph starts at the layer."""
+        """See Cut."""
         images = as_input(self.site.module, images)
         sample = trace_site(self.site, self.layout, images)
         features, output = sample.features, sample.output
-        if self.has_relu and self.weight is not None and self.bias is not None:
-            # The model's own graph would pass through the ReLU once more, and block the gradient where a cell is zero.
-            with torch.inference_mode(mode=False), torch.enable_grad():
-                features = features.detach().relu().requires_grad_()
-                output = run_linear(features, self.weight, self.bias)
-        return Trace(features, output, images, sample.prefix, sample.dtype, self)
+        if self.weight is not None and self.bias is not None:
+            weight, bias = self.weight, self.bias
+            if self.has_relu:
+                # The model's own graph would pass through the ReLU once more, and block the gradient where a cell is 0.
+                with torch.inference_mode(mode=False), torch.enable_grad():
+                    features = features.detach().relu().requires_grad_()
+                    output = run_linear(features, weight, bias)
+            return Trace(features, output, images, lambda features, _: run_linear(features, weight, bias))
+        return Trace(features, output, images, _Tail(self, images, sample.prefix, sample.dtype))
 
     def run(self, images: Tensor) -> tuple[object, Tensor]:
-        """The model's output and the features (N, C, h, w), without any graph."""
+        """See Cut."""
         found: list[Tensor] = []
 
         def swap(raw: Tensor) -> Tensor:
@@ -124,16 +76,43 @@ class Cut:
         images = as_input(self.site.module, images)
         with undisturbed(self.site.module, with_grad=False):
             output = run_with_swap(self.site, images, swap)
+        if self.weight is not None and self.bias is not None:
+            # The head in float32: in half precision, differences of scores would be lost in the logit's rounding.
+            output = run_linear(found[0], self.weight, self.bias)
         return output, found[0]
 
-    def features(self, images: Tensor) -> Tensor:
-        """The features (N, C, h, w) alone."""
-        return self.run(images)[1]
+    def fit(self, images: Tensor) -> Cut:
+        """See Cut: tokens are laid out on the grid of one image size; other layouts hold for any."""
+        return cut_model(self.site.module, images, self.site.layer) if self.layout.kind == "tokens" else self
+
+
+@dataclass(frozen=True, eq=False)
+class _Tail:
+    """The tail of one pass over `images`, of which it keeps what the layer's features alone don't tell."""
+
+    cut: ModuleCut
+    images: Tensor
+    prefix: Tensor
+    dtype: torch.dtype
+
+    @cached_property
+    def _kept(self) -> tuple[Tensor, ...]:
+        with undisturbed(self.cut.site.module, with_grad=False):
+            return self.cut.raw_tail.keep(self.images) if self.cut.raw_tail else ()
+
+    def __call__(self, features: Tensor, rows: Tensor) -> object:
+        cut = self.cut
+        if cut.raw_tail is None:
+            raise RuntimeError(f"The cut at {cut.layer!r} has neither a linear tail nor another.")
+        kept = [tensor[rows] for tensor in self._kept]
+        with undisturbed(cut.site.module, with_grad=torch.is_grad_enabled()):
+            raw = cut.layout.write(features, self.prefix[rows], self.dtype)
+            return cut.raw_tail.run(raw, self.images[rows], kept)
 
 
 def cut_model(
     module: nn.Module, images: Tensor, layer: str | nn.Module | None = None, *, needs_gradient: bool = True
-) -> Cut:
+) -> ModuleCut:
     """Cuts an image classifier at a layer, and measures that both halves together are the model.
 
     Args:
@@ -196,12 +175,16 @@ def as_input(module: nn.Module, images: Tensor) -> Tensor:
     return images
 
 
-def _measure(site: Site, probe: Probe, later: list[nn.Module], *, may_rectify: bool) -> Cut:
-    layout = probe.layout
+def _measure(site: Site, probe: Probe, later: list[nn.Module], *, may_rectify: bool) -> ModuleCut:
+    where: dict[str, Any] = {"layout": probe.layout, "site": site, "node": site.layer}
     linear = find_linear(probe, later, with_relu=False)
     if not isinstance(linear, str):
-        return Cut(site.name, layout, site, None, *linear)
+        weight, bias = linear
+        return ModuleCut(layer=site.name, how=LINEAR, weight=weight, bias=bias, raw_tail=None, **where)
     rectified = find_linear(probe, later, with_relu=True)
     if may_rectify and not isinstance(rectified, str):
-        return Cut(f"relu of {site.name}", layout, site, None, *rectified, has_relu=True)
-    return Cut(site.name, layout, site, find_tail(site, probe), why_not_linear=linear)
+        weight, bias = rectified
+        name = f"relu of {site.name}"
+        return ModuleCut(layer=name, how=LINEAR, weight=weight, bias=bias, raw_tail=None, has_relu=True, **where)
+    tail = find_tail(site, probe)
+    return ModuleCut(layer=site.name, how=tail.how, raw_tail=tail, why_not_linear=linear, **where)

@@ -45,7 +45,7 @@ class Answer:
     classes: np.ndarray | None = None
 
 
-class Card(BaseModel):
+class GraphMetadata(BaseModel):
     """What a graph's metadata say, an entry `whycam.NAME` in JSON for each field.
 
     Attributes:
@@ -115,17 +115,17 @@ class OnnxEngine:
         """
         self.path, self.threads = path, threads
         self._session = open_session(path, threads)
-        self.card = Card.from_metadata(self._session.get_modelmeta().custom_metadata_map, path)
+        self.metadata = GraphMetadata.from_metadata(self._session.get_modelmeta().custom_metadata_map, path)
         if is_checked:
             self._check_identity()
 
     def _check_identity(self) -> None:
         where = f"The graph in '{self.path.absolute()}'"
-        pixels = self.card.preprocess.to_pixels(*load_samples(1))
+        pixels = self.metadata.preprocess.to_pixels(*load_samples(1))
         noise = np.random.default_rng(0).integers(0, 256, pixels.shape, dtype=np.uint8)
         try:
             outputs = self._session.run(None, {"images": self.to_images(np.stack([pixels, noise]))})
-            gap = measure_identity(outputs, self.card)
+            gap = measure_identity(outputs, self.metadata)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime raises classes that it does not name publicly
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(
@@ -134,13 +134,13 @@ class OnnxEngine:
         check_identity(gap, where)
 
     def __call__(self, pixels: np.ndarray) -> Answer:
-        """Logits and maps of pixels (N, 3, H, W): uint8, or float32 as `card.preprocess` normalises them."""
+        """Logits and maps of pixels (N, 3, H, W): uint8, or float32 as `metadata.preprocess` normalises them."""
         return Answer(*self.run(self.to_images(pixels)))
 
     def to_images(self, pixels: np.ndarray) -> np.ndarray:
         """The pixels as the graph takes them."""
-        is_ready = self.card.takes_uint8 or pixels.dtype != np.uint8
-        return pixels if is_ready else self.card.preprocess.normalise(pixels)
+        is_ready = self.metadata.takes_uint8 or pixels.dtype != np.uint8
+        return pixels if is_ready else self.metadata.preprocess.normalise(pixels)
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         """The graph's outputs of images as it takes them."""
@@ -154,25 +154,25 @@ class OnnxEngine:
         self.__init__(*state)  # type: ignore[misc]
 
 
-def measure_identity(outputs: Sequence[np.ndarray], card: Card) -> float:
+def measure_identity(outputs: Sequence[np.ndarray], metadata: GraphMetadata) -> float:
     """The largest |mean(map) + bias - logit| of N photos, each as a share of the range of its logits.
 
     Args:
         outputs: a graph's logits (N, K) and maps (N, K, h, w); or maps (N, T, h, w) and the classes (N, T) they are of.
-        card: what the graph's metadata say.
+        metadata: what the graph's metadata say.
 
     Raises:
         ValueError: outputs of other shapes.
     """
     logits, maps, *of = (np.asarray(values) for values in outputs)
-    bias = np.array(card.bias)
+    bias = np.array(metadata.bias)
     classes = of[0] if of else np.broadcast_to(np.arange(len(bias)), logits.shape)
     if (
-        logits.shape != (len(maps), len(card.class_names))
+        logits.shape != (len(maps), len(metadata.class_names))
         or maps.shape[:2] != classes.shape
         or len(bias) != logits.shape[1]
     ):
-        raise ValueError(f"logits {logits.shape} and maps {maps.shape} of {len(card.class_names)} classes")
+        raise ValueError(f"logits {logits.shape} and maps {maps.shape} of {len(metadata.class_names)} classes")
     gaps = maps.mean(axis=(2, 3), dtype=np.float64) + bias[classes] - np.take_along_axis(logits, classes, axis=1)
     spread = np.ptp(logits, axis=1)
     tiny = np.finfo(np.float32).tiny

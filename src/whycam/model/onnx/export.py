@@ -26,7 +26,7 @@ from whycam.errors import UserError, as_clause
 from whycam.model.cache import open_or_make, prune_cached
 from whycam.model.gap import GapClassifier, probe_images
 from whycam.model.input import normalise_on
-from whycam.model.onnx.engine import FORMAT, Card, OnnxEngine, check_identity, measure_identity, open_session
+from whycam.model.onnx.engine import FORMAT, GraphMetadata, OnnxEngine, check_identity, measure_identity, open_session
 from whycam.runs import open_atomic, read_versions
 
 PARITY_LIMIT = 1e-4
@@ -110,7 +110,7 @@ def export_onnx(
     *,
     origin: Mapping[str, Any],
     records: Mapping[str, Mapping[str, Any]],
-) -> Card:
+) -> GraphMetadata:
     """Writes the graph, if ONNX Runtime gives PyTorch's logits and maps of photos and of noise; else nothing.
 
     Args:
@@ -132,7 +132,7 @@ def export_onnx(
     batches = make_batches(model, options)
     with open_atomic(path) as part:
         graph = _convert(net, batches[0], _list_outputs(options), is_dynamic=options.is_dynamic)
-        card = Card(
+        metadata = GraphMetadata(
             format=FORMAT,
             class_names=model.class_names,
             bias=tuple(model.classifier.bias.tolist()),
@@ -145,17 +145,17 @@ def export_onnx(
             records={name: dict(record) for name, record in records.items()},
             versions=read_versions(),
         )
-        _describe(graph, card)
+        _describe(graph, metadata)
         _save(graph, part)
         engine = OnnxEngine(part, is_checked=False)
         found = measure_parity(net, engine.run, batches)
         check_parity(found, "ONNX Runtime")
-        identity_error = max(measure_identity(engine.run(images.numpy()), card) for images in batches)
+        identity_error = max(measure_identity(engine.run(images.numpy()), metadata) for images in batches)
         check_identity(identity_error, "The exported graph")
-        card = card.model_copy(update={"identity_error": identity_error, "parity_error": max(found.values())})
-        _describe(graph, card)
+        metadata = metadata.model_copy(update={"identity_error": identity_error, "parity_error": max(found.values())})
+        _describe(graph, metadata)
         _save(graph, part)
-    return card
+    return metadata
 
 
 def _convert(net: nn.Module, images: Tensor, outputs: list[str], *, is_dynamic: bool = False) -> onnx.ModelProto:
@@ -271,14 +271,16 @@ def quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _describe(graph: onnx.ModelProto, card: Card) -> None:
+def _describe(graph: onnx.ModelProto, metadata: GraphMetadata) -> None:
     """Metadata, and words that a graph viewer shows."""
     del graph.metadata_props[:]
-    onnx.helper.set_model_props(graph, card.to_metadata())
-    graph.producer_name, graph.producer_version = "whycam", card.versions.get("whycam", "")
+    onnx.helper.set_model_props(graph, metadata.to_metadata())
+    graph.producer_name, graph.producer_version = "whycam", metadata.versions.get("whycam", "")
     graph.doc_string = "A classifier that explains itself: class activation maps (arXiv:1512.04150) beside its scores."
-    how = "uint8, 0 to 255" if card.takes_uint8 else "float32, normalised"
-    count, order = ("K", "in the order of the logits") if card.topk is None else ("T", "of the classes in `classes`")
+    how = "uint8, 0 to 255" if metadata.takes_uint8 else "float32, normalised"
+    count, order = (
+        ("K", "in the order of the logits") if metadata.topk is None else ("T", "of the classes in `classes`")
+    )
     words = {
         "images": _INPUT.format(how=how),
         "logits": _LOGITS,

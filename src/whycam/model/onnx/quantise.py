@@ -87,16 +87,16 @@ def quantise(whole: Path, path: Path, pixels: np.ndarray) -> None:
         finally:
             logger.setLevel(level)
         graph = onnx.load(made)
-    card = engine.card.model_copy(update={"identity_error": _measure_identity(graph, engine, pixels[:_BATCH])})
-    check_identity(card.identity_error, "The int8 graph")
+    metadata = engine.metadata.model_copy(update={"identity_error": _measure_identity(graph, engine, pixels[:_BATCH])})
+    check_identity(metadata.identity_error, "The int8 graph")
     del graph.metadata_props[:]
-    onnx.helper.set_model_props(graph, card.to_metadata())
+    onnx.helper.set_model_props(graph, metadata.to_metadata())
     path.write_bytes(graph.SerializeToString())
 
 
 def _measure_identity(graph: onnx.ModelProto, engine: OnnxEngine, pixels: np.ndarray) -> float:
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    return measure_identity(session.run(None, {"images": engine.to_images(pixels)}), engine.card)
+    return measure_identity(session.run(None, {"images": engine.to_images(pixels)}), engine.metadata)
 
 
 def _find_heads(path: Path) -> list[str]:

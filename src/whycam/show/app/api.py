@@ -19,7 +19,6 @@ from whycam.explainer.reading import Reading
 from whycam.explainer.targets import resolve_target
 from whycam.maps import render
 from whycam.maps.boxes import BOX_THRESHOLD
-from whycam.model.gap import GapClassifier
 from whycam.show.app.answers import (
     BadFile,
     BoxAnswer,
@@ -104,14 +103,14 @@ async def health(served: ModelHere) -> Health:
 @api.get("/model")
 async def model(served: ModelHere, options: OptionsHere) -> ModelAnswer:
     """Classes, map methods, how exact the maps are, colours and limits."""
-    network, about = served.model.network, served.model.origin
+    classifier, about = served.model.classifier, served.model.origin
     return ModelAnswer(
         name=served.model.name,
         class_names=list(served.model.class_names),
-        bias=network.classifier.bias.tolist() if isinstance(network, GapClassifier) else None,
+        bias=classifier.bias,
         identity_error=about.get("identity_error"),
         methods=[MethodAnswer(name=m.name, differs=m.differs, cost=m.cost, paper=m.paper) for m in served.methods],
-        engine="torch" if served.engine is None else f"onnxruntime {served.engine.card.versions['onnxruntime']}",
+        engine=classifier.describe_read().get("engine", "torch") if served.exact else "torch",
         record={**about, "preprocess": served.model.preprocess.model_dump()},
         colormaps=encode_colormaps(),
         defaults={"colormap": render.COLORMAP_POSITIVE, "opacity": render.ALPHA},

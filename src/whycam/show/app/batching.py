@@ -1,42 +1,40 @@
-"""Micro-batches: photos that are asked about at the same time, from any threads, go through an engine together."""
+"""Micro-batches: photos that are asked about at the same time, from any threads, are read together."""
 
 from __future__ import annotations
 
 import queue
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 
 import numpy as np
 
-from whycam.model.onnx.engine import OnnxEngine
+from whycam.model.onnx.engine import Answer
 
-_Call = tuple[np.ndarray, "Future[list[np.ndarray]]"]
+_Call = tuple[np.ndarray, "Future[Answer]"]
 
 
-class BatchedEngine(OnnxEngine):
-    """An engine whose calls wait a moment for each other; one run then answers all of them."""
+class Batcher:
+    """Calls that wait a moment for each other; one reading then answers all of them."""
 
-    def __init__(self, path: Path, threads: int | None = None, *, most: int = 8, wait_s: float = 0.005) -> None:
-        """Opens the graph and starts the thread that runs it.
+    def __init__(self, read: Callable[[np.ndarray], Answer], *, most: int = 8, wait_s: float = 0.005) -> None:
+        """Starts the thread that reads.
 
         Args:
-            path: what `whycam export` wrote.
-            threads: that one run uses; None takes one for each core.
-            most: photos a run.
+            read: pixels of any number of photos -> their answer.
+            most: photos that are read together.
             wait_s: how long the first call of a batch waits for others.
         """
-        super().__init__(path, threads)
-        self.most, self.wait_s = most, wait_s
+        self._read, self.most, self.wait_s = read, most, wait_s
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="whycam-engine", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="whycam-batches", daemon=True)
         self._thread.start()
 
-    def run(self, images: np.ndarray) -> list[np.ndarray]:
-        """See OnnxEngine; blocks until the batch that these images went into is done."""
-        future: Future[list[np.ndarray]] = Future()
-        self._calls.put((images, future))
+    def __call__(self, pixels: np.ndarray) -> Answer:
+        """The answer of these pixels; blocks until the batch that they went into is done."""
+        future: Future[Answer] = Future()
+        self._calls.put((pixels, future))
         return future.result()
 
     def close(self) -> None:
@@ -70,13 +68,13 @@ class BatchedEngine(OnnxEngine):
 
     def _answer(self, batch: list[_Call]) -> None:
         try:
-            outputs = super().run(np.concatenate([images for images, _ in batch]))
+            answer = self._read(np.concatenate([pixels for pixels, _ in batch]))
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to those who wait
             for _, future in batch:
                 future.set_exception(error)
             return
         start = 0
-        for images, future in batch:
-            end = start + len(images)
-            future.set_result([values[start:end] for values in outputs])
+        for pixels, future in batch:
+            end = start + len(pixels)
+            future.set_result(Answer(answer.logits[start:end], answer.maps[start:end]))
             start = end

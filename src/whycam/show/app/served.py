@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,16 +13,14 @@ import numpy as np
 
 from whycam.cam.registry import Method, Needs, get_method, iter_methods
 from whycam.errors import UserError, make_unknown_name
-from whycam.explainer.exact import EngineReader
-from whycam.explainer.model import Model, make_engine
+from whycam.explainer.exact import ExactReader
+from whycam.explainer.model import Model
 from whycam.explainer.reading import Reading
 from whycam.explainer.targets import find_class, resolve_target
-from whycam.model.onnx.engine import find_engine
-from whycam.show.app.batching import BatchedEngine
+from whycam.show.app.batching import Batcher
 from whycam.show.app.uploads import Upload
 
 T = TypeVar("T")
-log = logging.getLogger("whycam.serve")
 
 BEST = 10
 # Maps that one request may ask for of a photo.
@@ -56,13 +53,13 @@ class ServedModel:
 
     Attributes:
         model: as loaded.
-        engine: its exported graph, batched; None where it has no exact maps, or computes on a GPU.
+        exact: its exact maps, read in batches; None where it has none.
         methods: those that work for it, the default first.
     """
 
     def __init__(self, model: Model) -> None:
-        self.engine = _open_engine(model)
-        self.model = replace(model, engine=self.engine)
+        self.model = Model(model.classifier.having(engine="auto").ready())
+        self.exact = Batcher(self.model.classifier.read) if model.classifier.card.is_exact else None
         self.methods = find_methods(model)
         cores = os.cpu_count() or 1
         # Few decode or draw at a time: a photo at full size is large. Many wait for the engine: they make its batches.
@@ -80,8 +77,8 @@ class ServedModel:
         """Ends the threads once their work is done."""
         for pool in (self._decoders, self._readers, self._drawers, self._network):
             pool.shutdown(cancel_futures=True)
-        if self.engine is not None:
-            self.engine.close()
+        if self.exact is not None:
+            self.exact.close()
 
     async def decode(self, work: Callable[[], T]) -> T:
         """The result of work that holds a photo at full size."""
@@ -109,7 +106,7 @@ class ServedModel:
         Raises:
             UserError: the method can't explain it after all, or scores that are no numbers.
         """
-        pool = self._readers if self._is_exact(question) and self.engine else self._network
+        pool = self._readers if self._is_exact(question) and self.exact else self._network
         return await asyncio.get_running_loop().run_in_executor(
             pool, lambda: use(self._read(upload, question, with_best=with_best))
         )
@@ -154,18 +151,15 @@ class ServedModel:
         if not self._is_exact(question):
             why: Any = self.model.explain_pixels(pixels, question.target, question.method, versus=versus)
             reading = why.reading()
-        elif self.engine is not None:
-            answer = self.engine(pixels)
-            reader = EngineReader(self.engine, self.model.name, question.target, versus)
+        else:
+            if self.exact is None:
+                raise RuntimeError(f"{question.method!r} was asked for, and {self.model.name!r} has no exact maps.")
+            answer = self.exact(pixels)
+            reader = ExactReader(self.model.classifier, question.target, versus)
             # Of the classes that were not asked for, nobody wants to be told that their maps are blank.
             notes = reader.read(answer, [None])[0].notes
             classes = self._choose(question, answer.logits, with_best=with_best)
             reading = replace(replace(reader, target=classes).read(answer, [None])[0], notes=notes)
-        else:
-            first: Any = self.model.explain_pixels(pixels, None, question.method)
-            classes = self._choose(question, first.logits.cpu().numpy(), with_best=with_best)
-            why = self.model.explain_pixels(pixels, classes, question.method, versus=versus)
-            reading = why.reading()
         if not np.isfinite(reading.logits).all():
             raise UserError(
                 f"The scores of {upload.name!r} are not finite; expected numbers. Look for NaN in the model's weights."
@@ -181,16 +175,6 @@ class ServedModel:
         best = (-logits[0]).argsort(kind="stable")[:BEST].tolist()
         against = find_class(question.versus, names) if question.versus else None
         return list(dict.fromkeys([*asked, *(k for k in best if k != against)]))
-
-
-def _open_engine(model: Model) -> BatchedEngine | None:
-    if model.no_exact_map or model.device.type != "cpu":
-        return None
-    try:
-        return BatchedEngine(make_engine(model, find_engine(model.name)).path)
-    except (UserError, OSError) as error:
-        log.warning("Explaining with torch: %s", error)
-        return None
 
 
 def find_methods(model: Model) -> tuple[Method, ...]:

@@ -1,0 +1,343 @@
+"""Classifier: what every room above asks of a model, and the one place where it is decided which runtime answers.
+
+Importing this needs no torch; asking for `network` or `cut` does, and so does an answer that no exported graph has.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
+
+import numpy as np
+
+from whycam.data.preprocess import Preprocess
+from whycam.errors import UserError
+from whycam.model.cache import is_cached
+from whycam.model.onnx.engine import Answer, OnnxEngine, check_engine, open_kept, place_engine
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from whycam.model.cut.base import Cut
+    from whycam.model.gap import GapClassifier
+
+log = logging.getLogger("whycam.model")
+Runtime = Literal["onnx", "torch"]
+# Where exact maps come from, in the words that are recorded.
+POOLED, LINEAR = "features before pooling", "GAP + linear"
+# From so many photos on, the time for an export is soon won back.
+MANY = 200
+# So many images at a time a graph scores fastest.
+_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of a classifier before it is asked anything.
+
+    Attributes:
+        name: what it was loaded by.
+        class_names: K names, in the order of the logits.
+        preprocess: from a photo to the input.
+        origin: backbone, weights, identity error: recorded with each result.
+        device: where it computes: cpu, cuda, mps.
+        no_exact_map: why it has no exact maps; empty where it has.
+        layer, tail: whose features the exact maps weigh, and what stands between those and the logits.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    preprocess: Preprocess
+    origin: Mapping[str, Any]
+    device: str = "cpu"
+    no_exact_map: str = ""
+    layer: str = POOLED
+    tail: str = LINEAR
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether mean(map) + bias is the logit of every class."""
+        return not self.no_exact_map
+
+    def on(self, device: str) -> Card:
+        """The same card of a network on that device."""
+        return replace(self, device=device)
+
+    def check_exact(self, purpose: str = "") -> None:
+        """Refuses what takes exact maps, where there are none.
+
+        Raises:
+            UserError: the measured reason, behind a sentence on what they are wanted for.
+        """
+        if self.no_exact_map:
+            raise UserError(f"{purpose} {self.no_exact_map}".strip())
+
+
+def choose_runtime(engine: str, card: Card, *, is_at_hand: bool, photos: int) -> Runtime:
+    """What answers: the exported graph in ONNX Runtime, or the network in torch.
+
+    Args:
+        engine: onnx and torch are done as told; auto takes the graph of an exact classifier on a CPU, where it is at
+            hand or pays.
+        card: of the classifier.
+        is_at_hand: the graph is in the cache.
+        photos: how many are expected.
+
+    Raises:
+        UserError: onnx is told, and there are no exact maps to export.
+    """
+    check_engine(engine)
+    if engine == "onnx":
+        card.check_exact()
+        return "onnx"
+    is_possible = engine == "auto" and card.is_exact and card.device == "cpu"
+    return "onnx" if is_possible and (is_at_hand or photos >= MANY) else "torch"
+
+
+@dataclass
+class _Parts:
+    """What all views of one classifier share; filled as it is asked for."""
+
+    network: nn.Module | Callable[[], nn.Module]
+    place: Path | None
+    graphs: dict[str, OnnxEngine] = field(default_factory=dict)
+    cuts: dict[object, Cut] = field(default_factory=dict)
+    # A network changes its state while it is cut or differentiated, and a graph is made once.
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+
+class Classifier:
+    """A classifier that answers for photos' pixels by the fastest runtime that this machine has; safe to share."""
+
+    def __init__(
+        self,
+        card: Card,
+        network: nn.Module | Callable[[], nn.Module],
+        *,
+        engine: str = "auto",
+        photos: int = 1,
+        threads: int | None = None,
+        place: Path | None = None,
+    ) -> None:
+        """Loads and exports nothing yet.
+
+        Args:
+            card: see there.
+            network: the module in eval mode, or what loads it.
+            engine: see `choose_runtime`.
+            photos: how many are expected.
+            threads: that one call of a graph uses; None takes one for each core.
+            place: of the exported graph in the cache; None finds it by the network's tensors.
+        """
+        check_engine(engine)
+        self.card, self.engine, self.photos, self.threads = card, engine, photos, threads
+        self._parts = _Parts(network, place)
+        self._failed: set[str] = set()
+
+    def holding(self, graph: OnnxEngine) -> Self:
+        """Itself, with a graph of its exact maps that has been opened."""
+        self._parts.graphs["maps"] = graph
+        return self
+
+    def ready(self) -> Self:
+        """Itself, with the graph of its exact maps opened, or made, where that is to answer.
+
+        Raises:
+            UserError: engine is onnx, and the graph can't be had.
+        """
+        self._find_graph("maps")
+        return self
+
+    def having(self, *, engine: str | None = None, photos: int = MANY, **card: Any) -> Classifier:
+        """The same classifier, asked by another engine, for more photos, or with another entry in its card."""
+        view = Classifier(
+            replace(self.card, **card),
+            self._parts.network,
+            engine=engine or self.engine,
+            photos=photos,
+            threads=self.threads,
+        )
+        view._parts = self._parts
+        return view
+
+    def swap(self, network: nn.Module) -> Classifier:
+        """Another network of the same form in its place, such as one whose weights are random; run by torch."""
+        return Classifier(self.card, network, engine="torch")
+
+    @property
+    def network(self) -> nn.Module:
+        """The module, in eval mode, on the card's device."""
+        with self._parts.lock:
+            if not _is_module(self._parts.network):
+                self._parts.network = cast("Callable[[], nn.Module]", self._parts.network)()
+            return cast("nn.Module", self._parts.network)
+
+    @property
+    def exact_network(self) -> GapClassifier:
+        """The network whose maps are exact, for what is more than a question: export and refined maps.
+
+        Raises:
+            UserError: it has no exact maps.
+        """
+        self.card.check_exact()
+        return cast("GapClassifier", self.network)
+
+    @property
+    def bias(self) -> list[float] | None:
+        """(K,): mean(map) + bias = logit; None without exact maps."""
+        if not self.card.is_exact:
+            return None
+        graph = self._find_graph("maps")
+        return self.exact_network.classifier.bias.tolist() if graph is None else list(graph.metadata.bias)
+
+    @property
+    def runtime(self) -> Runtime:
+        """What gives scores; a graph that can be had is made for the answer."""
+        return "torch" if self._find_graph("scores") is None else "onnx"
+
+    @property
+    def chunk(self) -> int:
+        """How many images at a time are scored fastest."""
+        # On a CPU a few photos' activations stay in its cache.
+        return 8 if self.runtime == "torch" and self.card.device == "cpu" else _CHUNK
+
+    def scores(self, pixels: np.ndarray) -> np.ndarray:
+        """(B, K) logits of any number of photos' pixels (B, 3, H, W) uint8."""
+        graph = self._find_graph("maps")
+        if graph is None:
+            return self.score_inputs(self._normalise(pixels)).cpu().numpy()
+        return np.concatenate([graph(pixels[start : start + _CHUNK]).logits for start in range(0, len(pixels), _CHUNK)])
+
+    def score_inputs(self, images: Tensor) -> Tensor:
+        """(B, K) logits of any number of images (B, 3, H, W) float32, normalised, on any device; on theirs."""
+        import torch  # noqa: PLC0415 - whoever has a tensor has imported it
+
+        graph = self._find_graph("scores")
+        if graph is None:
+            return self._score_by_network(images)
+        parts = [graph(part.cpu().numpy()).logits for part in images.split(_CHUNK)]
+        return torch.from_numpy(np.concatenate(parts)).to(images.device)
+
+    def read(self, pixels: np.ndarray) -> Answer:
+        """Logits and every class's map of pixels (B, 3, H, W) uint8.
+
+        Raises:
+            UserError: no exact maps, and why.
+        """
+        self.card.check_exact()
+        graph = self._find_graph("maps")
+        return self._read_by_network(pixels) if graph is None else graph(pixels)
+
+    def describe_read(self) -> dict[str, Any]:
+        """What is recorded of the runtime that gives the maps; nothing for torch, which all else is measured by."""
+        graph = self._find_graph("maps")
+        if graph is None:
+            return {}
+        return {
+            "engine": f"onnxruntime {graph.metadata.versions['onnxruntime']}",
+            "parity_error": graph.metadata.parity_error,
+        }
+
+    def cut(self, images: Tensor, layer: str | None = None, *, reads_tail: bool = True) -> Cut:
+        """The model in two halves, for normalised images of that size; found once.
+
+        Args:
+            images: (N, 3, H, W), of which the first are probed with.
+            layer: its dotted name; None takes the last one with cells.
+            reads_tail: whether the cells must reach the output.
+
+        Raises:
+            UserError: no such layer, or a model that can't be cut.
+        """
+        from whycam.model.cut.choose import cut_by_itself  # noqa: PLC0415 - torch
+        from whycam.model.cut.tap import cut_model  # noqa: PLC0415 - torch
+
+        key = (layer, images.shape[1:], images.dtype, reads_tail)
+        with self._parts.lock:
+            if key not in self._parts.cuts:
+                if layer is None:
+                    found = cut_by_itself(self.network, images, reads_tail=reads_tail)
+                else:
+                    found = cut_model(self.network, images, layer, needs_gradient=reads_tail)
+                self._parts.cuts[key] = found
+            return self._parts.cuts[key]
+
+    def _find_graph(self, gives: Literal["maps", "scores"]) -> OnnxEngine | None:
+        """The graph that gives this, opened or made where it should answer; None where the network should."""
+        with self._parts.lock:
+            if gives in self._failed or self.engine == "torch":
+                return None
+            if gives in self._parts.graphs:
+                return self._parts.graphs[gives]
+            known = self._parts.place and self._name_place(self._parts.place, gives)
+            at_hand = known is not None and is_cached(known)
+            if choose_runtime(self.engine, self.card, is_at_hand=at_hand, photos=self.photos) == "torch":
+                self._failed.add(gives)
+                return None
+            try:
+                place = self._name_place(self._find_place(), gives)
+                found = open_kept(place, self.threads) or self._make_graph(gives, place)
+            except (UserError, OSError) as error:
+                if self.engine == "onnx":
+                    raise
+                log.warning("Explaining with torch: %s", error)
+                self._failed.add(gives)
+                return None
+            self._parts.graphs[gives] = found
+            return found
+
+    def _find_place(self) -> Path:
+        if self._parts.place is None:
+            from whycam.model.backbone import hash_tensors  # noqa: PLC0415 - torch
+
+            described = [self.card.preprocess.model_dump_json(), *self.card.class_names]
+            self._parts.place = place_engine([hash_tensors(self.network.state_dict()), *described])
+        return self._parts.place
+
+    @staticmethod
+    def _name_place(place: Path, gives: str) -> Path:
+        return place if gives == "maps" else place.with_stem(f"{place.stem}-{gives}")
+
+    def _make_graph(self, gives: str, place: Path) -> OnnxEngine:
+        from whycam.model.onnx.export import GraphOptions, open_cached  # noqa: PLC0415 - torch
+
+        # Where maps are not wanted: one class's are the least that a graph gives.
+        options = GraphOptions(takes_uint8=True) if gives == "maps" else GraphOptions(topk=1)
+        origin = self.card.origin
+        return open_cached(place, self.exact_network, options, origin=origin, records={}, threads=self.threads)
+
+    def _score_by_network(self, images: Tensor) -> Tensor:
+        import torch  # noqa: PLC0415 - slow, and a graph does without
+
+        from whycam.model.cut.output import select_output  # noqa: PLC0415 - torch
+
+        with self._parts.lock, torch.no_grad():
+            return torch.cat([select_output(self.network(part)).float() for part in images.split(self.chunk)])
+
+    def _read_by_network(self, pixels: np.ndarray) -> Answer:
+        import torch  # noqa: PLC0415 - slow, and a graph does without
+
+        images = self._normalise(pixels)
+        with self._parts.lock, torch.no_grad():
+            cut = self.cut(images)
+            if cut.weight is None:
+                raise RuntimeError(f"{self.card.name!r} is said to be exact, and its tail is {cut.how!r}.")
+            logits, features = cut.run(images)
+            maps = torch.einsum("kc,nchw->nkhw", cut.weight, features)
+        return Answer(cast("Tensor", logits).cpu().numpy(), maps.cpu().numpy())
+
+    def _normalise(self, pixels: np.ndarray) -> Tensor:
+        import torch  # noqa: PLC0415 - slow, and a graph does without
+
+        from whycam.model.input import normalise_on  # noqa: PLC0415 - torch
+
+        return normalise_on(torch.from_numpy(pixels).to(self.card.device), self.card.preprocess)
+
+
+def _is_module(thing: object) -> bool:
+    """Whether it is a network, and not what loads one: a loader is a plain function."""
+    return hasattr(thing, "state_dict")
