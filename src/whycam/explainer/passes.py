@@ -319,5 +319,9 @@ def _find_reasons(method: Method, prepared: Prepared, question: Question, column
             gradients = _make_pass(prepared, question, question.targets[:, column]).gradients
         return [nothing if moves else _NO_CHANGE for moves in gradients.flatten(1).any(1).tolist()]
     either = f"{nothing}; or {_NO_CHANGE}"
-    reason = either if method.needs in {"scores", "tail scores"} else f"{method.name} finds nothing in this image"
+    reason = (
+        either
+        if method.needs in {"scores", "scores and features", "tail scores"}
+        else f"{method.name} finds nothing in this image"
+    )
     return [reason] * len(question.targets)
