@@ -64,7 +64,8 @@ def open_classifier(
     graph = open_kept(place, threads) if place and engine != "torch" and where == "cpu" else None
     if graph is not None:
         about = graph.metadata
-        card = Card(request.name, about.class_names, about.preprocess, about.model)
+        kind = "whycam folder" if Path(request.name).is_dir() else "timm network"
+        card = Card(request.name, about.class_names, about.preprocess, about.model, kind=kind)
         found = Found(card, lambda: _open(request).network)  # type: ignore[arg-type, return-value]
         made = Classifier(found.card, found.network, engine=engine, photos=photos, threads=threads, place=place)
         return made.holding(graph)
