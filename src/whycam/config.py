@@ -166,6 +166,12 @@ class ExplainOptions(ModelOptions):
     resume: bool = Field(False, description="Go on with an interrupted output folder of that name.")
 
 
+class InspectOptions(ModelOptions):
+    """What is said to `whycam inspect` of the model."""
+
+    seed: int = Field(0, ge=0, description="Which photos are tried, where there are many.")
+
+
 class EvaluateOptions(ModelOptions):
     """What `whycam evaluate` measures, and on what."""
 

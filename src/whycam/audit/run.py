@@ -30,10 +30,17 @@ from whycam.runs import to_text
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of finding: what finds it, and whether it can be found without labels."""
+    """A kind of finding.
+
+    Attributes:
+        find: finds it.
+        needs_labels: every photo's class must be known.
+        needs_one_label: the classes exclude each other.
+    """
 
     find: Callable[[AuditData], list[Finding]]
     needs_labels: bool = False
+    needs_one_label: bool = False
 
 
 def _find_copies(data: AuditData) -> list[Finding]:
@@ -55,10 +62,10 @@ if TYPE_CHECKING:
 
 KINDS = {
     "shortcut": Kind(find_shortcuts),
-    "label": Kind(find_label_faults, needs_labels=True),
+    "label": Kind(find_label_faults, needs_labels=True, needs_one_label=True),
     "duplicate": Kind(_find_copies),
     "fragile": Kind(find_fragile),
-    "confusion": Kind(find_confusion, needs_labels=True),
+    "confusion": Kind(find_confusion, needs_labels=True, needs_one_label=True),
 }
 
 
@@ -99,12 +106,17 @@ def audit(
         raise UserError("Found no photos to audit; expected some. Check the folder.")
     drawn = draw_samples(samples, limit, seed)
     data = replace(read_data(classifier, drawn, seed=seed, engine=engine, progress=progress), train=tuple(train))
-    chosen = [kind for kind in KINDS if kind in kinds and (data.has_labels or not KINDS[kind].needs_labels)]
+    is_several = classifier.card.is_multi_label
+    apart = [kind for kind in kinds if KINDS[kind].needs_one_label and is_several]
+    lacking = [kind for kind in kinds if KINDS[kind].needs_labels and not data.has_labels and kind not in apart]
+    chosen = [kind for kind in KINDS if kind in kinds and kind not in {*apart, *lacking}]
     found = [finding for kind in chosen for finding in KINDS[kind].find(data)]
     findings = [finding for finding in found if finding.certainty >= LEAST_CERTAINTY]
     # A shortcut concerns every photo of its class, also those that are right.
     findings.sort(key=lambda finding: (finding.kind != "shortcut", -finding.severity * finding.certainty))
-    notes = _tell_left_out(data, [kind for kind in kinds if kind not in chosen], len(samples) - len(drawn))
+    notes = _tell_left_out(data, lacking, len(samples) - len(drawn))
+    if apart:
+        notes.append(f"Not looked for, as several labels of this model may be right at once: {', '.join(apart)}.")
     return Audit(tuple(findings), len(data), tuple(notes), _record(data, chosen, engine))
 
 

@@ -168,6 +168,7 @@ def tell(found: Evaluation) -> list[str]:
     if scores := found.classifier():
         lines.append(
             f"The classifier: accuracy {scores['accuracy']:.3f} on {scores['photos']} photos with labels, among the "
-            f"first five {scores['top5_accuracy']:.3f}, calibration error {scores['calibration_error']:.3f}."
+            f"first five {scores['top5_accuracy']:.3f}"
+            + (f", calibration error {error:.3f}." if (error := scores["calibration_error"]) is not None else ".")
         )
     return lines

@@ -147,7 +147,7 @@ class EvaluationInProgress:
         black = torch.from_numpy(self.model.preprocess.normalise(np.zeros((3, 1, 1), dtype=np.uint8))).view(-1)
         return Photos(
             images,
-            Score(self._run, targets, self.scored.chunk),
+            Score(self._run, targets, self.scored.chunk, self.scored.card.is_multi_label),
             truths,
             self.methods,
             self._explain,

@@ -78,6 +78,11 @@ class Card:
         """Whether mean(map) + bias is the logit of every class."""
         return not self.no_exact_map
 
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether several labels may be right at once."""
+        return self.output == "multi-label logits"
+
     def answers_for(self, need: str) -> bool:
         """Whether it gives what a map method needs (`Method.needs`)."""
         if need == "linear head":
