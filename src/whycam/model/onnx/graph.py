@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -67,9 +69,9 @@ class Graph:
                 self._computed.update(node.output)
 
     @property
-    def nodes(self) -> Sequence[NodeProto]:
+    def nodes(self) -> list[NodeProto]:
         """In the order in which they can run."""
-        return self.proto.graph.node
+        return list(self.proto.graph.node)
 
     @property
     def opset(self) -> int:
@@ -118,20 +120,17 @@ class Graph:
             return None
         from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - slow, and few graphs need it
 
-        opsets = {one.domain: one.version for one in self.proto.opset_import}
+        opsets: Any = {one.domain: one.version for one in self.proto.opset_import}
         try:
-            found = ReferenceEvaluator(node, opsets=opsets).run(None, dict(zip(node.input, values, strict=True)))
+            found: Any = ReferenceEvaluator(node, opsets=opsets).run(None, dict(zip(node.input, values, strict=True)))
         except Exception:  # noqa: BLE001 - an operator that NumPy has not, or not for these types
             return None
         return np.asarray(found[0])
 
     def to_bytes(self, part: Part) -> bytes:
         """A model of that part alone, whose weights stay in the files that they are in."""
-        nodes = self.collect(part.outputs, stop=part.inputs) + self.collect(
-            [name for node in part.nodes for name in node.input], stop=part.inputs
-        )
-        kept = {id(node): node for node in nodes}
-        nodes = [*sorted(kept.values(), key=lambda node: self._order[id(node)]), *part.nodes]
+        wanted = [*part.outputs, *(name for node in part.nodes for name in node.input)]
+        nodes = [*self.collect(wanted, stop=part.inputs), *part.nodes]
         needed = {name for node in nodes for name in list_inputs(node)} | set(part.outputs)
         given = {value.name: value for value in self.inputs}
         names = [*part.inputs, *(name for name in given if name in needed and name not in part.inputs)]
@@ -152,6 +151,7 @@ class Graph:
         content.write(model.SerializeToString())
         for tensor in tensors:
             content.write(ModelProto(graph=GraphProto(initializer=[tensor])).SerializeToString())
+        # The weights of a graph are its memory: the value is the buffer itself.
         return content.getvalue()
 
     def _describe(self, name: str) -> ValueInfoProto:
@@ -172,7 +172,7 @@ def list_inputs(node: NodeProto) -> Iterator[str]:
             yield from (value.name for value in inner.output)
 
 
-def read_attributes(node: NodeProto) -> dict[str, object]:
+def read_attributes(node: NodeProto) -> dict[str, Any]:
     """A node's attributes by name."""
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
@@ -199,7 +199,7 @@ def load_graph(path: Path) -> Graph:
         )
     try:
         proto = onnx.load_model_from_string(content)
-    except Exception as error:  # noqa: BLE001 - protobuf's classes differ by its version
+    except Exception as error:
         raise _make_no_onnx(path, len(content)) from error
     del content
     # Almost any few bytes are a protobuf message of something.
@@ -276,10 +276,8 @@ def _infer(proto: ModelProto) -> tuple[dict[str, tuple[int | str | None, ...]], 
             light.graph.initializer.add(
                 name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, data_location=TensorProto.EXTERNAL
             )
-    try:
+    with suppress(Exception):  # a graph of operators that ONNX does not know has the shapes that it states
         light = onnx.shape_inference.infer_shapes(light, data_prop=True)
-    except Exception:  # noqa: BLE001 - a graph of operators that ONNX does not know has the shapes that it states
-        pass
     values = [*light.graph.input, *light.graph.value_info, *light.graph.output]
     shapes = {value.name: _read_shape(value) for value in values if value.type.tensor_type.HasField("shape")}
     types = {value.name: value.type.tensor_type.elem_type for value in values}

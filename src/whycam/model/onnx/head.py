@@ -100,16 +100,18 @@ def _widen(weight: np.ndarray, graph: Graph, pool: Pool) -> np.ndarray | None:
         if (weight == 1).all():
             return None
         channels = (graph.shapes.get(pool.features) or (None,) * 4)[3 if pool.is_channels_last else 1]
-        if weight.size == 1 and not isinstance(channels, int):
-            raise NotAffineError(f"How many channels '{pool.features}' has is not known.")
-        weight = np.diag(weight if weight.size > 1 else np.repeat(weight, channels))  # type: ignore[arg-type]
+        if weight.size == 1:
+            if not isinstance(channels, int):
+                raise NotAffineError(f"How many channels '{pool.features}' has is not known.")
+            weight = np.repeat(weight, channels)
+        weight = np.diag(weight)
     return np.ascontiguousarray(weight, dtype=np.float32)
 
 
 def _spread(weight: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """What a shift of the inputs, the same for all or for each its own, adds to the outputs."""
     if weight.ndim < 2:
-        return weight * shift
+        return np.asarray(weight * shift)
     return np.asarray(weight @ shift if shift.size > 1 else weight.sum(1) * shift)
 
 
@@ -117,37 +119,41 @@ def _compose(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
     """The scale of an affine map behind another."""
     if outer.ndim == 2 and inner.ndim == 2:
         return np.asarray(outer @ inner)
-    return outer[:, None] * inner if outer.ndim == 1 and inner.ndim == 2 else outer * inner
+    return np.asarray(outer[:, None] * inner if inner.ndim == 2 else outer * inner)
 
 
 def find_pool(graph: Graph, node: NodeProto) -> Pool | None:
     """The mean over all cells of a map, of which this is the last operator; None where it is none."""
-    kind = node.op_type
-    if kind == "GlobalAveragePool":
-        return Pool(node.input[0], False, node)
-    if kind == "AveragePool":
+    if node.op_type == "GlobalAveragePool":
+        return Pool(node.input[0], is_channels_last=False, node=node)
+    if node.op_type == "AveragePool":
         return _find_whole_window(graph, node)
-    if kind != "ReduceMean":
+    if node.op_type != "ReduceMean":
         return None
     axes = _read_axes(graph, node)
-    rank = graph.find_rank(node.input[0])
     first = graph.find_maker(node.input[0])
-    if len(axes) == 1 and first is not None and first.op_type == "ReduceMean":  # one axis behind the other
-        others = _read_axes(graph, first)
-        keeps = read_attributes(first).get("keepdims", 1)
-        if len(others) == 1 and (keeps or axes[0] < others[0]):
-            return _name_pool(first.input[0], {axes[0] % 4, others[0] % 4}, first)
-        if len(others) == 1:
-            return _name_pool(first.input[0], {axes[0] + 1, others[0]}, first)
-    if rank == 3 and len(axes) == 1:
+    if len(axes) == 1 and first is not None and first.op_type == "ReduceMean":
+        return _find_two_steps(graph, first, axes[0])
+    if len(axes) == 1 and graph.find_rank(node.input[0]) == 3:
         return _find_flattened(graph, node, axes[0] % 3)
-    if rank not in {None, 4}:
-        return None
     return _name_pool(node.input[0], {axis % 4 for axis in axes}, node)
 
 
+def _find_two_steps(graph: Graph, first: NodeProto, axis: int) -> Pool | None:
+    """The mean over one axis, and then over another one of what remains."""
+    others = _read_axes(graph, first)
+    if len(others) != 1:
+        return None
+    other = others[0] % 4
+    if read_attributes(first).get("keepdims", 1):
+        return _name_pool(first.input[0], {other, axis % 4}, first)
+    rest = [each for each in range(4) if each != other]
+    return _name_pool(first.input[0], {other, rest[axis]}, first)
+
+
 def _name_pool(features: str, axes: set[int], node: NodeProto) -> Pool | None:
-    return Pool(features, axes == {1, 2}, node) if axes in ({2, 3}, {1, 2}) else None
+    is_last = axes == {1, 2}
+    return Pool(features, is_last, node) if is_last or axes == {2, 3} else None
 
 
 def _read_axes(graph: Graph, node: NodeProto) -> list[int]:
@@ -155,14 +161,19 @@ def _read_axes(graph: Graph, node: NodeProto) -> list[int]:
     axes = read_attributes(node).get("axes")
     if axes is None and len(node.input) > 1:
         axes = graph.read_constant(node.input[1])
-    return [] if axes is None else [int(axis) for axis in np.atleast_1d(axes)]  # type: ignore[call-overload]
+    return [] if axes is None else [int(axis) for axis in np.atleast_1d(axes)]
 
 
 def _find_whole_window(graph: Graph, node: NodeProto) -> Pool | None:
-    """AveragePool whose window is the whole map."""
+    """AveragePool whose window is the whole map; what is padded must not count."""
     how, shape = read_attributes(node), graph.shapes.get(node.input[0])
-    is_whole = shape is not None and list(shape[2:]) == how.get("kernel_shape") and not any(how.get("pads") or [])  # type: ignore[call-overload]
-    return Pool(node.input[0], False, node) if is_whole else None
+    kernel = how["kernel_shape"]
+    pads = how.get("pads") or [0] * 2 * len(kernel)
+    if shape is None or len(shape) != 2 + len(kernel) or (any(pads) and how.get("count_include_pad")):
+        return None
+    sides = zip(shape[2:], pads, kernel, strict=False)
+    is_whole = all(isinstance(side, int) and begin + side <= window for side, begin, window in sides)
+    return Pool(node.input[0], is_channels_last=False, node=node) if is_whole else None
 
 
 def _find_flattened(graph: Graph, node: NodeProto, axis: int) -> Pool | None:
@@ -176,7 +187,7 @@ def _find_flattened(graph: Graph, node: NodeProto, axis: int) -> Pool | None:
         return None
     before, after = graph.shapes.get(maker.input[0]), graph.shapes.get(maker.output[0])
     is_flat = before and after and len(before) == 4 and len(after) == 3 and before[1] == after[1]
-    return Pool(maker.input[0], False, node) if is_flat else None
+    return Pool(maker.input[0], is_channels_last=False, node=node) if is_flat else None
 
 
 def _read_step(graph: Graph, node: NodeProto) -> tuple[_Affine, str]:
@@ -210,8 +221,8 @@ def _read_gemm(node: NodeProto, constants: _Constants, free: int) -> _Affine | N
     assert matrix is not None  # noqa: S101 - one tensor alone is computed
     # Of y = x B the weights are B transposed; of y = A x, the other way round, A.
     is_turned = bool(how["transB"]) if free == 0 else not how["transA"]
-    weight = float(how["alpha"]) * (matrix if is_turned else matrix.T)  # type: ignore[arg-type]
-    shift = np.zeros(1) if bias is None else float(how["beta"]) * bias.reshape(-1)  # type: ignore[arg-type]
+    weight = float(how["alpha"]) * (matrix if is_turned else matrix.T)
+    shift = np.zeros(1) if bias is None else float(how["beta"]) * bias.reshape(-1)
     return _Affine(weight, shift) if shift.size in {1, len(weight)} else None
 
 
@@ -227,7 +238,7 @@ def _read_conv(node: NodeProto, constants: _Constants, free: int) -> _Affine | N
     how = read_attributes(node)
     if free != 0 or weight is None or np.prod(weight.shape[2:]) != 1 or how.get("group", 1) != 1:
         return None
-    if any(how.get("pads") or []):  # type: ignore[call-overload]
+    if any(how.get("pads") or []):
         return None
     return _Affine(weight.reshape(weight.shape[:2]), np.zeros(1) if bias is None else bias)
 
@@ -251,7 +262,7 @@ def _read_div(_node: NodeProto, constants: _Constants, free: int) -> _Affine | N
 
 def _read_norm(node: NodeProto, constants: _Constants, free: int) -> _Affine | None:
     scale, shift, mean, variance = (np.zeros(1) if value is None else value for value in constants[1:5])
-    slope = scale / np.sqrt(variance + float(read_attributes(node).get("epsilon", 1e-5)))  # type: ignore[arg-type]
+    slope = scale / np.sqrt(variance + float(read_attributes(node).get("epsilon", 1e-5)))
     return _Affine(slope, shift - mean * slope) if free == 0 else None
 
 

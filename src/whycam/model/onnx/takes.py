@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from onnx import NodeProto, TensorProto, ValueInfoProto
@@ -11,7 +12,7 @@ from onnx import NodeProto, TensorProto, ValueInfoProto
 from whycam.errors import UserError
 from whycam.model.onnx.graph import Graph, read_attributes
 
-_DTYPES = {
+_DTYPES: dict[int, np.dtype[Any]] = {
     TensorProto.FLOAT: np.dtype(np.float32),
     TensorProto.FLOAT16: np.dtype(np.float16),
     TensorProto.DOUBLE: np.dtype(np.float64),
@@ -38,7 +39,7 @@ class Takes:
     """
 
     name: str
-    dtype: np.dtype
+    dtype: np.dtype[Any]
     is_channels_last: bool
     channels: int
     batch: int | None
@@ -89,7 +90,7 @@ def _find_order(graph: Graph, name: str, shape: tuple[int | str | None, ...]) ->
     first, last = shape[1], shape[3]
     for is_last, count, other in ((False, first, last), (True, last, first)):
         if count in {1, 3} and other not in {1, 3}:
-            return is_last, int(count)  # type: ignore[arg-type]
+            return is_last, int(count)
     node = _find_first(graph, name)
     if node is not None and node.op_type == "Transpose":
         is_last = read_attributes(node).get("perm") == [0, 3, 1, 2]
@@ -99,7 +100,7 @@ def _find_order(graph: Graph, name: str, shape: tuple[int | str | None, ...]) ->
         weight = graph.shapes.get(node.input[1]) or (None, None)
         count = weight[1]
         return (False, count) if count in {1, 3} and first in {count, None} | _names(first) else None
-    return (False, int(first)) if first in {1, 3} else None  # type: ignore[arg-type]
+    return (False, int(first)) if first in {1, 3} else None
 
 
 def _names(dim: int | str | None) -> set[str]:
@@ -129,7 +130,7 @@ def find_scores(graph: Graph, path: Path, output: str | None = None) -> str:
         UserError: none, several, an unknown name, or the outputs of a detector or a segmenter.
     """
     where = f"'{path.absolute()}'"
-    names = {value.name: value for value in graph.outputs}
+    names: list[str] = [value.name for value in graph.outputs]
     listed = ", ".join(_describe(graph, value) for value in graph.outputs)
     if output is not None:
         if output not in names:
@@ -141,7 +142,7 @@ def find_scores(graph: Graph, path: Path, output: str | None = None) -> str:
         word in name.lower() for name in names for word in _DETECTORS
     )
     if is_other or not fitting:
-        kind = _guess_kind(graph, list(names))
+        kind = _guess_kind(graph, names)
         raise UserError(
             f"{where} gives {listed}; expected the scores of an image classifier, (N, K). {kind}"
             "Take a classifier's file, or export the model with its scores as the output."
