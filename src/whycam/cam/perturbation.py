@@ -27,7 +27,7 @@ _PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.flo
 
 @method(
     "score-cam",
-    needs="scores",
+    needs="features and scores",
     paper="arXiv:1910.01279, alg. 1",
     differs="Always: weights come from what each channel's region scores alone, through a softmax that depends on the "
     "logit's unit, as in the paper.",
@@ -47,7 +47,7 @@ def score_cam(p: Pass) -> Tensor:
 
 @method(
     "ss-cam",
-    needs="scores",
+    needs="features and scores",
     paper="arXiv:2006.14255, alg. 1",
     differs="Always, as score-cam (the logit's unit too); its masks are noisy.",
     cost="`samples` (35) forward passes per live channel",
@@ -68,7 +68,7 @@ def ss_cam(p: Pass) -> Tensor:
 
 @method(
     "is-cam",
-    needs="scores",
+    needs="features and scores",
     paper="arXiv:2010.03023",
     differs="Always, as score-cam (the logit's unit too); its masks fade in.",
     cost="`samples` (10) forward passes per live channel",

@@ -18,7 +18,17 @@ from torch import Tensor
 from whycam.errors import UserError, make_unknown_name
 from whycam.model.cut.output import select_output
 
-Needs = Literal["linear head", "features", "gradients", "tail scores", "scores", "attention", "image"]
+Needs = Literal[
+    "linear head",
+    "features",
+    "gradients",
+    "tail scores",
+    "scores",
+    "features and scores",
+    "attention",
+    "image",
+    "image gradients",
+]
 Scalar = TypeVar("Scalar", int, float, str)
 
 _READ_TAIL: frozenset[Needs] = frozenset({"linear head", "gradients", "tail scores"})

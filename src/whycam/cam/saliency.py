@@ -51,7 +51,7 @@ class FullGradients:
 
 @method(
     "full-grad",
-    needs="image",
+    needs="image gradients",
     paper="arXiv:1905.00780, eq. 6",
     differs="Always: it adds up the image's gradient and the biases' of all layers.",
     cost="one forward and one backward pass of the whole model",
@@ -167,7 +167,7 @@ def _rescale(values: Tensor) -> Tensor:
 
 @method(
     "guided-backprop",
-    needs="image",
+    needs="image gradients",
     paper="arXiv:1412.6806, sec. 3.4",
     differs="Always: it sharpens edges, and hardly depends on the class (arXiv:1810.03292).",
     cost="one forward and one backward pass of the whole model",
@@ -257,7 +257,7 @@ def _list_counts(found: Counter[str]) -> str:
 
 @method(
     "integrated-gradients",
-    needs="image",
+    needs="image gradients",
     paper="arXiv:1703.01365, eq. 1",
     differs="Always: it adds up to the score less the score of a grey image, pixel by pixel.",
     cost="`steps` forward and backward passes of the whole model",

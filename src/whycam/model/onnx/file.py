@@ -6,6 +6,7 @@ maps. What the output is (logits or probabilities), what the batch may be and wh
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,20 @@ from whycam.data.preprocess import Preprocess
 from whycam.data.samples import load_samples
 from whycam.errors import UserError
 from whycam.model.onnx.about import find_class_names, find_preprocess, find_size
+from whycam.model.onnx.axes import Cells, choose_cells, find_cells, find_named
 from whycam.model.onnx.engine import Answer
 from whycam.model.onnx.graph import Graph, Part, load_graph
 from whycam.model.onnx.head import Head, NotAffineError, find_activation, find_head
 from whycam.model.onnx.maps import LOGITS, MAPS, add_maps
 from whycam.model.onnx.measure import Output, find_batch, flatten_scores, measure_maps, measure_scores
 from whycam.model.onnx.runner import Runner, start_session, tell
+from whycam.model.onnx.split import Split, split_graph
 from whycam.model.onnx.takes import Takes, find_scores, find_takes
 from whycam.runs import read_versions
 
-WORKS = "What works on it: recipro-cam, ablation-cam, score-cam, eigen-cam, rise and occlusion"
+_NEEDED = "Exact maps need pooling over all cells, followed by linear layers alone."
+_WITH_CELLS = "What works on it: recipro-cam, ablation-cam, score-cam, eigen-cam, rise and occlusion."
+_WITHOUT_CELLS = "What works on it: rise and occlusion, which need scores alone."
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class _Plan:
         reason: why it has no head.
         content: the model to run.
         gives: the names of its outputs.
+        has_cells: whether it can be split at a map.
     """
 
     own: str
@@ -51,6 +57,7 @@ class _Plan:
     reason: str
     content: bytes = field(repr=False)
     gives: tuple[str, ...] = ()
+    has_cells: bool = False
 
 
 class OnnxFile:
@@ -108,7 +115,7 @@ class OnnxFile:
                 plan = self._read_graph(has_maps=False)
                 self._runner = self._start(plan)
         if self.no_exact_map:
-            self.no_exact_map += f" Exact maps need pooling over all cells, followed by linear layers alone. {WORKS}."
+            self.no_exact_map += f" {_NEEDED} {_WITH_CELLS if plan.has_cells else _WITHOUT_CELLS}"
         self._logits = LOGITS if LOGITS in plan.gives else self._scores.name
         self.output: Output = self._scores.output
         self.explains = "logits" if self._scores.is_logits else "probabilities"
@@ -137,7 +144,13 @@ class OnnxFile:
         part = add_maps(graph, Part(list(dict.fromkeys([own, logits]))), head)
         kind = "" if activation is None else activation.op_type
         thin = head and replace(head, weight=None)
-        return _Plan(own, logits, kind, thin, reason, graph.to_bytes(part), tuple(part.outputs))
+        plan = _Plan(own, logits, kind, thin, reason, graph.to_bytes(part), tuple(part.outputs))
+        if head is None:
+            self._infer_sizes(graph)
+            with suppress(UserError):
+                choose_cells(graph, self.takes, logits)
+                return replace(plan, has_cells=True)
+        return plan
 
     def _choose_size(self, given: tuple[int, int] | None) -> tuple[int, int]:
         hint = given or find_size(self._metadata) or (None, None)
@@ -189,7 +202,7 @@ class OnnxFile:
         Raises:
             UserError: images of another size or number of channels.
         """
-        self._check(images)
+        self.check(images)
         return flatten_scores(self._runner.run(images, [self._logits])[0])
 
     def read(self, images: np.ndarray) -> Answer:
@@ -200,11 +213,16 @@ class OnnxFile:
         """
         if self.no_exact_map:
             raise UserError(self.no_exact_map)
-        self._check(images)
+        self.check(images)
         logits, maps = self._runner.run(images, [self._logits, MAPS])
         return Answer(flatten_scores(logits), maps)
 
-    def _check(self, images: np.ndarray) -> None:
+    def check(self, images: np.ndarray) -> None:
+        """Refuses images that it does not take.
+
+        Raises:
+            UserError: another size or number of channels.
+        """
         sides = (self.height_px or images.shape[-2], self.width_px or images.shape[-1])
         if images.ndim != 4 or images.shape[1:] != (self.channels, *sides):
             raise UserError(
@@ -215,6 +233,40 @@ class OnnxFile:
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
         """(B, K) float32 of what `scores` gave: the file's own; a softmax where it gives logits alone."""
         return self._scores.to_probabilities(scores)
+
+    def split(self, layer: str | None = None) -> tuple[Split, Head | None]:
+        """The graph in two halves at a map, and the head behind it where that is what the maps are exact by.
+
+        Args:
+            layer: the name of a tensor, or of a node, whose first output it is; None takes the map before the pooling
+                of the exact maps, or else the last one that the scores are computed of.
+
+        Raises:
+            UserError: no such tensor, one that is no map, or a graph that can't be split there.
+        """
+        graph = load_graph(self.path)
+        self._infer_sizes(graph)
+        head = _find_head(graph, self._scores.name)[0] if self.is_exact else None
+        scores = self._scores.name
+        if layer is not None:
+            cells = find_named(graph, self.takes, scores, layer)
+        elif head is not None:
+            cells = Cells(head.pool.features, head.pool.is_channels_last, head.layer)
+        else:
+            cells = choose_cells(graph, self.takes, scores)
+        split = split_graph(graph, cells, scores, self._runner, self.make_probes(), threads=self.threads)
+        return split, head if head is not None and cells.name == head.pool.features else None
+
+    def list_cells(self) -> list[Cells]:
+        """The maps that it can be split at, in the order in which they are computed."""
+        graph = load_graph(self.path)
+        self._infer_sizes(graph)
+        return find_cells(graph, self.takes)
+
+    def _infer_sizes(self, graph: Graph) -> None:
+        if self.height_px is None or self.width_px is None:
+            sides = list(self.size_px)
+            graph.infer_at([*sides, self.channels] if self.takes.is_channels_last else [self.channels, *sides])
 
     def describe(self) -> dict[str, Any]:
         """What is recorded of it with each result."""

@@ -46,14 +46,14 @@ class Part:
 class Graph:
     """A model's graph, with an index of its tensors."""
 
-    def __init__(self, proto: ModelProto, folder: Path) -> None:
+    def __init__(self, proto: ModelProto, path: Path) -> None:
         """Indexes the nodes and infers shapes.
 
         Args:
             proto: without the data that lie in other files.
-            folder: where those files are.
+            path: of the file, beside which those are.
         """
-        self.proto, self.folder = proto, folder
+        self.proto, self.path, self.folder = proto, path, path.absolute().parent
         graph = proto.graph
         self.weights: dict[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
         # Up to IR version 3 each weight was listed as an input too.
@@ -72,6 +72,14 @@ class Graph:
     def nodes(self) -> list[NodeProto]:
         """In the order in which they can run."""
         return list(self.proto.graph.node)
+
+    def infer_at(self, sides: Sequence[int]) -> None:
+        """Finds the shapes anew, for an input of those sides behind the batch."""
+        value = ValueInfoProto()
+        value.CopyFrom(self.inputs[0])
+        for dim, side in zip(list(value.type.tensor_type.shape.dim)[1:], sides, strict=True):
+            dim.dim_value = side
+        self.shapes, self.types = _infer(self.proto, value)
 
     @property
     def opset(self) -> int:
@@ -213,7 +221,7 @@ def load_graph(path: Path) -> Graph:
         proto = inline_local_functions(proto)
     if not is_utf8(folder):  # ONNX Runtime would not find the files there
         onnx.load_external_data_for_model(proto, str(folder))
-    graph = Graph(proto, folder)
+    graph = Graph(proto, path)
     if graph.opset < _OLDEST_OPSET:
         raise UserError(
             f"'{path.absolute()}' has opset {graph.opset}; ONNX Runtime takes {_OLDEST_OPSET} and later. Export the "
@@ -261,14 +269,25 @@ def _check_external(proto: ModelProto, path: Path, folder: Path) -> None:
             )
 
 
-def _infer(proto: ModelProto) -> tuple[dict[str, tuple[int | str | None, ...]], dict[str, int]]:
-    """Shape and element type of each tensor that they are known of; weights need not be read for that."""
+def _infer(
+    proto: ModelProto, given: ValueInfoProto | None = None
+) -> tuple[dict[str, tuple[int | str | None, ...]], dict[str, int]]:
+    """Shape and element type of each tensor that they are known of; weights need not be read for that.
+
+    Of an input that is given in another size, what the file says of sizes is not believed.
+    """
     light = ModelProto(ir_version=proto.ir_version)
     light.opset_import.extend(proto.opset_import)
     light.graph.name = "light"
     light.graph.node.extend(proto.graph.node)
-    for part in ("input", "output", "value_info"):
-        getattr(light.graph, part).extend(getattr(proto.graph, part))
+    if given is None:
+        light.graph.value_info.extend(proto.graph.value_info)
+    light.graph.input.extend(
+        given if given is not None and given.name == one.name else one for one in proto.graph.input
+    )
+    light.graph.output.extend(proto.graph.output)
+    for output in light.graph.output if given is not None else []:
+        output.type.tensor_type.ClearField("shape")
     for tensor in proto.graph.initializer:
         if tensor.ByteSize() <= _SHAPE_BYTES and tensor.data_location != TensorProto.EXTERNAL:
             light.graph.initializer.append(tensor)
