@@ -83,7 +83,7 @@ def test_what_goes_past_the_layer_is_each_images_own(method: str, curved: tuple[
     silu = names[next(i for i, name in enumerate(names) if "add" in name) - 1]
     expected = whycam.explain(net, PIXELS, 1, method=method, layer="side")
     why = whycam.explain(module, PIXELS, 1, method=method, layer=silu, chunk=7)
-    assert (why.maps - expected.maps).abs().max() < 1e-4 * expected.maps.abs().max()
+    assert (why.maps - expected.maps).abs().max() < 1e-3 * expected.maps.abs().max()
     assert why.record["layer"] == silu
 
 
