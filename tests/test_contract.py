@@ -34,6 +34,7 @@ UNIT_FREE: dict[str, dict[str, object]] = {
     "smooth-grad-cam++": {"unit": "max"},
     "refine-cam": {"unit": "max"},
     "shapley-cam": {"score": "logit"},
+    "recipro-cam": {"score": "logit"},
 }
 NOT_SCALE_FREE = {
     "score-cam": "a softmax of logit gains weighs the channels",
@@ -254,6 +255,7 @@ BFLOAT16, FLOAT16 = {"bfloat16", "autocast_bfloat16"}, {"float16"}
 LOST: dict[tuple[str, str], tuple[set[str], float, str]] = {
     ("fem", "gap"): (BFLOAT16 | FLOAT16 | {"autocast_float16"}, 0.94, "one cell of 81 crosses a channel's threshold"),
     ("ablation-cam", "vit"): (BFLOAT16, 0.97, "half the channels change the logit by less than 0.6 of its last bit"),
+    ("recipro-cam", "curved"): (BFLOAT16, 0.95, "one cell of 81 alone moves the logits by a few of their last bits"),
     ("random", "gap"): (FLOAT16, -1, "drawn from the photo's first eight bits, which float16 may round another way"),
 }
 

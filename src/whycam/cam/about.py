@@ -13,7 +13,7 @@ Needs = Literal[
     "gradients",
     "tail scores",
     "scores",
-    "scores and features",
+    "features and scores",
     "attention",
     "image gradients",
     "image",

@@ -1,4 +1,4 @@
-"""Maps from many scores of changed images or features: the Score-CAM family, ablation-cam, rise and occlusion.
+"""Maps from many scores of changed images or features: the Score-CAM family, ablation, recipro-cam, rise, occlusion.
 
 Memory is bounded by `Pass.chunk` changed images, however many a method needs. A new method of this kind is added here.
 """
@@ -27,7 +27,7 @@ _PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.flo
 
 @method(
     "score-cam",
-    needs="scores and features",
+    needs="features and scores",
     paper="arXiv:1910.01279, alg. 1",
     differs="Always: weights come from what each channel's region scores alone, through a softmax that depends on the "
     "logit's unit, as in the paper.",
@@ -47,7 +47,7 @@ def score_cam(p: Pass) -> Tensor:
 
 @method(
     "ss-cam",
-    needs="scores and features",
+    needs="features and scores",
     paper="arXiv:2006.14255, alg. 1",
     differs="Always, as score-cam (the logit's unit too); its masks are noisy.",
     cost="`samples` (35) forward passes per live channel",
@@ -68,7 +68,7 @@ def ss_cam(p: Pass) -> Tensor:
 
 @method(
     "is-cam",
-    needs="scores and features",
+    needs="features and scores",
     paper="arXiv:2010.03023",
     differs="Always, as score-cam (the logit's unit too); its masks fade in.",
     cost="`samples` (10) forward passes per live channel",
@@ -100,6 +100,41 @@ def ablation_cam(p: Pass) -> Tensor:
     Paper: WACV 2020, equations 2 and 3.
     """
     return _weighted(p, _ablation_drops(p))
+
+
+@method(
+    "recipro-cam",
+    needs="tail scores",
+    paper="arXiv:2209.14074, eq. 2-4",
+    differs="Always: a cell counts by the probability that it gives alone, through a softmax that depends on the "
+    "logit's unit, as in the paper.",
+    cost="one tail run per cell: 49 for a map of 7 x 7",
+)
+def recipro_cam(p: Pass) -> Tensor:
+    """minmax_ij softmax(tail(A * G_ij))_c, G_ij the 3 x 3 Gaussian (1 2 1)/4 x (1 2 1)/4 around cell ij, else 0.
+
+    The map is scaled to [0, 1] for each image, as in the paper; a flat one is zero. Of a single logit the sigmoid is
+    taken. Option `score`: `softmax`, or `logit` for the explained score itself: behind GAP and a linear head that is
+    the class map smoothed by the Gaussian. A difference of two classes or a function is always taken itself.
+
+    Paper: arXiv:2209.14074, equations 2 to 4. Differs: the authors' program spreads each cell's own features over its
+    neighbours, where the paper masks the map.
+    """
+    is_share = _takes_share(p)
+    grid = p.features.shape[2:]
+    cells = torch.cartesian_prod(p.rows, *(torch.arange(side, device=p.rows.device) for side in grid))  # (N * cells, d)
+    kernels = [_make_gaussian(side).to(p.features) for side in grid]
+    scores = []
+    with torch.no_grad():
+        for part in torch.split(cells, p.chunk):
+            rows, *where = part.unbind(1)
+            features = p.features[rows]
+            for axis, (kernel, index) in enumerate(zip(kernels, where, strict=True)):
+                shape = [-1 if a == axis else 1 for a in range(len(grid))]
+                features = features * kernel[index].view(len(part), 1, *shape)
+            output = p.tail(features, rows)
+            scores.append(_read_share(p, output, rows) if is_share else p.score(output, rows).double())
+    return _minmax(torch.cat(scores).reshape(len(p.features), 1, *grid))[:, 0].to(p.features)
 
 
 @method(
@@ -203,6 +238,28 @@ def _ablation_drops(p: Pass) -> Tensor:
         ablated[torch.arange(len(pairs), device=pairs.device), channels] = 0
         drops[rows, channels] = (whole[rows] - p.scores_of_features(ablated, rows)).to(drops)
     return drops
+
+
+def _takes_share(p: Pass) -> bool:
+    """Whether recipro-cam reads a class's probability, and not the explained score itself."""
+    name = p.option("score", "softmax")
+    if name not in {"softmax", "logit"}:
+        raise UserError(f"Option 'score' is {name!r}; expected softmax or logit. For example: score='logit'.")
+    return name == "softmax" and p.versus is None and not bool((p.target < 0).any())
+
+
+def _read_share(p: Pass, output: object, rows: Tensor) -> Tensor:
+    """(B,) float64: the target's share of a softmax; of a single logit the sigmoid of the side that is explained."""
+    logits = p.logits(output).double()
+    if logits.shape[1] == 1:
+        return p.score(output, rows).double().sigmoid()
+    return logits.softmax(1).gather(1, p.target[rows, None])[:, 0]
+
+
+def _make_gaussian(side: int) -> Tensor:
+    """(side, side): for each cell of one axis 1/2 there and 1/4 beside it."""
+    cells = torch.arange(side)
+    return (0.5 - 0.25 * (cells[:, None] - cells).abs()).clamp(min=0)
 
 
 def _linear_parts(p: Pass, whole: Tensor) -> Tensor | None:

@@ -20,6 +20,7 @@ from whycam.cam.fusion import Rule
 from whycam.cam.registry import Method, get_method
 from whycam.errors import UserError
 from whycam.explainer.explanation import Explanation
+from whycam.explainer.fits import check_methods
 from whycam.explainer.passes import (
     Layer,
     MethodOptions,
@@ -111,6 +112,7 @@ def explain(
     _check_call(module, images, methods, layer, fuse)
     smoothing, function = parse_smooth(smooth, images), target if callable(target) else None
     cuts = cut_layers(module, images, layer, list(methods.values()))
+    check_methods(module, cuts, list(methods.values()))
     views = prepare_views(module, images, cuts, smoothing)
     logits = read_logits(views[0][-1].trace[1], output, function)[: len(images)]
     known = number_classes(class_names, logits.shape[1])

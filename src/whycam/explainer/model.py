@@ -176,7 +176,7 @@ class Model:
                 works = [one.name for one in iter_methods() if card.answers_for(one.needs)]
                 raise UserError(
                     f"{method.name} needs {method.needs}, which a {card.kind} such as {card.name!r} does not give. "
-                    f"What works for it: {', '.join(works)}."
+                    f"What works on it: {', '.join(works)}."
                 )
         return methods
 
@@ -229,6 +229,8 @@ class Model:
         """The layer, as a cut that is made once: a search for it costs a few forward passes."""
         if (layer is None and any(m.layers > 1 for m in methods)) or not isinstance(layer, str | None):
             return layer
+        if self.classifier.is_torch_free:
+            return layer  # it remembers its cuts itself
         return self.classifier.cut(inputs, layer, reads_tail=any(m.reads_tail for m in methods))
 
 

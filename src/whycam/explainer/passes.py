@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from whycam.cam.fusion import Rule, fuse_maps
 from whycam.cam.registry import Method, Pass
 from whycam.errors import UserError, as_clause
+from whycam.explainer.fits import cut_itself
 from whycam.explainer.scores import check_scores, make_score
 from whycam.explainer.views import Smoothing
 from whycam.model.cut.base import Cut
 from whycam.model.cut.choose import cut_by_itself
 from whycam.model.cut.layer import Call, list_spatial, record_calls
 from whycam.model.cut.output import select_output
+from whycam.model.cut.own import SelfCut
 from whycam.model.cut.tap import as_input, cut_model, unwrap
 
 Layer = str | nn.Module | Cut
@@ -94,6 +96,8 @@ def cut_layers(
         UserError: an unknown layer, one without cells, or one without gradient where a method reads the tail.
     """
     module, reads_tail = unwrap(module), any(method.reads_tail for method in methods)
+    if isinstance(module, SelfCut):
+        return cut_itself(module, images, layer, methods)
     if layer is not None:
         layers = [layer] if isinstance(layer, str | nn.Module | Cut) else list(layer)
         if not layers:
@@ -321,7 +325,7 @@ def _find_reasons(method: Method, prepared: Prepared, question: Question, column
     either = f"{nothing}; or {_NO_CHANGE}"
     reason = (
         either
-        if method.needs in {"scores", "scores and features", "tail scores"}
+        if method.needs in {"scores", "features and scores", "tail scores"}
         else f"{method.name} finds nothing in this image"
     )
     return [reason] * len(question.targets)

@@ -21,6 +21,7 @@ _FILES = (
     "function",
     "folder",
     "hugging_face",
+    "onnx_file",
     "program",
     "python_code",
     "timm_name",

@@ -16,9 +16,7 @@ from whycam.model.onnx.engine import Answer
 from whycam.runs import read_versions
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from whycam.model.cut.base import Cut
+    from whycam.model.cut.own import SelfCut
 
 
 class FunctionRuntime:
@@ -54,17 +52,11 @@ class FunctionRuntime:
         """A function has no maps of its own."""
         raise UserError(f"{self._name!r} is a function, which has no maps of its own. Take rise or occlusion.")
 
-    def cut(self, images: Tensor, layer: str | None) -> Cut:
-        """The whole function as a tail of the images: a grid of cells, and no features.
+    def as_module(self) -> SelfCut:
+        """See Runtime."""
+        from whycam.model.cut.own import ScoresModule  # noqa: PLC0415 - torch
 
-        Raises:
-            UserError: a layer is named.
-        """
-        from whycam.model.cut.whole import cut_whole  # noqa: PLC0415 - torch
-
-        if layer is not None:
-            raise UserError(f"{self._name!r} is a function, which has no layers; found layer {layer!r}. Leave it out.")
-        return cut_whole(self.scores, self._name)
+        return ScoresModule(self.scores, self._name)
 
     def describe(self) -> dict[str, Any]:
         """See Runtime."""

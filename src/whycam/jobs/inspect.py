@@ -83,7 +83,7 @@ def describe(classifier: Classifier) -> dict[str, str]:
         **told,
         "classes": f"{len(card.class_names)}: {names}{more}",
         "input": f"{how.height_px} x {how.width_px} px, {how.channels}, the whole photo squashed ({how.interpolation})",
-        "preprocessing": f"mean {mean}; deviation {std}; known from {card.preprocess_from or 'the model'}",
+        "preprocessing": f"mean {mean}; deviation {std}; known: {card.preprocess_from or 'the model'}",
         "output": card.output + (f" (the model ends in a {card.activation})" if card.activation else ""),
     }
     if card.is_exact:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from whycam.model.cut.base import Cut
+    from whycam.model.cut.own import SelfCut
     from whycam.model.gap import GapClassifier
     from whycam.model.runtime import Runtime
 
@@ -163,9 +164,8 @@ class Classifier:
         """
         check_engine(engine)
         self.card, self.engine, self.photos, self.threads = card, engine, photos, threads
-        is_runtime = hasattr(network, "scores")
-        runtime = cast("Runtime", network) if is_runtime else None
-        self._parts = _Parts(self._adapt if is_runtime else cast("nn.Module", network), place, runtime)
+        runtime = cast("Runtime", network) if hasattr(network, "as_module") else None
+        self._parts = _Parts(runtime.as_module if runtime else cast("nn.Module", network), place, runtime)
         self._failed: set[str] = set()
 
     def holding(self, graph: OnnxEngine) -> Self:
@@ -301,7 +301,7 @@ class Classifier:
             UserError: no such layer, or a model that can't be cut.
         """
         if self._parts.runtime is not None:
-            return self._parts.runtime.cut(images, layer)
+            return cast("SelfCut", self.network).cut(images, layer)
         from whycam.model.cut.choose import cut_by_itself  # noqa: PLC0415 - torch
         from whycam.model.cut.tap import cut_model  # noqa: PLC0415 - torch
 
@@ -314,11 +314,6 @@ class Classifier:
                     found = cut_model(self.network, images, layer, needs_gradient=reads_tail)
                 self._parts.cuts[key] = found
             return self._parts.cuts[key]
-
-    def _adapt(self) -> nn.Module:
-        from whycam.model.adapter import Adapter  # noqa: PLC0415 - torch
-
-        return Adapter(cast("Runtime", self._parts.runtime))
 
     def _find_graph(self, gives: Literal["maps", "scores"]) -> OnnxEngine | None:
         """The graph that gives this, opened or made where it should answer; None where the network should."""

@@ -9,9 +9,7 @@ import numpy as np
 from whycam.model.onnx.engine import Answer
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from whycam.model.cut.base import Cut
+    from whycam.model.cut.own import SelfCut
 
 
 class Runtime(Protocol):
@@ -30,12 +28,8 @@ class Runtime(Protocol):
         """Logits and every class's map, where maps are exact."""
         ...
 
-    def cut(self, images: Tensor, layer: str | None) -> Cut:
-        """The model in two halves.
-
-        Raises:
-            UserError: no such layer.
-        """
+    def as_module(self) -> SelfCut:
+        """The model as a module that says itself where it can be cut; torch is imported for it."""
         ...
 
     def describe(self) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class Cut(ABC):
         noise: how far two answers of the model to the same images lay apart, as a part of the largest number; 0 where
             it draws nothing at random.
         node: the layer itself, where it is a module.
+        has_gradient: whether the tail can be differentiated.
     """
 
     layer: str
@@ -47,6 +48,7 @@ class Cut(ABC):
     bias: Tensor | None = None
     noise: float = 0.0
     node: nn.Module | None = None
+    has_gradient: bool = True
 
     @abstractmethod
     def trace(self, images: Tensor) -> Trace:

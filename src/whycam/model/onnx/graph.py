@@ -1,0 +1,314 @@
+"""Somebody else's ONNX file as a graph that can be asked: who makes a tensor, its shape, its constant, a part of it.
+
+Weights that lie in files of their own are left there: a graph of any size is read in the time of its nodes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from whycam.errors import UserError
+from whycam.runs import is_utf8
+
+# ONNX Runtime promises no older ones.
+_OLDEST_OPSET = 7
+# Constants of so many bytes may be shapes, which shape inference reads; larger ones are weights.
+_SHAPE_BYTES = 1024
+_LFS = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a graph, or the whole, with what was added to it.
+
+    Attributes:
+        inputs: names of tensors that are given.
+        outputs: names of tensors that are wanted.
+        nodes: added behind the graph's own.
+        constants: added, by name.
+    """
+
+    outputs: Sequence[str]
+    inputs: Sequence[str] = ()
+    nodes: Sequence[NodeProto] = ()
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+class Graph:
+    """A model's graph, with an index of its tensors."""
+
+    def __init__(self, proto: ModelProto, path: Path) -> None:
+        """Indexes the nodes and infers shapes.
+
+        Args:
+            proto: without the data that lie in other files.
+            path: of the file, beside which those are.
+        """
+        self.proto, self.path, self.folder = proto, path, path.absolute().parent
+        graph = proto.graph
+        self.weights: dict[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
+        # Up to IR version 3 each weight was listed as an input too.
+        self.inputs = [value for value in graph.input if value.name not in self.weights]
+        self.outputs = list(graph.output)
+        self.metadata = {entry.key: entry.value for entry in proto.metadata_props}
+        self._makers = {name: node for node in graph.node for name in node.output if name}
+        self._order = {id(node): at for at, node in enumerate(graph.node)}
+        self.shapes, self.types = _infer(proto)
+        self._computed = {value.name for value in self.inputs}
+        for node in graph.node:
+            if not self._computed.isdisjoint(list_inputs(node)):
+                self._computed.update(node.output)
+
+    @property
+    def nodes(self) -> list[NodeProto]:
+        """In the order in which they can run."""
+        return list(self.proto.graph.node)
+
+    def infer_at(self, sides: Sequence[int]) -> None:
+        """Finds the shapes anew, for an input of those sides behind the batch."""
+        value = ValueInfoProto()
+        value.CopyFrom(self.inputs[0])
+        for dim, side in zip(list(value.type.tensor_type.shape.dim)[1:], sides, strict=True):
+            dim.dim_value = side
+        self.shapes, self.types = _infer(self.proto, value)
+
+    @property
+    def opset(self) -> int:
+        """Of ONNX's own operators."""
+        return max((one.version for one in self.proto.opset_import if one.domain in {"", "ai.onnx"}), default=0)
+
+    def is_computed(self, name: str) -> bool:
+        """Whether a tensor depends on the input."""
+        return name in self._computed
+
+    def find_maker(self, name: str) -> NodeProto | None:
+        """The node that gives that tensor; None for an input or a weight."""
+        return self._makers.get(name)
+
+    def find_users(self, name: str) -> list[NodeProto]:
+        """The nodes that take that tensor."""
+        return [node for node in self.nodes if name in node.input]
+
+    def find_rank(self, name: str) -> int | None:
+        """How many axes that tensor has, where it is known."""
+        shape = self.shapes.get(name)
+        return None if shape is None else len(shape)
+
+    def collect(self, outputs: Iterable[str], stop: Iterable[str] = ()) -> list[NodeProto]:
+        """The nodes that those tensors take, in order; of the tensors in `stop` no maker is asked for."""
+        found: dict[int, NodeProto] = {}
+        closed, open_names = set(stop), list(outputs)
+        while open_names:
+            name = open_names.pop()
+            node = self._makers.get(name)
+            if name in closed or node is None or id(node) in found:
+                continue
+            found[id(node)] = node
+            open_names.extend(list_inputs(node))
+        return sorted(found.values(), key=lambda node: self._order[id(node)])
+
+    def read_constant(self, name: str) -> np.ndarray | None:
+        """The value of a tensor that depends on no input: a weight, or what is computed of weights alone."""
+        if name in self.weights:
+            return numpy_helper.to_array(self.weights[name], str(self.folder))
+        node = self._makers.get(name)
+        if node is None or self.is_computed(name) or len(node.output) != 1 or not all(node.input):
+            return None
+        values = [self.read_constant(each) for each in node.input]
+        if any(value is None for value in values):
+            return None
+        from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - slow, and few graphs need it
+
+        opsets: Any = {one.domain: one.version for one in self.proto.opset_import}
+        try:
+            found: Any = ReferenceEvaluator(node, opsets=opsets).run(None, dict(zip(node.input, values, strict=True)))
+        except Exception:  # noqa: BLE001 - an operator that NumPy has not, or not for these types
+            return None
+        return np.asarray(found[0])
+
+    def to_bytes(self, part: Part) -> bytes:
+        """A model of that part alone, whose weights stay in the files that they are in."""
+        wanted = [*part.outputs, *(name for node in part.nodes for name in node.input)]
+        nodes = [*self.collect(wanted, stop=part.inputs), *part.nodes]
+        needed = {name for node in nodes for name in list_inputs(node)} | set(part.outputs)
+        given = {value.name: value for value in self.inputs}
+        names = [*part.inputs, *(name for name in given if name in needed and name not in part.inputs)]
+        graph = GraphProto(
+            name=self.proto.graph.name or "graph",
+            node=nodes,
+            input=[given.get(name) or self._describe(name) for name in names],
+            output=[ValueInfoProto(name=name) for name in part.outputs],
+        )
+        model = ModelProto(ir_version=self.proto.ir_version, graph=graph, functions=self.proto.functions)
+        model.opset_import.extend(self.proto.opset_import)
+        tensors = [
+            *(tensor for name, tensor in self.weights.items() if name in needed),
+            *(numpy_helper.from_array(value, name) for name, value in part.constants.items()),
+        ]
+        # Protobuf joins what is written one behind the other; a copy of all weights at once would double the memory.
+        content = io.BytesIO()
+        content.write(model.SerializeToString())
+        for tensor in tensors:
+            content.write(ModelProto(graph=GraphProto(initializer=[tensor])).SerializeToString())
+        # The weights of a graph are its memory: the value is the buffer itself.
+        return content.getvalue()
+
+    def _describe(self, name: str) -> ValueInfoProto:
+        """A tensor as an input: its type, and nothing of its shape but the rank, so that the batch is free."""
+        rank = self.find_rank(name)
+        return helper.make_tensor_value_info(
+            name, self.types.get(name, TensorProto.FLOAT), None if rank is None else [None] * rank
+        )
+
+
+def list_inputs(node: NodeProto) -> Iterator[str]:
+    """What a node takes, the graphs inside it (of If, Loop and Scan) included."""
+    yield from (name for name in node.input if name)
+    for attribute in node.attribute:
+        for inner in [attribute.g, *attribute.graphs] if attribute.type in {5, 10} else []:
+            for each in inner.node:
+                yield from list_inputs(each)
+            yield from (value.name for value in inner.output)
+
+
+def read_attributes(node: NodeProto) -> dict[str, Any]:
+    """A node's attributes by name."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def name_node(node: NodeProto) -> str:
+    """A node in a sentence: "Gemm 'fc'"."""
+    return f"{node.op_type} '{node.name or node.output[0]}'"
+
+
+def load_graph(path: Path) -> Graph:
+    """The graph in an ONNX file.
+
+    Raises:
+        UserError: no such file, none of ONNX, of an opset that is too old, or without the files of its weights.
+    """
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "no file"
+        raise UserError(f"Found {found} at '{path.absolute()}'; expected an .onnx file. Check the path.")
+    content = path.read_bytes()
+    if content.startswith(_LFS):
+        raise UserError(
+            f"'{path.absolute()}' is a Git LFS pointer of {len(content)} bytes, not the model itself. "
+            "Get the file: git lfs pull."
+        )
+    try:
+        proto = onnx.load_model_from_string(content)
+    except Exception as error:
+        raise _make_no_onnx(path, len(content)) from error
+    del content
+    # Almost any few bytes are a protobuf message of something.
+    if not proto.graph.node or not proto.opset_import or not proto.graph.output:
+        raise _make_no_onnx(path, path.stat().st_size)
+    folder = path.absolute().parent
+    _check_external(proto, path, folder)
+    if proto.functions:
+        from onnx.inliner import inline_local_functions  # noqa: PLC0415 - few graphs need it
+
+        proto = inline_local_functions(proto)
+    if not is_utf8(folder):  # ONNX Runtime would not find the files there
+        onnx.load_external_data_for_model(proto, str(folder))
+    graph = Graph(proto, path)
+    if graph.opset < _OLDEST_OPSET:
+        raise UserError(
+            f"'{path.absolute()}' has opset {graph.opset}; ONNX Runtime takes {_OLDEST_OPSET} and later. Export the "
+            "model again with a newer opset, or convert it: onnx.version_converter.convert_version(model, 17)."
+        )
+    return graph
+
+
+def _make_no_onnx(path: Path, size: int) -> UserError:
+    return UserError(
+        f"'{path.absolute()}' ({size:,} bytes) is no ONNX model, or one that was cut short. "
+        "Export or download it again."
+    )
+
+
+def _check_external(proto: ModelProto, path: Path, folder: Path) -> None:
+    """Refuses a graph whose weights lie in files that are not there.
+
+    Raises:
+        UserError: the first that is missing or too short.
+    """
+    least: dict[str, int] = {}
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            entries = {entry.key: entry.value for entry in tensor.external_data}
+            end = int(entries.get("offset") or 0) + int(entries.get("length") or 0)
+            name = entries.get("location", "")
+            least[name] = max(least.get(name, 0), end)
+    for name, size in least.items():
+        file = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(
+                f"'{path.absolute()}' keeps its weights in '{name}', outside its own folder, where it is not followed. "
+                "Export the model again, to one file or beside it."
+            )
+        if not file.is_file():
+            raise UserError(
+                f"'{path.absolute()}' keeps its weights in '{name}', and found no such file in '{folder}'. "
+                "Put it beside the model under that name, or export to one file (external_data=False)."
+            )
+        if file.stat().st_size < size:
+            raise UserError(
+                f"'{file}' has {file.stat().st_size:,} bytes; '{path.name}' expects {size:,} or more of it. "
+                "It was cut short, or belongs to another model: copy both files again."
+            )
+
+
+def _infer(
+    proto: ModelProto, given: ValueInfoProto | None = None
+) -> tuple[dict[str, tuple[int | str | None, ...]], dict[str, int]]:
+    """Shape and element type of each tensor that they are known of; weights need not be read for that.
+
+    Of an input that is given in another size, what the file says of sizes is not believed.
+    """
+    light = ModelProto(ir_version=proto.ir_version)
+    light.opset_import.extend(proto.opset_import)
+    light.graph.name = "light"
+    light.graph.node.extend(proto.graph.node)
+    if given is None:
+        light.graph.value_info.extend(proto.graph.value_info)
+    light.graph.input.extend(
+        given if given is not None and given.name == one.name else one for one in proto.graph.input
+    )
+    light.graph.output.extend(proto.graph.output)
+    for output in light.graph.output if given is not None else []:
+        output.type.tensor_type.ClearField("shape")
+    for tensor in proto.graph.initializer:
+        if tensor.ByteSize() <= _SHAPE_BYTES and tensor.data_location != TensorProto.EXTERNAL:
+            light.graph.initializer.append(tensor)
+        else:
+            light.graph.initializer.add(
+                name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, data_location=TensorProto.EXTERNAL
+            )
+    with suppress(Exception):  # a graph of operators that ONNX does not know has the shapes that it states
+        light = onnx.shape_inference.infer_shapes(light, data_prop=True)
+    values = [*light.graph.input, *light.graph.value_info, *light.graph.output]
+    shapes = {value.name: _read_shape(value) for value in values if value.type.tensor_type.HasField("shape")}
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    for tensor in proto.graph.initializer:
+        shapes[tensor.name], types[tensor.name] = tuple(tensor.dims), tensor.data_type
+    return shapes, types
+
+
+def _read_shape(value: ValueInfoProto) -> tuple[int | str | None, ...]:
+    def read(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+        if dim.HasField("dim_value"):
+            return int(dim.dim_value) if dim.dim_value > 0 else None
+        return dim.dim_param or None
+
+    return tuple(read(dim) for dim in value.type.tensor_type.shape.dim)
