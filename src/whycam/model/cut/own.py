@@ -18,13 +18,7 @@ _GRID = 7
 
 
 class SelfCut(nn.Module):
-    """Images -> logits (N, K) by another runtime; gradients of the images and attention are not to be had.
-
-    Attributes:
-        no_exact_map: why there are no exact maps; empty where there are.
-    """
-
-    no_exact_map: str = ""
+    """Images -> logits (N, K) by another runtime; gradients of the images and attention are not to be had."""
 
     @abstractmethod
     def cut(self, images: Tensor, layer: str | None = None) -> Cut:
