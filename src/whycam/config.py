@@ -118,7 +118,7 @@ def make_train_options(**given: object) -> TrainOptions:
 class ExplainOptions(Options):
     """What `whycam explain` explains, and how it is drawn."""
 
-    target: str = Field("predicted", description="predicted, top:N, all, or a class name or index.")
+    target: str = Field("predicted", description="predicted, top:N, all, a class name, class:NAME, or index:N.")
     versus: str | None = Field(
         None, description="Explain the target against this class: the difference of the two maps, exact."
     )
@@ -192,7 +192,7 @@ class AuditOptions(Options):
 class LocalizeOptions(Options):
     """What `whycam localize` looks for, and what counts as found."""
 
-    target: str = Field("predicted", description="predicted, top:N, all, or a class name or index.")
+    target: str = Field("predicted", description="predicted, top:N, all, a class name, class:NAME, or index:N.")
     refine: bool = Field(False, description="Maps refined to the object, by the same network: better boxes, slower.")
     method: str = Field("cam", description="Without --refine: a map method; `whycam methods` lists them.")
     threshold: float | None = Field(

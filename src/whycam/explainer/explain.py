@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -88,7 +87,9 @@ def explain(
         module: any module whose output is, or holds, logits (N, K).
         images: (N, channels, H, W) as the module takes them (normalised).
         target: class index or name; `top:N`; `all`; a list of them; a tensor of N indices; a callable on the output
-            (N numbers); None explains each image's top class.
+            (N numbers); None explains each image's top class. A whole number is always an index. A word is a name
+            first, and an index only where no class is named by a number; `class:all` is the class of that name,
+            `index:3` the one at that place.
         method: a name that `whycam methods` lists; a list of them gives a dict by name, all of one forward pass.
         versus: a second class: the map of the difference of the two scores.
         layer: a module, its dotted name or a `Cut`, or several to combine; None finds the last one with positions.
@@ -116,7 +117,7 @@ def explain(
     known = number_classes(class_names, logits.shape[1])
     numbers = logits.cpu().numpy()
     is_single = is_one(target)
-    targets = torch.from_numpy(resolve_target(_to_array(target), numbers, known)).to(logits.device)
+    targets = torch.from_numpy(resolve_target(target, numbers, known)).to(logits.device)
     against = None if versus is None else find_class(versus, known)
     question = Question(targets, logits, function, against, output, chunk, seed, MethodOptions(options))
     repeated, result = question.repeat(smoothing.copies), {}
@@ -151,13 +152,6 @@ def explain(
             "docs/methods.md lists those of each method."
         )
     return result[method] if isinstance(method, str) else result
-
-
-def _to_array(target: Target) -> Target:
-    if not isinstance(target, Tensor):
-        return target
-    array: np.ndarray = (target.float() if target.is_floating_point() else target).detach().cpu().numpy()
-    return array
 
 
 @cache

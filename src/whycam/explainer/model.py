@@ -96,7 +96,8 @@ class Model:
             images: one or several of: path, PIL image, array (H, W, 3) or (H, W), tensor (3, H, W) in [0, 1] or uint8;
                 or a normalised batch (N, 3, H, W) of the network's input size.
             target: class index or name; `top:N`; `all`; a list of them (each photo then has a map of each); a tensor
-                of N indices (one for each photo); a callable on the output; None explains each photo's top class.
+                of N indices (one for each photo); a callable on the output; None explains each photo's top class. What
+                a number or a word means is said in `whycam.explain`.
             method: a name that `whycam methods` lists; a list of them gives a dict of explanations.
             how: what `whycam.explain` takes beside these: layer, versus, smooth, fuse, and options of the method;
                 refine=True gives maps that tell where the object is, not how much each place counts
