@@ -78,8 +78,8 @@ def _check_same_options(run: Path, options: TrainOptions, class_names: Sequence[
         changed += [f"class {k} was {old!r}, now {new!r}" for k, (old, new) in names if old != new][:1]
         if changed:
             raise UserError(
-                f"The interrupted run in '{run}' was started with other options or classes ({'; '.join(changed)}). Give the "
-                "same ones with --resume, or leave --resume out to start anew."
+                f"The interrupted run in '{run}' was started with other options or classes ({'; '.join(changed)}). "
+                "Give the same ones with --resume, or leave --resume out to start anew."
             )
     write_json(path, {**now, "class_names": list(class_names)})
 
