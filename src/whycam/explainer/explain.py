@@ -28,7 +28,7 @@ from whycam.explainer.passes import (
     describe_noise,
     explain_zeros,
     prepare_views,
-    read_logits,
+    read_scores,
     run_method,
 )
 from whycam.explainer.targets import (
@@ -111,9 +111,9 @@ def explain(
     methods = {name: get_method("contrast" if versus is not None and name == "cam" else name) for name in names}
     _check_call(module, images, methods, layer, fuse)
     smoothing, function = parse_smooth(smooth, images), target if callable(target) else None
-    cuts = cut_layers(module, images, layer, list(methods.values()))
+    cuts = cut_layers(module, images, layer, list(methods.values()), function or output)
     views = prepare_views(module, images, cuts, smoothing)
-    logits = read_logits(views[0][-1].trace[1], output, function)[: len(images)]
+    logits = read_scores(views[0][-1].trace[1], output, function)[: len(images)]
     known = number_classes(class_names, logits.shape[1])
     numbers = logits.cpu().numpy()
     is_single = is_one(target)

@@ -201,18 +201,18 @@ class Model:
         names = [method] if isinstance(method, str) else method
         if not {"cam", "contrast"}.isdisjoint(names):
             self.classifier.card.check_exact()
-        how["layer"] = self._cut(inputs, how.get("layer"), [get_method(name) for name in names])
+        how["layer"] = self._cut(inputs, how.get("layer"), [get_method(name) for name in names], how.get("output"))
         about = {"model": self.name, **self.origin, "preprocess": self.preprocess.model_dump()}
         why = explain(
             self.network, inputs, target, method=list(names), class_names=self.class_names, origin=about, **how
         )
         return why[method] if isinstance(method, str) else why
 
-    def _cut(self, inputs: Tensor, layer: Any, methods: Sequence[Method]) -> Any:
+    def _cut(self, inputs: Tensor, layer: Any, methods: Sequence[Method], output: str | int | None) -> Any:
         """The layer, as a cut that is made once: a search for it costs a few forward passes."""
         if (layer is None and any(m.layers > 1 for m in methods)) or not isinstance(layer, str | None):
             return layer
-        return self.classifier.cut(inputs, layer, reads_tail=any(m.reads_tail for m in methods))
+        return self.classifier.cut(inputs, layer, reads_tail=any(m.reads_tail for m in methods), output=output)
 
 
 def join_readings(readings: Sequence[Reading], paths: tuple[Path, ...], *, is_single: bool) -> Explanation:

@@ -242,27 +242,30 @@ class Classifier:
             "parity_error": graph.metadata.parity_error,
         }
 
-    def cut(self, images: Tensor, layer: str | None = None, *, reads_tail: bool = True) -> Cut:
+    def cut(
+        self, images: Tensor, layer: str | None = None, *, reads_tail: bool = True, output: str | int | None = None
+    ) -> Cut:
         """The model in two halves, for normalised images of that size; found once.
 
         Args:
             images: (N, 3, H, W), of which the first are probed with.
             layer: its dotted name; None takes the last one with cells.
             reads_tail: whether the cells must reach the output.
+            output: which entry of a dict or tuple holds the logits; None finds it.
 
         Raises:
-            UserError: no such layer, or a model that can't be cut.
+            UserError: no such layer or entry, or a model that can't be cut.
         """
         from whycam.model.cut.choose import cut_by_itself  # noqa: PLC0415 - torch
         from whycam.model.cut.tap import cut_model  # noqa: PLC0415 - torch
 
-        key = (layer, images.shape[1:], images.dtype, reads_tail)
+        key = (layer, images.shape[1:], images.dtype, reads_tail, output)
         with self._parts.lock:
             if key not in self._parts.cuts:
                 if layer is None:
-                    found = cut_by_itself(self.network, images, reads_tail=reads_tail)
+                    found = cut_by_itself(self.network, images, reads_tail=reads_tail, output=output)
                 else:
-                    found = cut_model(self.network, images, layer, needs_gradient=reads_tail)
+                    found = cut_model(self.network, images, layer, needs_gradient=reads_tail, output=output)
                 self._parts.cuts[key] = found
             return self._parts.cuts[key]
 
