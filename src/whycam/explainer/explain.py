@@ -19,6 +19,7 @@ from whycam.cam.fusion import Rule
 from whycam.cam.registry import Method, get_method
 from whycam.errors import UserError
 from whycam.explainer.explanation import Explanation
+from whycam.explainer.inputs import Images, check_module, read_images
 from whycam.explainer.passes import (
     Layer,
     MethodOptions,
@@ -44,7 +45,8 @@ from whycam.explainer.targets import (
 )
 from whycam.explainer.views import parse_smooth
 from whycam.maps import render
-from whycam.model.cut.tap import unwrap
+from whycam.model.cut.blame import blame
+from whycam.model.cut.tap import as_input, unwrap
 from whycam.runs import read_versions
 
 Names = list[str] | tuple[str, ...]
@@ -52,19 +54,19 @@ Names = list[str] | tuple[str, ...]
 
 @overload
 def explain(
-    module: nn.Module, images: Tensor, target: Target = None, *, method: str = "cam", **how: Any
+    module: nn.Module, images: Images, target: Target = None, *, method: str = "cam", **how: Any
 ) -> Explanation: ...
 
 
 @overload
 def explain(
-    module: nn.Module, images: Tensor, target: Target = None, *, method: Names, **how: Any
+    module: nn.Module, images: Images, target: Target = None, *, method: Names, **how: Any
 ) -> dict[str, Explanation]: ...
 
 
 def explain(
     module: nn.Module,
-    images: Tensor,
+    images: Images,
     target: Target = None,
     *,
     method: str | Names = "cam",
@@ -85,7 +87,7 @@ def explain(
 
     Args:
         module: any module whose output is, or holds, logits (N, K).
-        images: (N, channels, H, W) as the module takes them (normalised).
+        images: (N, channels, H, W) as the module takes them (normalised): a tensor, an array, or a list of either.
         target: class index or name; `top:N`; `all`; a list of them; a tensor of N indices; a callable on the output
             (N numbers); None explains each image's top class. A whole number is always an index. A word is a name
             first, and an index only where no class is named by a number; `class:all` is the class of that name,
@@ -105,15 +107,19 @@ def explain(
         options: of the method.
 
     Raises:
-        UserError: an unknown class, method, layer or output, or a model that the method can't explain.
+        UserError: an unknown class, method, layer or output, images that are none (photos need preprocessing: see
+            `whycam.load`), a forward that raises, or a model that the method can't explain.
     """
     names = [method] if isinstance(method, str) else list(method)
     methods = {name: get_method("contrast" if versus is not None and name == "cam" else name) for name in names}
-    _check_call(module, images, methods, layer, fuse)
+    check_module(module)
+    images = read_images(module, images)
+    _check_call(images, methods, layer, fuse)
     smoothing, function = parse_smooth(smooth, images), target if callable(target) else None
-    cuts = cut_layers(module, images, layer, list(methods.values()), function or output)
-    views = prepare_views(module, images, cuts, smoothing)
-    logits = read_scores(views[0][-1].trace[1], output, function)[: len(images)]
+    with blame(module, as_input(unwrap(module), images)):
+        cuts = cut_layers(module, images, layer, list(methods.values()), function or output)
+        views = prepare_views(module, images, cuts, smoothing)
+    logits = _check_rows(read_scores(views[0][-1].trace[1], output, function), len(images), smoothing.copies)
     known = number_classes(class_names, logits.shape[1])
     numbers = logits.cpu().numpy()
     is_single = is_one(target)
@@ -160,25 +166,26 @@ def _read_versions() -> dict[str, str]:
     return read_versions()
 
 
-_AXES: dict[type[nn.Module], int] = {nn.Conv1d: 3, nn.Conv2d: 4, nn.Conv3d: 5}
-
-
-def _check_call(module: nn.Module, images: Tensor, methods: Mapping[str, Method], layer: object, fuse: object) -> None:
+def _check_call(images: Tensor, methods: Mapping[str, Method], layer: object, fuse: object) -> None:
     if not methods or not len(images):
         raise UserError(
             f"Found {len(images)} images and {len(methods)} methods; expected one or more of each. "
             "For example: method='grad-cam'."
         )
-    axes = next((_AXES[type(part)] for part in module.modules() if type(part) in _AXES), images.ndim)
-    if images.ndim != axes:
-        raise UserError(
-            f"images must have {axes} axes for this model, (N, channels, ...); got {tuple(images.shape)}. "
-            "A single image needs the batch axis: images[None]."
-        )
     if fuse is not None and not isinstance(layer, list | tuple):
         raise UserError(
             f"fuse={fuse!r} combines several layers; got layer={layer!r}. Name them: layer=['early', 'late']."
         )
+
+
+def _check_rows(logits: Tensor, count: int, copies: int) -> Tensor:
+    """The logits of the images themselves, which come before those of their mirror images."""
+    if len(logits) != count * copies:
+        raise UserError(
+            f"The model gives scores of {len(logits)} images for {count * copies}; expected a row for each, (N, K). "
+            "A squeeze() in its forward that drops the axis of a single image has this effect: name the axis there."
+        )
+    return logits[:count]
 
 
 def _describe_method(method: Method, question: Question, names: Sequence[str]) -> dict[str, Any]:

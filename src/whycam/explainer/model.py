@@ -94,7 +94,7 @@ class Model:
 
         Args:
             images: one or several of: path, PIL image, array (H, W, 3) or (H, W), tensor (3, H, W) in [0, 1] or uint8;
-                or a normalised batch (N, 3, H, W) of the network's input size.
+                pixels (N, 3, H, W) uint8; or a normalised batch (N, 3, H, W) of floats, of the network's input size.
             target: class index or name; `top:N`; `all`; a list of them (each photo then has a map of each); a tensor
                 of N indices (one for each photo); a callable on the output; None explains each photo's top class. What
                 a number or a word means is said in `whycam.explain`.
@@ -106,9 +106,9 @@ class Model:
         Raises:
             UserError: an unreadable photo, an unknown class, method or layer, or a model that the method can't explain.
         """
-        if isinstance(images, Tensor) and images.ndim == 4:
+        if isinstance(images, Tensor) and images.ndim == 4 and images.is_floating_point():
             return self._explain(images.to(self.device), target, method, **how)
-        listed = [images] if isinstance(images, str | Path | Image.Image | np.ndarray | Tensor) else list(images)
+        listed = _list_images(images)
         if not listed:
             raise UserError("Found no images; expected at least one. Pass a path, an image, an array or a tensor.")
         photos = tuple(to_photo(image) for image in listed)
@@ -232,6 +232,19 @@ def join_readings(readings: Sequence[Reading], paths: tuple[Path, ...], *, is_si
         notes=tuple(reading.notes for reading in readings),
         paths=paths,
     )
+
+
+def _list_images(images: object) -> list[ImageLike]:
+    if isinstance(images, Tensor) and images.ndim == 4:
+        return list(images)
+    if isinstance(images, str | Path | Image.Image | np.ndarray | Tensor):
+        return [images]
+    if isinstance(images, Mapping) or not isinstance(images, Iterable):
+        raise UserError(
+            f"Found {type(images).__name__}; expected a path, an image, an array or a tensor, or several of them. Pass "
+            "those alone."
+        )
+    return list(images)
 
 
 def to_photo(image: ImageLike) -> Image.Image:

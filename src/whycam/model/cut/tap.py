@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from whycam.errors import UserError
 from whycam.model.classifier import LINEAR
 from whycam.model.cut.base import Cut, Trace
+from whycam.model.cut.blame import blame
 from whycam.model.cut.layer import choose_call, find_call, list_spatial, make_no_gradient, reaches_output, record_calls
 from whycam.model.cut.layout import Layout
 from whycam.model.cut.output import Wanted, read_wanted
@@ -152,9 +153,10 @@ def cut_model(
             module that can't be cut.
     """
     module = unwrap(module)
-    images = as_input(module, images[:_PROBE_IMAGES])
+    count, images = len(images), as_input(module, images[:_PROBE_IMAGES])
     images = images.where(images.isfinite(), 0)  # a broken photo would hide what the model is made of
-    calls, found = record_calls(module, images, output)
+    with blame(module, images, count):
+        calls, found = record_calls(module, images, output)
     read_wanted(found, output)
     if layer is not None:
         call = find_call(module, calls, layer)
