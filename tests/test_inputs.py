@@ -138,6 +138,11 @@ class Pair(nn.Module):
         return scale * self.net(images) @ texts.T
 
 
+class Named(Pair):
+    def forward(self, input_ids: Tensor | None = None, pixel_values: Tensor | None = None) -> Tensor:
+        return self.net(pixel_values)
+
+
 class Broken(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -152,6 +157,8 @@ def test_a_model_that_raises_is_told_as_its_own_error() -> None:
         whycam.explain(Pair().eval(), make_images())
     for words in ("TypeError", "(2, 3, 20, 20) float32", "takes images, texts", "Wrap it in a module"):
         assert words in str(raised.value)
+    with pytest.raises(UserError, match=r"first input of its forward is input_ids; images are pixel_values"):
+        whycam.explain(Named().eval(), make_images())
     with pytest.raises(UserError, match=r"KeyError: .*first line") as raised:
         whycam.explain(Broken().eval(), make_images())
     assert isinstance(raised.value.__cause__, KeyError)

@@ -17,6 +17,7 @@ NEEDS_PREPROCESSING = (
     "photos, paths and pixels."
 )
 _LONGEST = 300
+_IMAGES = ("pixel_values", "images", "image")
 
 
 @contextmanager
@@ -61,21 +62,25 @@ def _find_remedy(module: nn.Module, images: Tensor) -> str:
         rest = ", -1" * (images.ndim - 2)
         grey = f" To show it grey images: images.expand(-1, {first.in_channels}{rest})." if images.shape[1] == 1 else ""
         return f"{found}. Pass images of the channels that it was trained on.{grey}"
-    needed = _list_required(module)
-    takes = f"Its forward takes {', '.join(needed)}. " if len(needed) > 1 else ""
     return (
-        f"{takes}Pass images as the model takes them. Wrap it in a module whose forward(images) calls it, if it takes "
-        "more than images, or takes them by another name."
+        f"{_describe_inputs(module)}Pass images as the model takes them. Wrap it in a module whose forward(images) "
+        "calls it, if it takes more than images, or takes them by another name."
     )
 
 
-def _list_required(module: nn.Module) -> list[str]:
+def _describe_inputs(module: nn.Module) -> str:
+    """A sentence on what the forward takes, where that is more than images, or images are not the first."""
     try:
-        parameters = inspect.signature(module.forward).parameters.values()
+        taken = inspect.signature(module.forward).parameters.values()
     except (TypeError, ValueError):
-        return []
+        return ""
     kinds = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
-    return [one.name for one in parameters if one.default is inspect.Parameter.empty and one.kind not in kinds]
+    needed = [one.name for one in taken if one.default is inspect.Parameter.empty and one.kind not in kinds]
+    if len(needed) > 1:
+        return f"Its forward takes {', '.join(needed)}. "
+    first, *others = [one.name for one in taken] or [""]
+    later = [name for name in others if name in _IMAGES]
+    return f"The first input of its forward is {first}; images are {later[0]}. " if later else ""
 
 
 def describe_numbers(images: Tensor) -> str:

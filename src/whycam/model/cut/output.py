@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from whycam.errors import UserError
+from whycam.errors import UserError, as_clause
 
 Key = str | int
 # What of an output is explained: the logits, which a key may name, or what a function of it gives.
@@ -75,7 +75,7 @@ def _call(function: Callable[[Any], Tensor], output: object) -> object:
     except Exception as error:
         got = tuple(output.shape) if isinstance(output, Tensor) else _describe(dict(_iter_entries(output)))
         raise UserError(
-            f"The target function raises {type(error).__name__}: {error}. It was called with the model's output: "
+            f"The target function raises {type(error).__name__}: {as_clause(error)}. It was called with the model's output: "
             f"{got or type(output).__name__}. Correct it."
         ) from error
 
