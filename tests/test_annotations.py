@@ -49,7 +49,7 @@ def test_boxes_of_a_table(folder: Path) -> None:
     assert found["cat", "a.jpg"].boxes == ((1, 2, 11, 12), (20, 0, 30, 9))
     assert found["cat", "a.jpg"].classes == ("tabby",)
     assert found["cat", "a.jpg"].size == (40, 20)
-    assert found["dog", "c.jpg"].classes == (7,)
+    assert found["dog", "c.jpg"].classes == ("7",)
     assert not found["dog", "c.jpg"].has_truth
     assert found["dog", "a.jpg"].classes == ("dog",)
     truth = found["cat", "a.jpg"].fit((40, 20), (80, 80))
@@ -65,7 +65,7 @@ def test_corners_in_columns_and_masks_with_a_value(folder: Path) -> None:
         "image,imagenet,x0,y0,x1,y1,mask,mask_value\ncat/b.jpg,664 782,10,5,20,10,mask.png,64\ndog/a.jpg,,1,1,3,3,,\n"
     )
     first, second = read_boxes(write(folder / "objects.csv", rows))
-    assert first.classes == (664, 782)
+    assert first.classes == ("664", "782")
     assert second.classes == ()
     truth = first.fit((40, 20), (20, 40))
     assert truth.mask is not None

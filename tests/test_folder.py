@@ -40,6 +40,18 @@ def test_labels_follow_the_sorted_class_names(tmp_path: Path) -> None:
     assert all(folder.class_names[s.label] == s.path.parent.name for s in folder.samples)
 
 
+def test_numbers_in_class_names_are_ordered_by_their_value(tmp_path: Path) -> None:
+    names = ("0", "1", "2", "9", "10", "11", "Rose", "class 2", "class 02", "class 10", "rose 1", "²")
+    for split in ("train", "val"):
+        make_photos(tmp_path / "split" / split, **dict.fromkeys(names, 2))
+        make_photos(tmp_path / "split" / split, **{"v10": 0, "v9": 0})
+    make_photos(tmp_path / "whole", **dict.fromkeys(names, 2))
+    for folder in (read_folder(tmp_path / "split"), read_folder(tmp_path / "whole")):
+        assert folder.class_names == ("0", "1", "2", "9", "10", "11", "Rose", "class 02", "class 2", *names[9:])
+        assert all(folder.class_names[s.label] == s.path.parent.name for s in folder.samples)
+    assert read_folder(tmp_path / "split").left_out == ("v9", "v10")
+
+
 def test_split_is_stratified_and_complete(tmp_path: Path) -> None:
     folder = read_folder(make_photos(tmp_path, a=20, b=10, c=5), val_fraction=0.2)
     assert folder.is_split_by_us

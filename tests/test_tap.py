@@ -318,9 +318,12 @@ def test_structured_outputs(shape: object) -> None:
 
     module, images = Wrapped().eval(), images_of(3, 12, 12)
     cut = cut_model(module, images)
-    assert cut.weight is None
+    assert cut.how == "GAP + linear"
     check_exact(module, images, cut)
     assert torch.equal(select_output(module(images)), module.net(images))
+    inner = cut_model(module, images, "net.0")
+    assert inner.weight is None
+    check_exact(module, images, inner)
 
 
 def test_several_heads_are_asked_for_by_name() -> None:
@@ -341,7 +344,12 @@ def test_several_heads_are_asked_for_by_name() -> None:
 def test_single_logit(shape: tuple[int, ...]) -> None:
     module = nn.Sequential(*tiny(classes=1), nn.Flatten(0) if len(shape) == 1 else nn.Identity()).eval()
     cut = cut_model(module, images_of(3, 12, 12))
-    assert cut.trace(images_of(3, 12, 12)).output.shape == shape
+    assert cut.how == "GAP + linear"
+    assert cut.trace(images_of(3, 12, 12)).output.shape == (3, 1)
+    own = whycam.explain(
+        module, images_of(3, 12, 12), lambda out: out.reshape(-1) * (out.ndim == len(shape)), method="rise"
+    )
+    assert torch.equal(own.logits, select_output(module(images_of(3, 12, 12))))
     assert select_output(module(images_of(3, 12, 12))).shape == (3, 1)
     check_exact(module, images_of(3, 12, 12), cut)
 

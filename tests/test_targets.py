@@ -16,9 +16,47 @@ NAMES = ("daisy", "Rose", "tulip", "7")
 LOGITS = torch.tensor([[0.1, 2.0, -1.0, 0.5], [3.0, 0.0, 1.0, 2.0]])
 
 
-@pytest.mark.parametrize(("word", "index"), [("tulip", 2), ("ROSE", 1), (0, 0), ("3", 3), ("7", 3), (3, 3)], ids=repr)
+@pytest.mark.parametrize(
+    ("word", "index"),
+    [("tulip", 2), ("ROSE", 1), (0, 0), ("7", 3), (3, 3), ("index:2", 2), ("class:7", 3), ("class:rose", 1)],
+    ids=repr,
+)
 def test_classes_by_name_and_index(word: int | str, index: int) -> None:
     assert find_class(word, NAMES) == index
+
+
+def test_a_number_is_an_index_where_no_class_is_named_by_one() -> None:
+    assert find_class("3", ("daisy", "rose", "tulip", "v7")) == 3
+    with pytest.raises(UserError, match=r"Class index 4 is outside 0\.\.3"):
+        find_class("4", ("daisy", "rose", "tulip", "v7"))
+
+
+@pytest.mark.parametrize("names", [("0", "1", "2", "10", "11"), ("0", "1", "2", "other", "-1"), ("00", "01", "02")])
+def test_where_class_names_are_numbers_an_unknown_one_is_refused(names: tuple[str, ...]) -> None:
+    assert [find_class(name, names) for name in names] == list(range(len(names)))
+    for word in ("3", "class:3", "-2"):
+        with pytest.raises(UserError, match=rf"Unknown class '{word.removeprefix('class:')}'"):
+            find_class(word, names)
+    with pytest.raises(UserError, match=r"numbers are names of classes here.*'index:3'"):
+        find_class("3", names)
+    assert find_class("index:2", names) == find_class(2, names) == 2
+
+
+def test_a_class_of_any_name_can_be_named() -> None:
+    names = ("all", "top:2", "predicted", "class:all", "index:1", "rose")
+    logits = np.arange(6.0)[None]
+    for index, name in enumerate(names[:3]):
+        word = f"class:{name}" if name != "all" else "class:All"
+        assert resolve_target(word, logits, names).tolist() == [[index]]
+        assert is_one(word)
+        assert find_class(name, names) == index
+    assert find_class("class:all", names) == 3
+    assert find_class("index:1", names) == 4
+    assert resolve_target([*names], logits, names).tolist() == [[0, 1, 2, 3, 4, 5]]
+    # The words for several classes, and the default, keep their one meaning.
+    assert resolve_target("all", logits, names).shape == (1, 6)
+    assert resolve_target("top:2", logits, names).tolist() == [[5, 4]]
+    assert resolve_target("predicted", logits, names).tolist() == [[5]]
 
 
 @pytest.mark.parametrize(
@@ -26,7 +64,10 @@ def test_classes_by_name_and_index(word: int | str, index: int) -> None:
     [
         ("tulpe", r"Unknown class 'tulpe'. Available: daisy, Rose, tulip, 7. Did you mean 'tulip'"),
         (4, r"Class index 4 is outside 0\.\.3"),
-        ("-1", r"Class index -1 is outside 0\.\.3"),
+        ("-1", r"Unknown class '-1'"),
+        ("index:4", r"Class index 4 is outside 0\.\.3"),
+        ("index:x", r"Unknown class 'index:x'"),
+        ("class:tulpe", r"Unknown class 'tulpe'.*Did you mean 'tulip'"),
         (True, r"must be an index or a name; got True \(bool\)"),
         ("²", r"Unknown class '²'"),
     ],
@@ -58,6 +99,7 @@ def test_two_names_that_differ_in_case_are_not_guessed() -> None:
         ("top:2", [[1, 3], [0, 3]], False),
         ("all", [[0, 1, 2, 3], [0, 1, 2, 3]], False),
         (np.array([2, 3]), [[2], [3]], True),
+        (torch.tensor([2, 3]), [[2], [3]], True),
         (lambda output: output[:, 0], [[-1], [-1]], True),
     ],
 )

@@ -196,6 +196,20 @@ def test_resume_with_other_options_is_refused(
     assert run(shapes_folder, tmp_path / "run", resume=True)["epochs"] == 6
 
 
+def test_resume_with_classes_in_another_order_is_refused(tmp_path: Path) -> None:
+    options = make_train_options()
+    train_job._check_same_options(tmp_path, options, ["1", "2", "10"])
+    train_job._check_same_options(tmp_path, options, ["1", "2", "10"])
+    with pytest.raises(UserError, match="class 2 was '10', now '3'"):
+        train_job._check_same_options(tmp_path, options, ["1", "2", "3", "10"])
+    older = json.loads((tmp_path / "options.json").read_text())
+    del older["class_names"]
+    (tmp_path / "options.json").write_text(json.dumps(older))
+    with pytest.raises(UserError, match="class 1 was '10', now '2'"):
+        train_job._check_same_options(tmp_path, options, ["1", "2", "10"])
+    train_job._check_same_options(tmp_path, options, ["daisy", "rose"])
+
+
 def test_early_stop_keeps_the_best(shapes_folder: Path, tmp_path: Path) -> None:
     summary = run(shapes_folder, tmp_path / "run", epochs=200, patience=3, lr=0.02, schedule="constant")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

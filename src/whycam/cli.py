@@ -237,7 +237,7 @@ def localize(
 @with_options(UnitsOptions)
 def units(
     model: ModelName,
-    target: Annotated[str, typer.Argument(metavar="CLASS", help="A class name or index.")],
+    target: Annotated[str, typer.Argument(metavar="CLASS", help="A class name, class:NAME, or index:N.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")],
     given: dict[str, object],
     folder: Annotated[

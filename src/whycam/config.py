@@ -139,7 +139,7 @@ class ModelOptions(Options):
 class ExplainOptions(ModelOptions):
     """What `whycam explain` explains, and how it is drawn."""
 
-    target: str = Field("predicted", description="predicted, top:N, all, or a class name or index.")
+    target: str = Field("predicted", description="predicted, top:N, all, a class name, class:NAME, or index:N.")
     versus: str | None = Field(
         None, description="Explain the target against this class: the difference of the two maps, exact."
     )
@@ -216,7 +216,7 @@ class AuditOptions(ModelOptions):
 class LocalizeOptions(ModelOptions):
     """What `whycam localize` looks for, and what counts as found."""
 
-    target: str = Field("predicted", description="predicted, top:N, all, or a class name or index.")
+    target: str = Field("predicted", description="predicted, top:N, all, a class name, class:NAME, or index:N.")
     refine: bool = Field(False, description="Maps refined to the object, by the same network: better boxes, slower.")
     method: str = Field("cam", description="Without --refine: a map method; `whycam methods` lists them.")
     threshold: float | None = Field(

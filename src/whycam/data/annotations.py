@@ -275,7 +275,7 @@ def _read_row(row: Mapping[str, str], columns: _Columns, path: Path) -> Annotati
     if columns.label is not None:
         # A column `imagenet` may name several classes; others hold one name, with or without blanks.
         words = row[columns.label].split() if columns.label == "imagenet" else filter(None, [row[columns.label]])
-        classes = tuple(int(word) if word.isdecimal() else word for word in words)
+        classes = tuple(words)
     width, height = (row[name] for name in columns.size) if columns.size else ("", "")
     return Annotation(
         Path(row[columns.photo]),
@@ -304,7 +304,7 @@ def read_coco(path: Path) -> list[Annotation]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         images = {image["id"]: image for image in content["images"]}
-        names = {category["id"]: category["name"] for category in content["categories"]}
+        names = {category["id"]: str(category["name"]) for category in content["categories"]}
         objects: dict[tuple[Any, Any], list[dict[str, Any]]] = defaultdict(list)
         for one in content["annotations"]:
             objects[one["image_id"], one["category_id"]].append(one)

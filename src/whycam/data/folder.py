@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ class PhotoFolder:
 
     Attributes:
         root: the folder.
-        class_names: in the order of the labels.
+        class_names: in the order of the labels, which is that of `sort_names`.
         train: training samples.
         val: held-out samples.
         is_split_by_us: there was no held-out folder.
@@ -91,14 +92,25 @@ def read_folder(root: Path, *, val_fraction: float = 0.2, seed: int = 0, allow_e
 
 
 def _list_missing(classes: Iterable[str], kept: Mapping[str, object]) -> tuple[str, ...]:
-    return tuple(sorted(name for name in classes if name not in kept))
+    return tuple(sort_names(name for name in classes if name not in kept))
+
+
+def sort_names(names: Iterable[str]) -> list[str]:
+    """Class names in order: by their characters, but numbers in them by value, 2 before 10."""
+
+    def split(name: str) -> tuple[list[str | int], str]:
+        # Text and numbers take turns, so that like is compared with like.
+        parts = re.split(r"(\d+)", name)
+        return [int(part) if k % 2 else part for k, part in enumerate(parts)], name
+
+    return sorted(names, key=split)
 
 
 def make_folder(
     about: PhotoFolder, classes: Mapping[str, Sequence[Path]], val: Mapping[str, Sequence[Path]] | None = None
 ) -> PhotoFolder:
     """The folder with these classes: split as `about` says, or, where `val` is given, with those held out."""
-    names = tuple(sorted(classes))
+    names = tuple(sort_names(classes))
     held = {
         name: sorted(_hold_out(classes[name], about.val_fraction, about.seed, name)) if val is None else val[name]
         for name in names
@@ -172,14 +184,14 @@ def _check_same_classes(
     train: dict[str, list[Path]], val: dict[str, list[Path]], train_root: Path, val_root: Path
 ) -> None:
     full, held = ({name for name, photos in split.items() if photos} for split in (train, val))
-    only_train, only_val = sorted(full - val.keys()), sorted(held - full)
+    only_train, only_val = sort_names(full - val.keys()), sort_names(held - full)
     if only_train or only_val:
         raise UserError(
             f"Found different classes in '{train_root}' and '{val_root}' (only in the first: {only_train or 'none'}; "
             f"only in the second: {only_val or 'none'}); expected the same folders in both. "
             "Add or rename the folders that differ."
         )
-    empty = sorted(full - held)
+    empty = sort_names(full - held)
     if empty:
         raise UserError(
             f"Found no photos of {', '.join(map(repr, empty))} in '{val_root}'; "

@@ -110,7 +110,7 @@ class ExactReader:
         maps = every[np.arange(len(targets))[:, None], targets]
         if self.versus is not None:
             maps = maps - every[:, find_class(self.versus, names)][:, None]
-        record, shares = self.record, to_probabilities(logits)
+        record, shares = self.record, to_probabilities(logits, self.classifier.card.output)
         return [
             Reading(maps[i], logits[i], shares[i], targets[i], names, record, photo, notes=notes)
             for i, photo in enumerate(photos)

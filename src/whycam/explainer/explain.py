@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -21,16 +20,18 @@ from whycam.cam.registry import Method, get_method
 from whycam.errors import UserError
 from whycam.explainer.explanation import Explanation
 from whycam.explainer.fits import check_methods
+from whycam.explainer.inputs import Images, check_module, read_images
 from whycam.explainer.passes import (
     Layer,
     MethodOptions,
+    Prepared,
     Question,
     cut_layers,
     describe_layers,
     describe_noise,
     explain_zeros,
     prepare_views,
-    read_logits,
+    read_scores,
     run_method,
 )
 from whycam.explainer.targets import (
@@ -44,9 +45,13 @@ from whycam.explainer.targets import (
     resolve_target,
     to_probabilities,
 )
-from whycam.explainer.views import parse_smooth
+from whycam.explainer.views import Smoothing, parse_smooth
 from whycam.maps import render
-from whycam.model.cut.tap import unwrap
+from whycam.model.activation import describe_activation, look_alike
+from whycam.model.bare import Bare, take_off
+from whycam.model.cut.base import Cut
+from whycam.model.cut.blame import blame
+from whycam.model.cut.tap import as_input, unwrap
 from whycam.runs import read_versions
 
 Names = list[str] | tuple[str, ...]
@@ -54,19 +59,19 @@ Names = list[str] | tuple[str, ...]
 
 @overload
 def explain(
-    module: nn.Module, images: Tensor, target: Target = None, *, method: str = "cam", **how: Any
+    module: nn.Module, images: Images, target: Target = None, *, method: str = "cam", **how: Any
 ) -> Explanation: ...
 
 
 @overload
 def explain(
-    module: nn.Module, images: Tensor, target: Target = None, *, method: Names, **how: Any
+    module: nn.Module, images: Images, target: Target = None, *, method: Names, **how: Any
 ) -> dict[str, Explanation]: ...
 
 
 def explain(
     module: nn.Module,
-    images: Tensor,
+    images: Images,
     target: Target = None,
     *,
     method: str | Names = "cam",
@@ -81,15 +86,18 @@ def explain(
     origin: Mapping[str, Any] | None = None,
     chunk: int = 32,
     seed: int = 0,
+    multi_label: bool = False,
     **options: object,
 ) -> Explanation | dict[str, Explanation]:
     """Class maps for a batch, of any image classifier.
 
     Args:
         module: any module whose output is, or holds, logits (N, K).
-        images: (N, channels, H, W) as the module takes them (normalised).
+        images: (N, channels, H, W) as the module takes them (normalised): a tensor, an array, or a list of either.
         target: class index or name; `top:N`; `all`; a list of them; a tensor of N indices; a callable on the output
-            (N numbers); None explains each image's top class.
+            (N numbers); None explains each image's top class. A whole number is always an index. A word is a name
+            first, and an index only where no class is named by a number; `class:all` is the class of that name,
+            `index:3` the one at that place.
         method: a name that `whycam methods` lists; a list of them gives a dict by name, all of one forward pass.
         versus: a second class: the map of the difference of the two scores.
         layer: a module, its dotted name or a `Cut`, or several to combine; None finds the last one with positions.
@@ -102,49 +110,66 @@ def explain(
         origin: what to record about the model.
         chunk: the most images that one forward pass of a perturbation method holds.
         seed: for methods that draw at random.
+        multi_label: each logit has a probability of its own, its sigmoid; a sigmoid at the module's end is found.
         options: of the method.
 
+    A module that ends in a softmax or sigmoid is explained by the logits before it; its own probabilities are shown.
+
     Raises:
-        UserError: an unknown class, method, layer or output, or a model that the method can't explain.
+        UserError: an unknown class, method, layer or output, images that are none (photos need preprocessing: see
+            `whycam.load`), a forward that raises, or a model that the method can't explain.
     """
     names = [method] if isinstance(method, str) else list(method)
     methods = {name: get_method("contrast" if versus is not None and name == "cam" else name) for name in names}
-    _check_call(module, images, methods, layer, fuse)
+    check_module(module)
+    images = read_images(module, images)
+    _check_call(images, methods, layer, fuse)
     smoothing, function = parse_smooth(smooth, images), target if callable(target) else None
-    cuts = cut_layers(module, images, layer, list(methods.values()))
-    check_methods(module, cuts, list(methods.values()))
-    views = prepare_views(module, images, cuts, smoothing)
-    logits = read_logits(views[0][-1].trace[1], output, function)[: len(images)]
+    with blame(module, as_input(unwrap(module), images)):
+        cuts = cut_layers(module, images, layer, list(methods.values()), function or output)
+        check_methods(module, cuts, list(methods.values()))
+        views = prepare_views(module, images, cuts, smoothing)
+    logits = _check_rows(read_scores(views[0][-1].trace[1], output, function), len(images), smoothing.copies)
+    scale = "multi-label logits" if multi_label else "logits"
+    if function is None and not isinstance(unwrap(module), Bare) and look_alike(logits.cpu().numpy()):
+        bare, activation, is_layer = take_off(unwrap(module), images, output)
+        if activation != "none" and not _holds_cut(layer):
+            told = {"activation": describe_activation(activation, is_taken_off=is_layer)}
+            again: dict[str, Any] = {
+                **{"versus": versus, "layer": layer, "fuse": fuse, "smooth": smooth, "class_names": class_names},
+                **{"photos": photos, "paths": paths, "chunk": chunk, "seed": seed, **options},
+                "origin": {**(origin or _describe_module(module)), **told},
+                "multi_label": multi_label or (activation == "sigmoid" and logits.shape[1] > 1),
+            }
+            return explain(bare, images, target, method=method, **again)
+        scale = "probabilities" if activation in {"softmax", "sigmoid"} else scale
     known = number_classes(class_names, logits.shape[1])
-    numbers = logits.cpu().numpy()
-    is_single = is_one(target)
-    targets = torch.from_numpy(resolve_target(_to_array(target), numbers, known)).to(logits.device)
+    targets = torch.from_numpy(resolve_target(target, logits.cpu().numpy(), known)).to(logits.device)
     against = None if versus is None else find_class(versus, known)
     question = Question(targets, logits, function, against, output, chunk, seed, MethodOptions(options))
-    repeated, result = question.repeat(smoothing.copies), {}
+    about = origin or _describe_module(module)
+    result = {}
     for name, chosen in methods.items():
         # Of the layers that were found for a method that combines several, the others read the last.
         views_of = [layers if layer is not None else layers[-chosen.layers :] for layers in views]
-        remarks = describe_noise(views_of[0][-1])
-        asked = replace(repeated, remarks=remarks)
-        maps = smoothing.average([run_method(chosen, layers, asked, fuse or "mean") for layers in views_of])
+        maps, notes = _run(chosen, views_of, question, smoothing, fuse, known)
         record = {
             **_describe_method(chosen, question, known),
             **describe_layers(chosen, views_of[0], fuse),
             "target": describe_target(target),
             "smooth": str(smoothing) or "none",
-            **(origin or {"model": type(unwrap(module)).__name__, "versions": dict(_read_versions())}),
+            **about,
         }
         result[name] = Explanation(
-            maps=maps[:, 0] if is_single else maps,
+            maps=maps[:, 0] if is_one(target) else maps,
             logits=logits,
-            probabilities=torch.from_numpy(to_probabilities(numbers)).to(logits.device),
-            target=targets[:, 0] if is_single else targets,
+            probabilities=torch.from_numpy(to_probabilities(logits.cpu().numpy(), scale)).to(logits.device),
+            target=targets[:, 0] if is_one(target) else targets,
             class_names=known,
             record=record,
             is_signed=chosen.is_signed,
             photos=photos,
-            notes=_make_notes(maps, question, known, explain_zeros(chosen, views[0][-1], repeated, maps), remarks),
+            notes=notes,
             paths=paths,
         )
     if unread := question.options.unread:
@@ -155,11 +180,30 @@ def explain(
     return result[method] if isinstance(method, str) else result
 
 
-def _to_array(target: Target) -> Target:
-    if not isinstance(target, Tensor):
-        return target
-    array: np.ndarray = (target.float() if target.is_floating_point() else target).detach().cpu().numpy()
-    return array
+def _run(  # noqa: PLR0917 - what one method of a call takes
+    method: Method,
+    views: Sequence[Sequence[Prepared]],
+    question: Question,
+    smoothing: Smoothing,
+    fuse: Rule | None,
+    names: Sequence[str],
+) -> tuple[Tensor, tuple[tuple[str, ...], ...]]:
+    """A method's maps (N, T, h, w), and each image's notes."""
+    repeated = question.repeat(smoothing.copies)
+    remarks = describe_noise(views[0][-1])
+    asked = replace(repeated, remarks=remarks)
+    maps = smoothing.average([run_method(method, layers, asked, fuse or "mean") for layers in views])
+    why_zero = explain_zeros(method, views[0][-1], repeated, maps)
+    return maps, _make_notes(maps, question, names, why_zero, remarks)
+
+
+def _holds_cut(layer: object) -> bool:
+    """Whether a layer is given as a cut, which is of the module as it is."""
+    return any(isinstance(one, Cut) for one in (layer if isinstance(layer, list | tuple) else [layer]))
+
+
+def _describe_module(module: nn.Module) -> dict[str, Any]:
+    return {"model": type(unwrap(module)).__name__, "versions": dict(_read_versions())}
 
 
 @cache
@@ -168,25 +212,26 @@ def _read_versions() -> dict[str, str]:
     return read_versions()
 
 
-_AXES: dict[type[nn.Module], int] = {nn.Conv1d: 3, nn.Conv2d: 4, nn.Conv3d: 5}
-
-
-def _check_call(module: nn.Module, images: Tensor, methods: Mapping[str, Method], layer: object, fuse: object) -> None:
+def _check_call(images: Tensor, methods: Mapping[str, Method], layer: object, fuse: object) -> None:
     if not methods or not len(images):
         raise UserError(
             f"Found {len(images)} images and {len(methods)} methods; expected one or more of each. "
             "For example: method='grad-cam'."
         )
-    axes = next((_AXES[type(part)] for part in module.modules() if type(part) in _AXES), images.ndim)
-    if images.ndim != axes:
-        raise UserError(
-            f"images must have {axes} axes for this model, (N, channels, ...); got {tuple(images.shape)}. "
-            "A single image needs the batch axis: images[None]."
-        )
     if fuse is not None and not isinstance(layer, list | tuple):
         raise UserError(
             f"fuse={fuse!r} combines several layers; got layer={layer!r}. Name them: layer=['early', 'late']."
         )
+
+
+def _check_rows(logits: Tensor, count: int, copies: int) -> Tensor:
+    """The logits of the images themselves, which come before those of their mirror images."""
+    if len(logits) != count * copies:
+        raise UserError(
+            f"The model gives scores of {len(logits)} images for {count * copies}; expected a row for each, (N, K). "
+            "A squeeze() in its forward that drops the axis of a single image has this effect: name the axis there."
+        )
+    return logits[:count]
 
 
 def _describe_method(method: Method, question: Question, names: Sequence[str]) -> dict[str, Any]:

@@ -94,9 +94,10 @@ class Model:
 
         Args:
             images: one or several of: path, PIL image, array (H, W, 3) or (H, W), tensor (3, H, W) in [0, 1] or uint8;
-                or a normalised batch (N, 3, H, W) of the network's input size.
+                pixels (N, 3, H, W) uint8; or a normalised batch (N, 3, H, W) of floats, of the network's input size.
             target: class index or name; `top:N`; `all`; a list of them (each photo then has a map of each); a tensor
-                of N indices (one for each photo); a callable on the output; None explains each photo's top class.
+                of N indices (one for each photo); a callable on the output; None explains each photo's top class. What
+                a number or a word means is said in `whycam.explain`.
             method: a name that `whycam methods` lists; a list of them gives a dict of explanations.
             how: what `whycam.explain` takes beside these: layer, versus, smooth, fuse, and options of the method;
                 refine=True gives maps that tell where the object is, not how much each place counts
@@ -105,9 +106,9 @@ class Model:
         Raises:
             UserError: an unreadable photo, an unknown class, method or layer, or a model that the method can't explain.
         """
-        if isinstance(images, Tensor) and images.ndim == 4:
+        if isinstance(images, Tensor) and images.ndim == 4 and images.is_floating_point():
             return self._explain(images.to(self.device), target, method, **how)
-        listed = [images] if isinstance(images, str | Path | Image.Image | np.ndarray | Tensor) else list(images)
+        listed = _list_images(images)
         if not listed:
             raise UserError("Found no images; expected at least one. Pass a path, an image, an array or a tensor.")
         photos = tuple(to_photo(image) for image in listed)
@@ -218,20 +219,27 @@ class Model:
         self, inputs: Tensor, target: Target, method: str | Names, **how: Any
     ) -> Explanation | dict[str, Explanation]:
         names = [method] if isinstance(method, str) else method
-        how["layer"] = self._cut(inputs, how.get("layer"), self.check_methods(names))
+        how["layer"] = self._cut(inputs, how.get("layer"), self.check_methods(names), how.get("output"))
         about = {"model": self.name, **self.origin, "preprocess": self.preprocess.model_dump()}
         why = explain(
-            self.network, inputs, target, method=list(names), class_names=self.class_names, origin=about, **how
+            self.network,
+            inputs,
+            target,
+            method=list(names),
+            class_names=self.class_names,
+            origin=about,
+            multi_label=self.classifier.card.is_multi_label,
+            **how,
         )
         return why[method] if isinstance(method, str) else why
 
-    def _cut(self, inputs: Tensor, layer: Any, methods: Sequence[Method]) -> Any:
+    def _cut(self, inputs: Tensor, layer: Any, methods: Sequence[Method], output: str | int | None) -> Any:
         """The layer, as a cut that is made once: a search for it costs a few forward passes."""
         if (layer is None and any(m.layers > 1 for m in methods)) or not isinstance(layer, str | None):
             return layer
         if self.classifier.is_torch_free:
             return layer  # it remembers its cuts itself
-        return self.classifier.cut(inputs, layer, reads_tail=any(m.reads_tail for m in methods))
+        return self.classifier.cut(inputs, layer, reads_tail=any(m.reads_tail for m in methods), output=output)
 
 
 def join_readings(readings: Sequence[Reading], paths: tuple[Path, ...], *, is_single: bool) -> Explanation:
@@ -251,6 +259,19 @@ def join_readings(readings: Sequence[Reading], paths: tuple[Path, ...], *, is_si
         notes=tuple(reading.notes for reading in readings),
         paths=paths,
     )
+
+
+def _list_images(images: object) -> list[ImageLike]:
+    if isinstance(images, Tensor) and images.ndim == 4:
+        return list(images)
+    if isinstance(images, str | Path | Image.Image | np.ndarray | Tensor):
+        return [images]
+    if isinstance(images, Mapping) or not isinstance(images, Iterable):
+        raise UserError(
+            f"Found {type(images).__name__}; expected a path, an image, an array or a tensor, or several of them. Pass "
+            "those alone."
+        )
+    return list(images)
 
 
 def to_photo(image: ImageLike) -> Image.Image:

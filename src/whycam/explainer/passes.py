@@ -18,7 +18,7 @@ from whycam.explainer.views import Smoothing
 from whycam.model.cut.base import Cut
 from whycam.model.cut.choose import cut_by_itself
 from whycam.model.cut.layer import Call, list_spatial, record_calls
-from whycam.model.cut.output import select_output
+from whycam.model.cut.output import Wanted, read_logits
 from whycam.model.cut.own import SelfCut
 from whycam.model.cut.tap import as_input, cut_model, unwrap
 
@@ -89,8 +89,9 @@ def cut_layers(
     images: Tensor,
     layer: Layer | Sequence[Layer] | None,
     methods: Sequence[Method],
+    output: Wanted = None,
 ) -> list[Cut]:
-    """Where to cut, the deepest layer last.
+    """Where to cut, the deepest layer last; `output` as in `cut_model`.
 
     Raises:
         UserError: an unknown layer, one without cells, or one without gradient where a method reads the tail.
@@ -103,12 +104,15 @@ def cut_layers(
         if not layers:
             raise UserError("Found an empty list of layers; expected one or more. Name them, or leave the layer out.")
         return [
-            one if isinstance(one, Cut) else cut_model(module, images, one, needs_gradient=reads_tail) for one in layers
+            one.reading(images, output)
+            if isinstance(one, Cut)
+            else cut_model(module, images, one, needs_gradient=reads_tail, output=output)
+            for one in layers
         ]
-    last = cut_by_itself(module, images, reads_tail=reads_tail)
+    last = cut_by_itself(module, images, reads_tail=reads_tail, output=output)
     count = max(method.layers for method in methods)
     stages = find_stages(module, images, last, count - 1) if count > 1 else []
-    return [*(cut_model(module, images, stage) for stage in stages), last]
+    return [*(cut_model(module, images, stage, output=output) for stage in stages), last]
 
 
 def find_stages(module: nn.Module, images: Tensor, last: Cut, count: int) -> list[nn.Module]:
@@ -224,10 +228,10 @@ def describe_layers(method: Method, layers: Sequence[Prepared], fuse: Rule | Non
     return {"layer": [one.layer for one in layers], "cut": [one.how for one in layers], "fuse": how, **noise}
 
 
-def read_logits(output: object, key: str | int | None, function: ScoreFunction | None) -> Tensor:
+def read_scores(output: object, key: str | int | None, function: ScoreFunction | None) -> Tensor:
     """(N, K) float32; where a function explains an output that holds no logits, its own values (N, 1)."""
     try:
-        return select_output(output, key).detach().float()
+        return read_logits(output, key).detach().float()
     except UserError:
         if function is None:
             raise
@@ -281,7 +285,7 @@ def _make_pass(prepared: Prepared, question: Question, target: Tensor) -> Pass:
         module=prepared.module,
         trace=prepared.trace,
         retrace=prepared.retrace,
-        logits=lambda output: select_output(output, question.output),
+        logits=lambda output: read_logits(output, question.output),
         remarks=question.remarks,
     )
 

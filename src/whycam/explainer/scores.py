@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from whycam.errors import UserError
-from whycam.model.cut.output import select_output
+from whycam.model.cut.output import read_logits
 
 
 def make_score(
@@ -38,7 +38,7 @@ def make_score(
     def score(result: object, rows: Tensor) -> Tensor:
         if function is not None:
             return check_scores(function(result), rows)
-        chosen = select_output(result, output).float()
+        chosen = read_logits(result, output).float()
         value = chosen.gather(1, target[rows, None])[:, 0] * side[rows].to(chosen.dtype)
         return value if versus is None else value - chosen[:, versus]
 

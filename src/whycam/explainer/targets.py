@@ -18,7 +18,11 @@ Target: TypeAlias = "int | str | Sequence[int | str] | np.ndarray | Tensor | Cal
 
 
 def find_class(word: int | str, class_names: Sequence[str]) -> int:
-    """The index of a class given by name (case is forgiven where one name fits) or by index.
+    """The index of a class.
+
+    A whole number is an index. A word is the first of these that fits: the name of a class; `class:NAME`, for a name
+    that has another meaning too, such as all; `index:N`; where no class is named by a number, an index; the one name
+    that differs in case only. So a number in a word never means a place among classes that numbers name.
 
     Raises:
         UserError: no such class; the nearest names are in the message.
@@ -26,22 +30,41 @@ def find_class(word: int | str, class_names: Sequence[str]) -> int:
     word = _to_plain(word)
     if isinstance(word, bool) or not isinstance(word, int | str):
         raise UserError(f"A class must be an index or a name; got {word!r} ({type(word).__name__}).")
-    if isinstance(word, str):
-        word = to_text(word)  # as class folders are named, whatever the terminal's encoding
-    if isinstance(word, str) and word in class_names:
+    if isinstance(word, int):
+        return _check_index(word, len(class_names))
+    word = to_text(word)  # as class folders are named, whatever the terminal's encoding
+    if word in class_names:
         return class_names.index(word)
-    if isinstance(word, int) or word.removeprefix("-").isdecimal():
-        number = int(word)
-        if not 0 <= number < len(class_names):
-            raise UserError(
-                f"Class index {number} is outside 0..{len(class_names) - 1}. "
-                f"Give one of the {len(class_names)} classes."
-            )
-        return number
+    kind, _, rest = word.partition(":")
+    if kind == "index" and _is_number(rest):
+        return _check_index(int(rest), len(class_names))
+    if kind == "class":
+        return _find_name(rest, class_names)
+    if _is_number(word) and not any(map(_is_number, class_names)):
+        return _check_index(int(word), len(class_names))
+    return _find_name(word, class_names)
+
+
+def _find_name(word: str, class_names: Sequence[str]) -> int:
+    if word in class_names:
+        return class_names.index(word)
     folded = [k for k, name in enumerate(class_names) if name.casefold() == word.casefold()]
     if len(folded) == 1:
         return folded[0]
-    raise make_unknown_name("class", word, class_names)
+    error = make_unknown_name("class", word, class_names)
+    if _is_number(word) and any(map(_is_number, class_names)):
+        raise UserError(f"{error} Since numbers are names of classes here, the class at a place is 'index:{word}'.")
+    raise error
+
+
+def _is_number(word: str) -> bool:
+    return word.removeprefix("-").isdecimal()
+
+
+def _check_index(number: int, count: int) -> int:
+    if not 0 <= number < count:
+        raise UserError(f"Class index {number} is outside 0..{count - 1}. Give one of the {count} classes.")
+    return number
 
 
 def _to_plain(word: Any) -> Any:
@@ -76,14 +99,14 @@ def resolve_target(target: Target, logits: np.ndarray, class_names: Sequence[str
     """(N, T) class indices; T is 1 where `is_one`.
 
     Args:
-        target: see `whycam.explain`; a tensor as an array.
+        target: see `whycam.explain`; words as in `find_class`, but that predicted, all and top:N are no names here.
         logits: (N, K).
         class_names: K names.
 
     Raises:
         UserError: an unknown class, or an array that has not one index for each image.
     """
-    target = _to_plain(target)
+    target = _to_plain(_to_array(target))
     count, classes = logits.shape
     if isinstance(target, np.ndarray):
         return _check_indices(target, count, classes)[:, None]
@@ -105,6 +128,14 @@ def resolve_target(target: Target, logits: np.ndarray, class_names: Sequence[str
             "Leave it out for the predicted class."
         )
     return np.tile(np.array(indices, dtype=np.int64), (count, 1))
+
+
+def _to_array(target: Target) -> Target:
+    """A tensor as an array, without torch."""
+    if not hasattr(target, "detach"):
+        return target
+    tensor: Any = target
+    return np.asarray((tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().numpy())
 
 
 def is_one(target: Target) -> bool:
@@ -134,9 +165,19 @@ def _read_count(target: str, classes: int) -> int:
     return int(word)
 
 
-def to_probabilities(logits: np.ndarray) -> np.ndarray:
-    """(N, K) float32: softmax; of a single logit its sigmoid."""
-    values = logits.astype(np.float64)
+def to_probabilities(scores: np.ndarray, output: str = "logits") -> np.ndarray:
+    """(N, K) float32: the softmax of logits, of a single one its sigmoid; of multi-label logits each one's sigmoid.
+
+    Args:
+        scores: (N, K).
+        output: `Card.output`, or "probabilities", which are returned as they are.
+    """
+    if output == "probabilities":
+        return np.asarray(scores, dtype=np.float32)
+    values = scores.astype(np.float64)
+    if output == "multi-label logits":
+        return np.asarray(1 / (1 + np.exp(-values.clip(-700, 700))), dtype=np.float32)
+    logits = scores
     if logits.shape[1] == 1:
         values = np.concatenate([np.zeros_like(values), values], axis=1)
     shares = np.exp(values - values.max(1, keepdims=True))

@@ -52,7 +52,7 @@ def open_module(network: nn.Module, request: Request, kind: str, known: Known) -
     channels = _count_channels(network)
     preprocess, told = request.choose_preprocess(size, known.preprocess, known.preprocess_from, channels=channels)
     images = _make_probe(preprocess, request.device)
-    scores = _ask(network, images, request.name)
+    scores = _ask(network, images)
     names = request.name_classes(scores.shape[1], known.class_names)
     from whycam.model.bare import take_off  # noqa: PLC0415 - torch
 
@@ -130,20 +130,15 @@ def _make_probe(preprocess: Preprocess, device: str) -> Tensor:
     return torch.from_numpy(preprocess.normalise(np.stack([photo, noise]))).to(device)
 
 
-def _ask(network: nn.Module, images: Tensor, name: str) -> Tensor:
+def _ask(network: nn.Module, images: Tensor) -> Tensor:
     import torch  # noqa: PLC0415 - whoever has a network has imported it
 
+    from whycam.model.cut.blame import blame  # noqa: PLC0415 - torch
     from whycam.model.cut.output import select_output  # noqa: PLC0415 - torch
     from whycam.model.cut.tap import as_input  # noqa: PLC0415 - torch
 
-    try:
-        with torch.no_grad():
-            output = network(as_input(network, images))
-    except Exception as error:
-        raise UserError(
-            f"{name!r} fails on images {tuple(images.shape)}: {type(error).__name__}: {as_clause(error)}. Expected a "
-            "network that takes one batch of images; give its size (--image-size), or check --preprocess."
-        ) from error
+    with blame(network, images), torch.no_grad():
+        output = network(as_input(network, images))
     return select_output(output)
 
 

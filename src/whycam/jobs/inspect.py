@@ -86,13 +86,7 @@ def describe(classifier: Classifier) -> dict[str, str]:
         "preprocessing": f"mean {mean}; deviation {std}; known: {card.preprocess_from or 'the model'}",
         "output": card.output + (f" (the model ends in a {card.activation})" if card.activation else ""),
     }
-    if card.is_exact:
-        error = card.origin.get("identity_error")
-        size = f", off by {error:.1g} of the logits' range" if isinstance(error, float) else ""
-        facts["exact maps"] = f"yes: mean(map) + bias = logit{size}; of {card.layer!r}, {card.tail}"
-    else:
-        facts["exact maps"] = f"no: {card.no_exact_map}"
-    return {**facts, "methods": ", ".join(find_methods(classifier))}
+    return {**facts, "exact maps": card.tell_exactness(), "methods": ", ".join(find_methods(classifier))}
 
 
 def find_methods(classifier: Classifier) -> Iterator[str]:

@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def train(folder: Path, out: Path, options: TrainOptions) -> dict[str, Any]:
         open_run(out, overwrite=options.overwrite, resume=options.resume, keep="checkpoints") as run,
         log_to(run / "train.log"),
     ):
-        _check_same_options(run, options)
+        _check_same_options(run, options, photos.class_names)
         hashes, unreadable = hash_photos([sample.path for sample in photos.samples])
         photos = drop_unreadable(photos, unreadable, allow_empty=options.allow_empty)
         torch.manual_seed(options.seed)
@@ -65,19 +66,22 @@ def train(folder: Path, out: Path, options: TrainOptions) -> dict[str, Any]:
     return summary
 
 
-def _check_same_options(run: Path, options: TrainOptions) -> None:
-    """An interrupted run goes on with the options it was started with."""
+def _check_same_options(run: Path, options: TrainOptions, class_names: Sequence[str]) -> None:
+    """An interrupted run goes on with the options it was started with, and with the same classes in the same order."""
     path = run / "options.json"
     now = options.model_dump(mode="json", exclude={"resume", "overwrite", "cache_dir", "device"})
     if path.is_file():
-        then = json.loads(path.read_text(encoding="utf-8"))
+        # A run of a version that did not write the classes down had them in the order of their characters.
+        then = {"class_names": sorted(class_names), **json.loads(path.read_text(encoding="utf-8"))}
+        names = enumerate(zip_longest(then["class_names"], class_names))
         changed = [f"{name} was {then.get(name)!r}, now {now[name]!r}" for name in now if then.get(name) != now[name]]
+        changed += [f"class {k} was {old!r}, now {new!r}" for k, (old, new) in names if old != new][:1]
         if changed:
             raise UserError(
-                f"The interrupted run in '{run}' was started with other options ({'; '.join(changed)}). Give the "
-                "same ones with --resume, or leave --resume out to start anew."
+                f"The interrupted run in '{run}' was started with other options or classes ({'; '.join(changed)}). "
+                "Give the same ones with --resume, or leave --resume out to start anew."
             )
-    write_json(path, now)
+    write_json(path, {**now, "class_names": list(class_names)})
 
 
 def _log_start(work: Work) -> None:

@@ -17,7 +17,7 @@ from torchmetrics.functional.classification import (
 )
 
 from whycam.data.annotations import Annotation
-from whycam.data.folder import Sample
+from whycam.data.folder import Sample, sort_names
 from whycam.data.loader import Photo, in_batches, stream_photos
 from whycam.errors import UserError
 from whycam.explainer.model import Model, load
@@ -158,7 +158,7 @@ class Evaluation:
     def per_class(self) -> list[dict[str, Any]]:
         """A row for each class and method: the pooled numbers of its photos alone."""
         table = []
-        for name in sorted(set(self.classes)):
+        for name in sort_names(set(self.classes)):
             of_class = np.array([one == name for one in self.classes])
             for method in self.methods:
                 row: dict[str, Any] = {"class": name, "method": method, "photos": int(of_class.sum())}

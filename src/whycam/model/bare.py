@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from whycam.model.activation import LOUD, Activation, look_alike, measure_activation
 from whycam.model.cut.output import select_output
 from whycam.model.cut.tail import undisturbed
+from whycam.model.cut.tap import as_input
 
 _LAYERS = (nn.Softmax, nn.LogSoftmax, nn.Sigmoid)
 
@@ -18,9 +19,11 @@ class Bare(nn.Module):
     Its layers and weights are the module's own, under their own names.
     """
 
-    def __init__(self, module: nn.Module, activation: Activation, layer: nn.Module | None) -> None:
+    def __init__(
+        self, module: nn.Module, activation: Activation, layer: nn.Module | None, output: str | int | None = None
+    ) -> None:
         super().__init__()
-        self.activation = activation
+        self.activation, self._output = activation, output
         self._modules, self._parameters, self._buffers = module._modules, module._parameters, module._buffers
         # In a tuple: to be no layers of this one.
         self._inner = (module, layer)
@@ -29,7 +32,7 @@ class Bare(nn.Module):
         """(N, K) logits."""
         module, layer = self._inner
         if layer is None:
-            return _invert(select_output(module(images)), self.activation)
+            return _invert(select_output(module(images), self._output), self.activation)
         caught: list[Tensor] = []
         handle = layer.register_forward_hook(lambda _, inputs, __: caught.append(inputs[0]))
         try:
@@ -48,24 +51,25 @@ def _invert(scores: Tensor, activation: Activation) -> Tensor:
 
 
 @torch.no_grad()
-def take_off(module: nn.Module, images: Tensor) -> tuple[nn.Module, Activation, bool]:
+def take_off(module: nn.Module, images: Tensor, output: str | int | None = None) -> tuple[nn.Module, Activation, bool]:
     """The module as one that gives logits; what its last activation is; whether that is a layer that was taken off.
 
     Args:
         module: gives (N, K), or a structure that holds it.
         images: (N, ...) normalised, of which two are asked about.
+        output: which entry of a structure holds the scores.
     """
-    images = images[:2]
+    images = as_input(module, images[:2])
     with undisturbed(module, with_grad=False):
-        scores = select_output(module(images))
+        scores = select_output(module(images), output)
         if not look_alike(scores.float().cpu().numpy()):
             return module, "none", False
-        loud = select_output(module(images * LOUD))
+        loud = select_output(module(images * LOUD), output)
         found = measure_activation(scores.float().cpu().numpy(), loud.float().cpu().numpy())
         if found == "none":
             return module, found, False
         layer = _find_layer(module, images, scores)
-    return Bare(module, found, layer), found, layer is not None
+    return Bare(module, found, layer, output), found, layer is not None
 
 
 def _find_layer(module: nn.Module, images: Tensor, scores: Tensor) -> nn.Module | None:

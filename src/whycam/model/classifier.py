@@ -90,6 +90,14 @@ class Card:
             return self.is_exact
         return self.answers is None or need in self.answers
 
+    def tell_exactness(self) -> str:
+        """Whether its maps are exact, by how much and of what; or why not."""
+        if self.no_exact_map:
+            return f"no: {self.no_exact_map}"
+        error = self.origin.get("identity_error")
+        size = f", off by {error:.1g} of the logits' range" if isinstance(error, float) else ""
+        return f"yes: mean(map) + bias = logit{size}; of {self.layer!r}, {self.tail}"
+
     def check_exact(self, purpose: str = "") -> None:
         """Refuses what takes exact maps, where there are none.
 
@@ -289,29 +297,32 @@ class Classifier:
             "parity_error": graph.metadata.parity_error,
         }
 
-    def cut(self, images: Tensor, layer: str | None = None, *, reads_tail: bool = True) -> Cut:
+    def cut(
+        self, images: Tensor, layer: str | None = None, *, reads_tail: bool = True, output: str | int | None = None
+    ) -> Cut:
         """The model in two halves, for normalised images of that size; found once.
 
         Args:
             images: (N, 3, H, W), of which the first are probed with.
             layer: its dotted name; None takes the last one with cells.
             reads_tail: whether the cells must reach the output.
+            output: which entry of a dict or tuple holds the logits; None finds it.
 
         Raises:
-            UserError: no such layer, or a model that can't be cut.
+            UserError: no such layer or entry, or a model that can't be cut.
         """
         if self._parts.runtime is not None:
             return cast("SelfCut", self.network).cut(images, layer)
         from whycam.model.cut.choose import cut_by_itself  # noqa: PLC0415 - torch
         from whycam.model.cut.tap import cut_model  # noqa: PLC0415 - torch
 
-        key = (layer, images.shape[1:], images.dtype, reads_tail)
+        key = (layer, images.shape[1:], images.dtype, reads_tail, output)
         with self._parts.lock:
             if key not in self._parts.cuts:
                 if layer is None:
-                    found = cut_by_itself(self.network, images, reads_tail=reads_tail)
+                    found = cut_by_itself(self.network, images, reads_tail=reads_tail, output=output)
                 else:
-                    found = cut_model(self.network, images, layer, needs_gradient=reads_tail)
+                    found = cut_model(self.network, images, layer, needs_gradient=reads_tail, output=output)
                 self._parts.cuts[key] = found
             return self._parts.cuts[key]
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from whycam.model.cut.output import Wanted, make_no_entry
+
 
 @dataclass(frozen=True, eq=False)
 class Trace:
@@ -15,11 +17,11 @@ class Trace:
 
     Attributes:
         features: (N, C, h, w) float32 (float64 for such a model), the leaf of the graph.
-        output: the model's output, differentiable in `features`.
+        output: the model's output, or its logits alone where the tail is linear, differentiable in `features`.
         images: (N, ...) as the model got them.
-        tail: (features (B, C, h, w), rows (B,)) -> the model's output, differentiable in them where gradients are
-            enabled. `rows` says which of the N images each belongs to: what the tail needs beside the features (prefix
-            tokens, a residual stream) is that image's.
+        tail: (features (B, C, h, w), rows (B,)) -> the model's output, or its logits alone where it is linear;
+            differentiable in them where gradients are enabled. `rows` says which of the N images each belongs to: what
+            the tail needs beside the features (prefix tokens, a residual stream) is that image's.
     """
 
     features: Tensor
@@ -63,6 +65,16 @@ class Cut(ABC):
     def features(self, images: Tensor) -> Tensor:
         """The features (N, C, h, w) alone."""
         return self.run(images)[1]
+
+    def reading(self, _images: Tensor, wanted: Wanted) -> Cut:
+        """The same cut, whose tail gives what is explained of the model's output: the logits, or a function's input.
+
+        Raises:
+            UserError: a key to an output that is one tensor.
+        """
+        if isinstance(wanted, str | int):
+            raise make_no_entry(wanted)
+        return self
 
     def fit(self, _images: Tensor) -> Cut:
         """The same cut for images of another size."""

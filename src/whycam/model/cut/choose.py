@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from whycam.errors import UserError
 from whycam.model.classifier import LINEAR, POOLED
 from whycam.model.cut.base import Cut, Trace
+from whycam.model.cut.output import Wanted
 from whycam.model.cut.tail import run_linear, undisturbed
 from whycam.model.cut.tap import cut_model
 from whycam.model.gap import GapClassifier
@@ -41,27 +42,29 @@ class PooledCut(Cut):
             return _widen(self.classifier.features(images))
 
 
-def cut_by_itself(module: nn.Module, images: Tensor, *, reads_tail: bool) -> Cut:
-    """The model cut at the same layer for every method, so that their maps can be compared.
+def cut_by_itself(module: nn.Module, images: Tensor, *, reads_tail: bool, output: Wanted = None) -> Cut:
+    """The model cut at the same layer for every method, so that their maps can be compared; `output` as in `cut_model`.
 
     Raises:
-        UserError: it has no layer with cells; none whose cells reach the output, where a method reads the tail.
+        UserError: it has no layer with cells; none whose cells reach the output, where a method reads the tail; or no
+            such output.
     """
     if isinstance(module, GapClassifier):
         layer = module.classifier
-        return PooledCut(
+        cut = PooledCut(
             layer=POOLED,
             how=LINEAR,
             classifier=module,
             weight=_widen(layer.weight.detach()),
             bias=_widen(layer.bias.detach()),
         )
+        return cut.reading(images, output)
     try:
-        return cut_model(module, images)
+        return cut_model(module, images, output=output)
     except UserError:
         if reads_tail:
             raise
-        return cut_model(module, images, needs_gradient=False)
+        return cut_model(module, images, needs_gradient=False, output=output)
 
 
 def _widen(values: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from whycam.errors import UserError, make_unknown_name
 from whycam.model.cut.layout import Hints, Layout, find_layout
+from whycam.model.cut.output import Wanted
 from whycam.model.cut.tail import Site, measure_gradient, trace_site, undisturbed
 
 _MOST_TRIES = 16
@@ -30,7 +31,7 @@ class Call:
     layout: Layout | None
 
 
-def record_calls(module: nn.Module, images: Tensor) -> tuple[list[Call], object]:
+def record_calls(module: nn.Module, images: Tensor, wanted: Wanted = None) -> tuple[list[Call], object]:
     """Every module call of one forward pass, in the order in which they end, and the output."""
     names = {part: name for name, part in module.named_modules() if name}
     norms = [part for part in module.modules() if isinstance(part, nn.LayerNorm) and len(part.normalized_shape) == 1]
@@ -51,7 +52,7 @@ def record_calls(module: nn.Module, images: Tensor) -> tuple[list[Call], object]
         if isinstance(part, nn.modules.conv._ConvNd) and len(shape) == images.ndim:
             grids.append(shape[2:])
         name = names[part]
-        calls.append(Call(Site(module, part, name, seen[name]), shape, layout))
+        calls.append(Call(Site(module, part, name, seen[name], wanted), shape, layout))
         seen[name] += 1
 
     with undisturbed(module, with_grad=False):
@@ -146,7 +147,7 @@ def reaches_output(call: Call, images: Tensor) -> bool:
         return False
     for disturb in (False, True):
         sample = trace_site(call.site, call.layout, images, disturb=disturb)
-        gradient = measure_gradient(sample.output, sample.features)
+        gradient = measure_gradient(sample.wanted, sample.features)
         if gradient is not None and gradient.any():
             return True
         if _is_tokens(call):  # no ReLU there that real features could leave dead

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 from torch import Tensor
 
-from whycam.errors import UserError
+from whycam.errors import UserError, as_clause
 
 Key = str | int
+# What of an output is explained: the logits, which a key may name, or what a function of it gives.
+Wanted = Key | Callable[[Any], Tensor] | None
 
 
 def select_output(output: object, key: Key | None = None) -> Tensor:
@@ -24,10 +27,7 @@ def select_output(output: object, key: Key | None = None) -> Tensor:
     """
     if isinstance(output, Tensor):
         if key is not None:
-            raise UserError(
-                f"The model's output is one tensor {tuple(output.shape)}; it has no entry {key!r}. "
-                "Leave the output key out."
-            )
+            raise make_no_entry(key)
         return _as_logits(output, "The model's output")
     entries = dict(_iter_entries(output))
     if not entries:
@@ -40,6 +40,44 @@ def select_output(output: object, key: Key | None = None) -> Tensor:
     if key not in entries:
         raise UserError(f"The model's output has no entry {key!r}; it has {_describe(entries)}. Name one of these.")
     return _as_logits(entries[key], f"Output {key!r}")
+
+
+def make_no_entry(key: Key) -> UserError:
+    """The error for a key to an output that has no entries."""
+    return UserError(f"The model's output is one tensor; it has no entry {key!r}. Leave the output key out.")
+
+
+def read_logits(output: object, key: Key | None) -> Tensor:
+    """As `select_output`, of a model's output or a tail's: behind a tail that is linear there are the logits alone."""
+    return select_output(output, None if isinstance(output, Tensor) else key)
+
+
+def read_wanted(output: object, wanted: Wanted) -> object:
+    """What of a model's output is explained; all of it where that can't be told yet.
+
+    Raises:
+        UserError: no such entry, or a function that raises.
+    """
+    if callable(wanted):
+        found = _call(wanted, output)
+        return found if isinstance(found, Tensor) else output
+    try:
+        return select_output(output, wanted)
+    except UserError:
+        if wanted is not None:
+            raise
+        return output
+
+
+def _call(function: Callable[[Any], Tensor], output: object) -> object:
+    try:
+        return function(output)
+    except Exception as error:
+        got = tuple(output.shape) if isinstance(output, Tensor) else _describe(dict(_iter_entries(output)))
+        raise UserError(
+            f"The target function raises {type(error).__name__}: {as_clause(error)}. It was called with the model's "
+            f"output: {got or type(output).__name__}. Correct it."
+        ) from error
 
 
 def iter_tensors(output: object) -> Iterator[Tensor]:

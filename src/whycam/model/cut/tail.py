@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from whycam.errors import UserError, as_clause
 from whycam.model.cut.layout import Layout
-from whycam.model.cut.output import iter_tensors
+from whycam.model.cut.output import Wanted, iter_tensors, read_wanted, select_output
 
 # How far two computations of one output may lie apart, as a part of the largest output.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -30,12 +32,14 @@ class Site:
         layer: the layer whose output is cut.
         name: its dotted name.
         call: which of its calls in a forward pass, from 0 (a shared ReLU has many).
+        wanted: what of the model's output is explained.
     """
 
     module: nn.Module
     layer: nn.Module
     name: str
     call: int = 0
+    wanted: Wanted = None
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,14 @@ class Sample:
         output: the model's.
         prefix: (N, P, C) the prefix tokens.
         dtype: of the raw output.
+        wanted: what of the output is explained.
     """
 
     features: Tensor
     output: object
     prefix: Tensor
     dtype: torch.dtype
+    wanted: object
 
 
 @dataclass(frozen=True)
@@ -135,12 +141,12 @@ def trace_site(site: Site, layout: Layout, images: Tensor, *, disturb: bool = Fa
 
     with undisturbed(site.module, with_grad=False):
         output = run_with_swap(site, images, swap)
-    if not any(tensor.requires_grad for tensor in iter_tensors(output)):
+    if not any(tensor.requires_grad for tensor in iter_tensors(read_wanted(output, site.wanted))):
         # The layer lies inside the model's own no_grad, whose end took the gradients away again: keep them throughout.
         with undisturbed(site.module, with_grad=True):
             output = run_with_swap(site, images, swap)
     leaf, raw = found
-    return Sample(leaf, output, layout.read_prefix(raw).clone(), raw.dtype)
+    return Sample(leaf, output, layout.read_prefix(raw).clone(), raw.dtype, read_wanted(output, site.wanted))
 
 
 def measure_gradient(output: object, leaf: Tensor) -> Tensor | None:
@@ -187,20 +193,26 @@ def _distance(a: Tensor, b: Tensor) -> float:
     return float((a.detach() - b.detach()).abs().max() / largest) if largest else float(a.detach().abs().max())
 
 
-def find_linear(probe: Probe, later: Sequence[nn.Module], *, with_relu: bool) -> tuple[Tensor, Tensor] | str:
-    """The (K, C) weight and (K,) bias with mean(weight @ features) + bias == output; or the reason why there are none.
+def find_linear(
+    probe: Probe, later: Sequence[nn.Module], wanted: Wanted, *, with_relu: bool
+) -> tuple[Tensor, Tensor] | str:
+    """The (K, C) weight and (K,) bias with mean(weight @ features) + bias == logits; or the reason why there are none.
 
     It is measured on the real and on disturbed features, so nothing is taken on trust from names or types.
 
     Args:
         probe: what the model gives.
         later: the modules that run after the layer, of which one may be the classifier.
+        wanted: what of the output is explained; a function of it needs the whole output, which may be the logits alone.
         with_relu: take the ReLU of the features.
     """
     features = [sample.features.detach().relu() if with_relu else sample.features.detach() for sample in probe.samples]
-    outputs = [sample.output.detach() for sample in probe.samples if isinstance(sample.output, Tensor)]
-    if not outputs or outputs[0].ndim != 2:
-        return "the output is not one tensor (N, K)"
+    try:
+        outputs = [_read_logits(sample.output, wanted).detach() for sample in probe.samples]
+    except UserError as error:
+        return f"the output has no logits to compare with: {as_clause(error)}"
+    if len(outputs[0]) != len(features[0]) or outputs[0].dtype not in _TOLERANCE:
+        return f"the output, {tuple(outputs[0].shape)} of {outputs[0].dtype}, is not logits (N, K)"
     shape = outputs[0].shape[1], features[0].shape[1]
     reason = f"no linear layer leads from the {shape[1]} features to the {shape[0]} outputs"
     for layer in later:
@@ -219,6 +231,19 @@ def find_linear(probe: Probe, later: Sequence[nn.Module], *, with_relu: bool) ->
             "something stands between the features and the pooling, or between the pooling and the classifier"
         )
     return reason
+
+
+def _read_logits(output: object, wanted: Wanted) -> Tensor:
+    if not callable(wanted):
+        return select_output(output, wanted)
+    if not is_logits(output):
+        raise UserError("A function is explained, and it reads more than a tensor (N, K).")
+    return cast(Tensor, output)
+
+
+def is_logits(output: object) -> bool:
+    """Whether an output is logits (N, K) and nothing more."""
+    return isinstance(output, Tensor) and output.ndim == 2
 
 
 def run_linear(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

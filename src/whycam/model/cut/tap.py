@@ -12,14 +12,17 @@ from torch import Tensor, nn
 from whycam.errors import UserError
 from whycam.model.classifier import LINEAR
 from whycam.model.cut.base import Cut, Trace
+from whycam.model.cut.blame import blame
 from whycam.model.cut.layer import choose_call, find_call, list_spatial, make_no_gradient, reaches_output, record_calls
 from whycam.model.cut.layout import Layout
+from whycam.model.cut.output import Wanted, read_wanted
 from whycam.model.cut.tail import (
     Probe,
     RawTail,
     Site,
     find_linear,
     find_tail,
+    is_logits,
     measure_noise,
     run_linear,
     run_with_swap,
@@ -40,27 +43,32 @@ class ModuleCut(Cut):
         raw_tail: the tail; None where it is exactly GAP + linear.
         layout: of the layer's raw output.
         has_relu: whether the features are the ReLU of the raw output.
+        is_named: whether the layer was asked for.
+        is_plain: whether the model's output is logits (N, K) and nothing more.
     """
 
     layout: Layout
     site: Site = field(repr=False)
     raw_tail: RawTail | None = field(repr=False)
     has_relu: bool = False
+    is_named: bool = False
+    is_plain: bool = True
 
     def trace(self, images: Tensor) -> Trace:
         """See Cut."""
         images = as_input(self.site.module, images)
         sample = trace_site(self.site, self.layout, images)
-        features, output = sample.features, sample.output
+        features = sample.features
         if self.weight is not None and self.bias is not None:
             weight, bias = self.weight, self.bias
+            output = sample.output if callable(self.site.wanted) else sample.wanted
             if self.has_relu:
                 # The model's own graph would pass through the ReLU once more, and block the gradient where a cell is 0.
                 with torch.inference_mode(mode=False), torch.enable_grad():
                     features = features.detach().relu().requires_grad_()
                     output = run_linear(features, weight, bias)
             return Trace(features, output, images, lambda features, _: run_linear(features, weight, bias))
-        return Trace(features, output, images, _Tail(self, images, sample.prefix, sample.dtype))
+        return Trace(features, sample.output, images, _Tail(self, images, sample.prefix, sample.dtype))
 
     def run(self, images: Tensor) -> tuple[object, Tensor]:
         """See Cut."""
@@ -79,9 +87,20 @@ class ModuleCut(Cut):
             output = run_linear(found[0], self.weight, self.bias)
         return output, found[0]
 
+    def reading(self, images: Tensor, wanted: Wanted) -> Cut:
+        """See Cut: cut anew where the tail is of another entry, or leaves out what a function reads."""
+        if callable(wanted):
+            is_kept = self.is_plain or self.weight is None
+        else:
+            is_kept = wanted == self.site.wanted or (self.is_plain and wanted is None)
+        layer = self.site.layer if self.is_named else None
+        return self if is_kept else cut_model(self.site.module, images, layer, needs_gradient=False, output=wanted)
+
     def fit(self, images: Tensor) -> Cut:
         """See Cut: tokens are laid out on the grid of one image size; other layouts hold for any."""
-        return cut_model(self.site.module, images, self.site.layer) if self.layout.kind == "tokens" else self
+        if self.layout.kind != "tokens":
+            return self
+        return cut_model(self.site.module, images, self.site.layer, output=self.site.wanted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +128,12 @@ class _Tail:
 
 
 def cut_model(
-    module: nn.Module, images: Tensor, layer: str | nn.Module | None = None, *, needs_gradient: bool = True
+    module: nn.Module,
+    images: Tensor,
+    layer: str | nn.Module | None = None,
+    *,
+    needs_gradient: bool = True,
+    output: Wanted = None,
 ) -> ModuleCut:
     """Cuts an image classifier at a layer, and measures that both halves together are the model.
 
@@ -119,14 +143,19 @@ def cut_model(
         layer: a layer or its dotted name; None takes the last one with cells that the output depends on: for a
             transformer that reads its class token, the norm before the last attention.
         needs_gradient: refuse a layer whose cells don't reach the output.
+        output: which entry of a dict or tuple holds the logits, or the function of the output that is explained; None
+            finds the logits.
 
     Raises:
-        UserError: no such layer, one without cells, one the output doesn't depend on, or a module that can't be cut.
+        UserError: no such layer, one without cells, one the output doesn't depend on, no such entry of the output, or a
+            module that can't be cut.
     """
     module = unwrap(module)
-    images = as_input(module, images[:_PROBE_IMAGES])
+    count, images = len(images), as_input(module, images[:_PROBE_IMAGES])
     images = images.where(images.isfinite(), 0)  # a broken photo would hide what the model is made of
-    calls, output = record_calls(module, images)
+    with blame(module, images, count):
+        calls, found = record_calls(module, images, output)
+    read_wanted(found, output)
     if layer is not None:
         call = find_call(module, calls, layer)
         if needs_gradient and not reaches_output(call, images):
@@ -143,7 +172,8 @@ def cut_model(
     later = [other.site.layer for other in calls[calls.index(call) + 1 :]]
     probe = Probe(images, layout, [trace_site(call.site, layout, images, disturb=disturb) for disturb in (False, True)])
     cut = _measure(call.site, probe, later, may_rectify=layer is None)
-    return replace(cut, noise=measure_noise(output, probe.samples[0].output))
+    noise = measure_noise(found, probe.samples[0].output)
+    return replace(cut, noise=noise, is_named=layer is not None, is_plain=is_logits(found))
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -175,11 +205,11 @@ def as_input(module: nn.Module, images: Tensor) -> Tensor:
 
 def _measure(site: Site, probe: Probe, later: list[nn.Module], *, may_rectify: bool) -> ModuleCut:
     where: dict[str, Any] = {"layout": probe.layout, "site": site, "node": site.layer}
-    linear = find_linear(probe, later, with_relu=False)
+    linear = find_linear(probe, later, site.wanted, with_relu=False)
     if not isinstance(linear, str):
         weight, bias = linear
         return ModuleCut(layer=site.name, how=LINEAR, weight=weight, bias=bias, raw_tail=None, **where)
-    rectified = find_linear(probe, later, with_relu=True)
+    rectified = find_linear(probe, later, site.wanted, with_relu=True)
     if may_rectify and not isinstance(rectified, str):
         weight, bias = rectified
         name = f"relu of {site.name}"

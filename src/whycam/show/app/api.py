@@ -79,9 +79,9 @@ def get_options(request: Request) -> ServeOptions:
 
 def read_question(
     served: Annotated[ServedModel, Depends(get_served)],
-    target: Annotated[str, Form(max_length=200, description="predicted, top:N, all, or a class name or index")] = (
-        "predicted"
-    ),
+    target: Annotated[
+        str, Form(max_length=200, description="predicted, top:N, all, a class name, class:NAME, index:N")
+    ] = ("predicted"),
     versus: Annotated[str, Form(max_length=200, description="a second class: why this one and not that one")] = "",
     method: Annotated[str, Form(max_length=50, description="one of the model's methods; else its first")] = "",
 ) -> Question:

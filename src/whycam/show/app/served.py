@@ -41,7 +41,7 @@ class Question:
     """What is asked of a photo.
 
     Attributes:
-        target: predicted, top:N, all, or a class name or index.
+        target: predicted, top:N, all, or a class as `find_class` reads it.
         versus: a second class, or empty.
         method: empty takes the first of `ServedModel.methods`.
     """

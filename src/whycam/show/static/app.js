@@ -148,7 +148,7 @@ async function search(name) {
   let index = model.classNames.indexOf(name);
   if (!photo.entry.classes.includes(index)) {
     try {
-      const result = await explain(photo, { target: name });
+      const result = await explain(photo, { target: index < 0 ? name : tellClass(index) });
       photo.entry = result.entry;
       index = result.targets[0].index;
     } catch (error) {
@@ -165,6 +165,11 @@ async function search(name) {
   list.scrollTop += Math.max(0, chip.getBoundingClientRect().bottom - list.getBoundingClientRect().bottom);
 }
 
+/** A class as the server is asked for it, whatever its name is and whether it is another's too; "" for none. */
+function tellClass(index) {
+  return index === null ? "" : `index:${index}`;
+}
+
 /** The second viewer: the same class by another method, asked for when it is wanted. */
 async function compare() {
   const method = part("method").value;
@@ -176,7 +181,7 @@ async function compare() {
   const chosen = model.methods.find((one) => one.name === method);
   part("second-method").textContent = `${shown}, by ${method}`;
   part("differs").textContent = `How it differs from ${model.methods[0].name}: ${chosen.differs} Cost: ${chosen.cost}.`;
-  const question = { target: first.selected, versus: first.versus ?? "", method };
+  const question = { target: tellClass(first.selected), versus: tellClass(first.versus), method };
   const key = JSON.stringify(question);
   const photo = current;
   photo.others ??= new Map();
@@ -189,7 +194,7 @@ async function compare() {
       return;
     }
   }
-  const isAsked = first.selected === question.target && (first.versus ?? "") === question.versus;
+  const isAsked = tellClass(first.selected) === question.target && tellClass(first.versus) === question.versus;
   if (isAsked && photo === current && part("method").value === method) showSecond(photo.others.get(key));
 }
 
@@ -204,7 +209,7 @@ function showSecond(entry) {
 async function save(kind) {
   if (!current) return;
   const { colormap, opacity, signed, threshold } = first.settings;
-  const fields = { file: current.file, target: first.selected, versus: first.versus ?? "" };
+  const fields = { file: current.file, target: tellClass(first.selected), versus: tellClass(first.versus) };
   if (kind === "overlay") Object.assign(fields, { opacity, signed, colormap: signed ? "" : colormap });
   if (kind === "boxes" && threshold) fields.threshold = threshold;
   try {
