@@ -75,8 +75,8 @@ def _call(function: Callable[[Any], Tensor], output: object) -> object:
     except Exception as error:
         got = tuple(output.shape) if isinstance(output, Tensor) else _describe(dict(_iter_entries(output)))
         raise UserError(
-            f"The target function raises {type(error).__name__}: {as_clause(error)}. It was called with the model's output: "
-            f"{got or type(output).__name__}. Correct it."
+            f"The target function raises {type(error).__name__}: {as_clause(error)}. It was called with the "
+            f"model's output: {got or type(output).__name__}. Correct it."
         ) from error
 
 
