@@ -120,7 +120,7 @@ def test_a_function_reads_the_models_own_output() -> None:
     energy = whycam.explain(module, images, lambda out: out["features"].square().mean((1, 2, 3)), method="hires-cam")
     features = module.body(images).detach()
     assert torch.allclose(energy.maps, 2 * features.square().sum(1) / features[0].numel(), atol=1e-6)
-    with pytest.raises(UserError, match=r"target function raises KeyError: 'logit'.*'logits': \(., 4\)"):
+    with pytest.raises(KeyError, match="logit"):  # the caller's own code: its traceback is what helps
         whycam.explain(module, images, lambda out: out["logit"][:, 1], method="grad-cam")
 
 

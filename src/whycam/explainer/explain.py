@@ -51,6 +51,7 @@ from whycam.model.activation import describe_activation, look_alike
 from whycam.model.bare import Bare, take_off
 from whycam.model.cut.base import Cut
 from whycam.model.cut.blame import blame
+from whycam.model.cut.own import SelfCut
 from whycam.model.cut.tap import as_input, unwrap
 from whycam.runs import read_versions
 
@@ -131,7 +132,7 @@ def explain(
         views = prepare_views(module, images, cuts, smoothing)
     logits = _check_rows(read_scores(views[0][-1].trace[1], output, function), len(images), smoothing.copies)
     scale = "multi-label logits" if multi_label else "logits"
-    if function is None and not isinstance(unwrap(module), Bare) and look_alike(logits.cpu().numpy()):
+    if function is None and not isinstance(unwrap(module), Bare | SelfCut) and look_alike(logits.cpu().numpy()):
         bare, activation, is_layer = take_off(unwrap(module), images, output)
         if activation != "none" and not _holds_cut(layer):
             told = {"activation": describe_activation(activation, is_taken_off=is_layer)}

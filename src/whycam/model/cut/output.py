@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from whycam.errors import UserError, as_clause
+from whycam.errors import UserError
 
 Key = str | int
 # What of an output is explained: the logits, which a key may name, or what a function of it gives.
@@ -56,10 +56,10 @@ def read_wanted(output: object, wanted: Wanted) -> object:
     """What of a model's output is explained; all of it where that can't be told yet.
 
     Raises:
-        UserError: no such entry, or a function that raises.
+        UserError: no such entry.
     """
     if callable(wanted):
-        found = _call(wanted, output)
+        found: object = wanted(output)
         return found if isinstance(found, Tensor) else output
     try:
         return select_output(output, wanted)
@@ -67,17 +67,6 @@ def read_wanted(output: object, wanted: Wanted) -> object:
         if wanted is not None:
             raise
         return output
-
-
-def _call(function: Callable[[Any], Tensor], output: object) -> object:
-    try:
-        return function(output)
-    except Exception as error:
-        got = tuple(output.shape) if isinstance(output, Tensor) else _describe(dict(_iter_entries(output)))
-        raise UserError(
-            f"The target function raises {type(error).__name__}: {as_clause(error)}. It was called with the model's "
-            f"output: {got or type(output).__name__}. Correct it."
-        ) from error
 
 
 def iter_tensors(output: object) -> Iterator[Tensor]:
