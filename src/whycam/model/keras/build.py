@@ -10,7 +10,7 @@ from torch import nn
 
 from whycam.errors import UserError
 from whycam.model.keras.library import import_keras
-from whycam.model.keras.net import KerasClassifier, KerasGraph, KerasOperation, Slot, Step
+from whycam.model.keras.net import KerasClassifier, KerasGraph, KerasOperation, Slot, Step, own_tensor, to_first
 
 
 def build(model: Any, output: int, *, is_channels_last: bool) -> KerasClassifier:
@@ -38,7 +38,7 @@ class _Reader:
 
     def read(self, model: Any) -> tuple[list[Step], dict[str, nn.Module], list[int], list[int]]:
         """The steps, the modules by name, and the numbers of inputs and outputs."""
-        graph = _as_graph(model)
+        graph = find_graph(model)
         if graph is None:
             raise UserError(
                 f"The Keras model {model.name!r} has no graph: it was never called on an input of known size. Build it "
@@ -56,16 +56,21 @@ class _Reader:
             if id(operation) not in names:
                 names[id(operation)] = _free_name(operation.name, parts)
                 parts[names[id(operation)]] = self._make_part(operation, node)
-            args, kwargs = node.arguments.convert(
-                lambda leaf: Slot(numbers[id(leaf)]) if isinstance(leaf, self.keras.KerasTensor) else leaf
-            )
-            for tensor in node.outputs:
-                numbers[id(tensor)] = len(numbers)
-            if isinstance(parts[names[id(operation)]], KerasGraph):
-                kwargs = {}  # of a graph inside: `training` and `mask`
-            gives = tuple(numbers[id(tensor)] for tensor in node.outputs)
-            steps.append(Step(names[id(operation)], tuple(args), dict(kwargs), gives))
+            steps.append(self._make_step(names[id(operation)], parts[names[id(operation)]], node, numbers))
         return steps, parts, takes, [numbers[id(tensor)] for tensor in graph.outputs]
+
+    def _make_step(self, name: str, part: nn.Module, node: Any, numbers: dict[int, int]) -> Step:
+        def convert(leaf: Any) -> Any:
+            if isinstance(leaf, self.keras.KerasTensor):
+                return Slot(numbers[id(leaf)])
+            return to_first(leaf) if self.is_channels_last else leaf  # a constant, which goes the way of the maps
+
+        args, kwargs = node.arguments.convert(convert)
+        for tensor in node.outputs:
+            numbers[id(tensor)] = len(numbers)
+        if not isinstance(part, KerasOperation):
+            kwargs = {}  # `training` and `mask`, which torch's own layers and graphs inside don't know
+        return Step(name, tuple(args), dict(kwargs), tuple(numbers[id(tensor)] for tensor in node.outputs))
 
     def _make_part(self, operation: Any, node: Any) -> nn.Module:
         if is_graph(operation):
@@ -90,12 +95,12 @@ class _Reader:
             return None
         if getattr(layer, "quantization_mode", None) or (axes == 4 and not (is_point or self.is_channels_last)):
             return None
-        weight = layer.kernel.value if hasattr(layer.kernel, "value") else layer.kernel  # a tensor if it has LoRA
-        weight = weight.detach().reshape(weight.shape[-2:]).T
-        bias = None if layer.bias is None else nn.Parameter(layer.bias.value.detach())
+        weight = own_tensor(layer.kernel)
+        weight = weight.reshape(weight.shape[-2:]).T
+        bias = None if layer.bias is None else nn.Parameter(own_tensor(layer.bias))
         with torch.device("meta"):
             if axes == 4:
-                module: nn.Module = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias is not None)
+                module: nn.Conv2d | nn.Linear = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias is not None)
                 weight = weight[:, :, None, None]
             else:
                 module = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
@@ -108,10 +113,10 @@ def is_graph(operation: Any) -> bool:
     """Whether it is a functional or sequential model whose call is Keras's own."""
     keras = import_keras()
     has_own_call = not type(operation).call.__module__.startswith("keras.")
-    return isinstance(operation, keras.Model) and not has_own_call and _as_graph(operation) is not None
+    return isinstance(operation, keras.Model) and not has_own_call and find_graph(operation) is not None
 
 
-def _as_graph(model: Any) -> Any:
+def find_graph(model: Any) -> Any:
     """What holds the nodes of a model; None where it was never built, or is a class with a call of its own."""
     if isinstance(model, import_keras().Sequential):
         model = getattr(model, "_functional", None)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import warnings
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from whycam.errors import UserError, as_clause
 from whycam.model.keras.library import import_keras
+from whycam.model.keras.old import mended
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _MOST_OF_A_REASON = 200
@@ -32,8 +37,13 @@ def read_file(path: Path) -> Any:
             f"Rename it: '{path.with_suffix(kind).name}'."
         )
     try:
-        with keras.device("cpu"):
-            return keras.saving.load_model(path, compile=False, safe_mode=True)
+        with ExitStack() as scopes:
+            scopes.enter_context(keras.device("cpu"))
+            scopes.enter_context(torch.inference_mode(mode=False))
+            scopes.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")  # of how an old file might have been written better
+            place = scopes.enter_context(mended(path, config)) if kind == ".h5" else path
+            return keras.saving.load_model(place, compile=False, safe_mode=True)
     except Exception as error:  # noqa: BLE001 - what Keras raises for a file's content has no common class
         raise _explain_failure(path, config, error) from None
 
@@ -145,12 +155,12 @@ def _title(entry: dict[str, Any]) -> str:
 def _is_custom(entry: dict[str, Any]) -> bool:
     keras = import_keras()
     name = entry["class_name"]
-    if keras.saving.get_registered_object(entry.get("registered_name") or name) is not None:
+    if name.startswith("__") or keras.saving.get_registered_object(entry.get("registered_name") or name) is not None:
         return False
-    if "module" not in entry:  # Keras 2's
-        return "config" in entry and not any(
-            hasattr(place, name) for place in (keras, keras.layers, keras.initializers, keras.regularizers, keras.constraints)
-        ) and name not in {"Functional", "Policy"}
     if name == "function":
         return not hasattr(keras.activations, str(entry.get("config")))
-    return str(entry.get("module") or "custom").split(".")[0] not in {"keras", "builtins"}
+    if "module" in entry:
+        return str(entry["module"] or "custom").split(".")[0] not in {"keras", "builtins"}
+    # As Keras 2 wrote it, and as .h5 files still have it.
+    known = (keras, keras.layers, keras.initializers, keras.regularizers, keras.constraints)
+    return name not in {"Functional", "Policy"} and not any(hasattr(place, name) for place in known)

@@ -42,14 +42,14 @@ def read_form(model: Any, name: str) -> Form:
     """
     if not is_graph(model):
         raise UserError(
-            f"{name} ({type(model).__name__}) has no graph of layers: it is a class with a call of its own, or was never "
-            "built. Expected a functional or sequential model with keras.Input(shape=(height, width, 3)). In Python, "
-            "build one around it: keras.Model(images, model(images))."
+            f"{name} ({type(model).__name__}) has no graph of layers: it is a class with a call of its own, or "
+            "was never built. Expected a functional or sequential model with keras.Input(shape=(height, width, 3)). In "
+            "Python, build one around it: keras.Model(images, model(images))."
         )
     if len(model.inputs) != 1:
         raise UserError(
-            f"{name} has {len(model.inputs)} inputs, {_list(model.inputs)}; expected one, for images. In Python, fix the "
-            "others: a keras.Model of the image input alone that passes constants for them."
+            f"{name} has {len(model.inputs)} inputs, {_list(model.inputs)}; expected one, for images. In Python, "
+            "fix the others: a keras.Model of the image input alone that passes constants for them."
         )
     shape = tuple(model.inputs[0].shape)
     if len(shape) != 4:
@@ -93,13 +93,13 @@ def _find_output(model: Any, name: str) -> int:
         return fitting[0]
     if fitting:
         raise UserError(
-            f"{name} has {len(fitting)} outputs that could be the scores: {_list(model.outputs)}. In Python, make a model "
-            f"of one: keras.Model(model.input, model.outputs[{fitting[0]}]), and save it."
+            f"{name} has {len(fitting)} outputs that could be the scores: {_list(model.outputs)}. In Python, make "
+            f"a model of one: keras.Model(model.input, model.outputs[{fitting[0]}]), and save it."
         )
     raise UserError(
         f"{name} gives {_list(model.outputs)}; expected scores (None, classes). A network without its top "
-        "(include_top=False), a detector or a segmenter is no classifier: add pooling and a Dense layer, or train them: "
-        "whycam train FOLDER."
+        "(include_top=False), a detector or a segmenter is no classifier: add pooling and a Dense layer and train "
+        "them, or: whycam train FOLDER."
     )
 
 

@@ -7,8 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from whycam.model.keras.build import find_graph
 from whycam.model.keras.library import import_keras
-from whycam.model.keras.net import KerasGraph, KerasOperation, Step
+from whycam.model.keras.net import Handed, KerasGraph, KerasOperation, Step
 
 Output = Literal["logits", "softmax", "sigmoid"]
 _TOLERANCE = 1e-4
@@ -35,7 +36,7 @@ def take_off(graph: KerasGraph) -> tuple[str, Output] | None:
     else:
         kind = _name_activation(part)
         if kind is not None:
-            setattr(graph, step.name, nn.Identity())
+            setattr(graph, step.name, Handed())
     return None if kind is None else (step.name, kind)
 
 
@@ -80,7 +81,8 @@ def run_own(model: Any, images: Tensor, output: int, *, is_channels_last: bool) 
     keras = import_keras()
     with torch.no_grad(), keras.device(str(images.device)):
         inputs = images.permute(0, 2, 3, 1) if is_channels_last else images
-        found: Any = model(inputs, training=False)
+        structure = find_graph(model)._inputs_struct  # Keras warns of a tensor where it has a list of one
+        found: Any = model(keras.tree.pack_sequence_as(structure, [inputs]), training=False)
         flat: list[Tensor] = keras.tree.flatten(found)
     return flat[output].flatten(1).float()
 

@@ -19,11 +19,14 @@ def import_keras() -> Any:
     Raises:
         UserError: not installed, too old, or already at work on another backend.
     """
-    loaded = sys.modules.get("keras")
+    is_new = "keras" not in sys.modules
     wanted = os.environ.get("KERAS_BACKEND")
-    if loaded is None:
+    if is_new:
         # Keras reads it once, at import, and takes TensorFlow if it is told nothing.
         os.environ["KERAS_BACKEND"] = "torch"
+        # What an import that stopped halfway left, as it does without TensorFlow, would go on with that backend.
+        for name in [name for name in sys.modules if name.startswith("keras.")]:
+            del sys.modules[name]
     try:
         importlib.import_module("h5py")
         keras = importlib.import_module("keras")
@@ -33,7 +36,7 @@ def import_keras() -> Any:
             "Install them: pip install 'whycam[keras]' (TensorFlow is not needed)."
         ) from None
     finally:
-        if loaded is None:
+        if is_new:
             _restore("KERAS_BACKEND", wanted)
     _check(keras)
     return keras
@@ -51,11 +54,11 @@ def _check(keras: Any) -> None:
     oldest = ".".join(map(str, OLDEST))
     if version < OLDEST:
         raise UserError(
-            f"Keras {keras.__version__} is installed; expected {oldest} or later, which opens files in a mode that runs "
-            "none of their code. Install it: pip install -U 'whycam[keras]'."
+            f"Keras {keras.__version__} is installed; expected {oldest} or later, which opens files in a mode that "
+            "runs none of their code. Install it: pip install -U 'whycam[keras]'."
         )
     if keras.config.backend() != "torch":
         raise UserError(
             f"Keras already runs on {keras.config.backend()} in this process; a map needs its torch backend. Set "
-            "KERAS_BACKEND=torch in the environment before the first `import keras`, or load the model with whycam first."
+            "KERAS_BACKEND=torch in the environment before the first `import keras`, or let whycam load it first."
         )

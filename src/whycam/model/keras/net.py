@@ -97,7 +97,7 @@ class KerasOperation(nn.Module):
         for index, variable in enumerate(getattr(operation, "weights", ())):
             name = variable.path.removeprefix(f"{operation.name}/").replace("/", "_").replace(".", "_")
             name = f"{name}_{index}" if hasattr(self, name) else name
-            value = variable.value.detach()
+            value = own_tensor(variable)
             if id(variable) in trainable and value.is_floating_point():
                 self.register_parameter(name, nn.Parameter(value))
             else:
@@ -108,7 +108,7 @@ class KerasOperation(nn.Module):
         """What the operation gives."""
         if not self.is_channels_last:
             return self.code(self, args, kwargs)
-        return _map(self.code(self, _map(args, _to_last), _map(kwargs, _to_last)), _to_first)
+        return _map(self.code(self, _map(args, _to_last), _map(kwargs, _to_last)), to_first)
 
     def extra_repr(self) -> str:
         """The Keras class."""
@@ -130,15 +130,35 @@ class _Code:
 
     def __call__(self, owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.has_mode:
-            kwargs = {"training": False, **kwargs}
-        leaves = (leaf for leaf in iter_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+            kwargs = {**kwargs, "training": False}
+        devices = {leaf.device for leaf in iter_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         with ExitStack() as scopes:
-            # Keras would take any tensor to a GPU, where there is one.
-            scopes.enter_context(self.keras.device(str(next(leaves).device)))
+            # Keras takes any tensor to the device of its scope, constants of the graph too, and by default to a GPU.
+            device = max(devices, key=lambda device: device.type != "cpu")
+            scopes.enter_context(self.keras.device(str(device)))
             if self.names:
                 own = [getattr(owner, name) for name in self.names]
                 scopes.enter_context(self.keras.StatelessScope(list(zip(self.operation.weights, own, strict=True))))
             return self.operation(*args, **kwargs)
+
+
+class Handed(nn.Module):
+    """What hands its first argument on, in the place of a layer that was taken off."""
+
+    def forward(self, values: Tensor, *_args: object, **_kwargs: object) -> Tensor:
+        """The values."""
+        return values
+
+
+def own_tensor(variable: Any) -> Tensor:
+    """A Keras variable's tensor, usable in a graph even where it was made in inference mode."""
+    value: Tensor = getattr(variable, "value", variable)  # a kernel with LoRA is a sum
+    return value.clone() if value.is_inference() else value.detach()
+
+
+def to_first(leaf: Any) -> Any:
+    """An image or map (N, h, w, C) as (N, C, h, w); anything else as it is."""
+    return leaf.permute(0, 3, 1, 2) if isinstance(leaf, Tensor) and leaf.ndim == _IMAGE_AXES else leaf
 
 
 def iter_leaves(tree: Any) -> Iterator[Any]:
@@ -170,10 +190,6 @@ def _to_last(leaf: Any) -> Any:
     return leaf.permute(0, 2, 3, 1) if isinstance(leaf, Tensor) and leaf.ndim == _IMAGE_AXES else leaf
 
 
-def _to_first(leaf: Any) -> Any:
-    return leaf.permute(0, 3, 1, 2) if isinstance(leaf, Tensor) and leaf.ndim == _IMAGE_AXES else leaf
-
-
 def _drop_early(steps: list[Step], gives: list[int]) -> list[Step]:
     """The same steps, each of which lets go what nothing after it reads: else all maps would stay in memory."""
     needed, kept = set(gives), []
@@ -189,7 +205,9 @@ def _find_trainable(operation: Any) -> set[int]:
     if not hasattr(operation, "trainable"):
         return set()
     was = operation.trainable
-    operation.trainable = True
+    if not was:
+        operation.trainable = True
     found = {id(variable) for variable in operation.trainable_weights}
-    operation.trainable = was
+    if not was:
+        operation.trainable = False
     return found
