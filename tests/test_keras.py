@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -558,3 +559,25 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
         found.preprocess_from
         == "layer 'rescaling' inside the Keras model takes x to 0.003922 x, so its input is 0 to 255"
     )
+
+
+@pytest.mark.slow
+def test_the_original_experiment_in_keras(tmp_path: Path) -> None:
+    """A small form of the example: its own formula gives whycam's maps, and its file says its preprocessing."""
+    script = Path(__file__).parents[1] / "examples" / "keras_flowers.py"
+    words = ["--side", "32", "--photos", "2", "--epochs", "1", "-o", "flowers.keras"]
+    done = subprocess.run(
+        [sys.executable, script, *words],
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert float(done.stdout.split(":")[-1]) < 1e-5, done.stdout
+    found = open_keras(tmp_path / "flowers.keras")
+    assert found.preprocess is not None
+    assert (found.class_count, found.activation, found.height_px) == (5, "flower", 32)
+    images = make_images(2, 32)
+    cut = whycam.cut_model(found.network, images)
+    assert (cut.layer, cut.how, cut.features(images).shape) == ("cam_conv", "GAP + linear", (2, 1024, 2, 2))

@@ -61,7 +61,7 @@ def read_vgg(path: Path) -> dict[str, Tensor]:
 
 
 def _number(places: list[tuple[int, int]]) -> list[tuple[int, tuple[int, int]]]:
-    """torchvision's number of each convolution: a ReLU behind each, and a pooling behind each block."""
+    """The number in torchvision of each convolution: a ReLU behind each, and a pooling behind each block."""
     return [(2 * count + block - places[0][0], (block, conv)) for count, (block, conv) in enumerate(places)]
 
 
