@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError, as_clause, make_unknown_name
+from whycam.model.keras import vgg
 
 INSTALLED = "imagenet"
 INSTALLED_ARCHITECTURE = "tf_efficientnet_lite0"
@@ -68,7 +69,8 @@ def make_backbone(
 
     Args:
         name: `imagenet` for the installed network, else a timm name.
-        weights: a local file of weights in timm's or torchvision's names, instead of those of the name.
+        weights: a local file of weights in timm's or torchvision's names, instead of those of the name; or in Keras's,
+            for VGG.
         is_random: leave the weights random.
         image_size: side of the input in pixels; None takes the size the weights were trained at.
         map_stride: pixels a map cell spans; None takes the architecture's own.
@@ -83,6 +85,9 @@ def make_backbone(
     # Before the network is built: where there are no weights, that is told at once.
     tensors, source = find_weights(name, weights)
     backbone = create_backbone(architecture, image_size=image_size, map_stride=map_stride)
+    if weights is not None and weights.suffix in vgg.SUFFIXES:
+        tensors, preprocess = vgg.take_photos(tensors, backbone.preprocess)
+        backbone = replace(backbone, preprocess=preprocess)
     load_backbone_weights(backbone.module, tensors, source)
     return replace(backbone, source=source)
 
@@ -228,7 +233,7 @@ def read_installed() -> dict[str, Tensor]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a weights file by name; a pickle is never run.
+    """Tensors of a weights file by name, those of a Keras file for its own input; a pickle is never run.
 
     Raises:
         UserError: missing, not a weights file, or a pickle that holds more than tensors.
@@ -237,6 +242,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"Found no weights file at '{path.absolute()}'; expected a .safetensors or .pth file. Check the path."
         )
+    if path.suffix in vgg.SUFFIXES:
+        return vgg.read_vgg(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
