@@ -39,6 +39,7 @@ class Cut(ABC):
         noise: how far two answers of the model to the same images lay apart, as a part of the largest number; 0 where
             it draws nothing at random.
         node: the layer itself, where it is a module.
+        note: what the reader of a map should know of how the layer was chosen; empty where there is nothing.
     """
 
     layer: str
@@ -47,6 +48,7 @@ class Cut(ABC):
     bias: Tensor | None = None
     noise: float = 0.0
     node: nn.Module | None = None
+    note: str = ""
 
     @abstractmethod
     def trace(self, images: Tensor) -> Trace:

@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from whycam.errors import UserError
 from whycam.model.classifier import LINEAR
 from whycam.model.cut.base import Cut, Trace
-from whycam.model.cut.layer import choose_call, find_call, list_spatial, make_no_gradient, reaches_output, record_calls
+from whycam.model.cut.layer import (
+    Call,
+    choose_call,
+    find_call,
+    list_spatial,
+    make_elsewhere,
+    make_no_gradient,
+    reach_output,
+    record_calls,
+    settle,
+)
 from whycam.model.cut.layout import Layout
 from whycam.model.cut.tail import (
     Probe,
@@ -35,7 +45,9 @@ class ModuleCut(Cut):
     """A module, cut at the call of a layer.
 
     Attributes:
-        layer: the layer's dotted name; "relu of NAME" where none was asked for and the model pools its ReLU.
+        layer: the layer's dotted name, or "NAME#k" for its k-th call; "relu of NAME" where none was asked for and the
+            model pools its ReLU.
+        label: the same without that ReLU.
         site: the call of the layer in the model.
         raw_tail: the tail; None where it is exactly GAP + linear.
         layout: of the layer's raw output.
@@ -48,6 +60,7 @@ class ModuleCut(Cut):
     raw_tail: RawTail | None = field(repr=False)
     why_not_linear: str = ""
     has_relu: bool = False
+    label: str = ""
 
     def trace(self, images: Tensor) -> Trace:
         """See Cut."""
@@ -83,7 +96,7 @@ class ModuleCut(Cut):
 
     def fit(self, images: Tensor) -> Cut:
         """See Cut: tokens are laid out on the grid of one image size; other layouts hold for any."""
-        return cut_model(self.site.module, images, self.site.layer) if self.layout.kind == "tokens" else self
+        return cut_model(self.site.module, images, self.label) if self.layout.kind == "tokens" else self
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,34 +131,50 @@ def cut_model(
     Args:
         module: any module whose forward takes images and gives logits (see `select_output`).
         images: (N, channels, ...) preprocessed, on the module's device; the first two are probed with.
-        layer: a layer or its dotted name; None takes the last one with cells that the output depends on: for a
-            transformer that reads its class token, the norm before the last attention.
+        layer: a layer, its dotted name, or "NAME#2" for its second call; None takes the last one with cells that
+            follow the images and that the output depends on: for a transformer that reads its class token, the norm
+            before the last attention.
         needs_gradient: refuse a layer whose cells don't reach the output.
 
     Raises:
-        UserError: no such layer, one without cells, one the output doesn't depend on, or a module that can't be cut.
+        UserError: no such layer, one without cells, one the output doesn't depend on, one whose cells stand for other
+            parts of the image than they lie in, or a module that can't be cut.
     """
     module = unwrap(module)
     images = as_input(module, images[:_PROBE_IMAGES])
     images = images.where(images.isfinite(), 0)  # a broken photo would hide what the model is made of
     calls, output = record_calls(module, images)
-    if layer is not None:
-        call = find_call(module, calls, layer)
-        if needs_gradient and not reaches_output(call, images):
-            raise make_no_gradient(call.site.name, choose_call(calls, images))
-    else:
-        last = list_spatial(calls)[-1]
-        best = choose_call(calls, images) if needs_gradient else last
-        if best is None:
-            raise make_no_gradient(last.site.name, None)
-        call = best
+    call = _take(module, calls, images, layer, needs_gradient=needs_gradient)
     layout = call.layout
     if layout is None:
-        raise RuntimeError(f"Layer {call.site.name!r} was chosen without a layout.")
-    later = [other.site.layer for other in calls[calls.index(call) + 1 :]]
-    probe = Probe(images, layout, [trace_site(call.site, layout, images, disturb=disturb) for disturb in (False, True)])
-    cut = _measure(call.site, probe, later, may_rectify=layer is None)
+        raise RuntimeError(f"Layer {call.label!r} was chosen without a layout.")
+    at = next(i for i, other in enumerate(calls) if other.site is call.site)
+    later = [other.site.layer for other in calls[at + 1 :]]
+    sample = call.sample or trace_site(call.site, layout, images)
+    probe = Probe(images, layout, [sample, trace_site(call.site, layout, images, disturb=True)])
+    cut = _measure(call, probe, later, may_rectify=layer is None)
     return replace(cut, noise=measure_noise(output, probe.samples[0].output))
+
+
+def _take(
+    module: nn.Module, calls: list[Call], images: Tensor, layer: str | nn.Module | None, *, needs_gradient: bool
+) -> Call:
+    """The call to cut at, with its layout as measured."""
+    if layer is None:
+        last = list_spatial(calls)[-1]
+        if best := choose_call(calls, images, needs_gradient=needs_gradient):
+            return best
+        if needs_gradient and not reach_output(last, images):
+            raise make_no_gradient(last.label, None)
+        raise make_elsewhere(last.label, None)
+    call = find_call(module, calls, layer, images)
+    sample = reach_output(call, images) if needs_gradient else None
+    if needs_gradient and not sample:
+        raise make_no_gradient(call.label, choose_call(calls, images))
+    settled = settle(replace(call, sample=sample), images)
+    if settled is None:
+        raise make_elsewhere(call.label, choose_call(calls, images, needs_gradient=needs_gradient))
+    return settled
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -175,16 +204,24 @@ def as_input(module: nn.Module, images: Tensor) -> Tensor:
     return images
 
 
-def _measure(site: Site, probe: Probe, later: list[nn.Module], *, may_rectify: bool) -> ModuleCut:
-    where: dict[str, Any] = {"layout": probe.layout, "site": site, "node": site.layer}
+def _measure(call: Call, probe: Probe, later: list[nn.Module], *, may_rectify: bool) -> ModuleCut:
+    site, name = call.site, call.label
+    where: dict[str, Any] = {
+        "layout": probe.layout,
+        "site": site,
+        "node": site.layer,
+        "label": name,
+        "note": call.note,
+    }
     linear = find_linear(probe, later, with_relu=False)
     if not isinstance(linear, str):
         weight, bias = linear
-        return ModuleCut(layer=site.name, how=LINEAR, weight=weight, bias=bias, raw_tail=None, **where)
+        return ModuleCut(layer=name, how=LINEAR, weight=weight, bias=bias, raw_tail=None, **where)
     rectified = find_linear(probe, later, with_relu=True)
     if may_rectify and not isinstance(rectified, str):
         weight, bias = rectified
-        name = f"relu of {site.name}"
-        return ModuleCut(layer=name, how=LINEAR, weight=weight, bias=bias, raw_tail=None, has_relu=True, **where)
+        return ModuleCut(
+            layer=f"relu of {name}", how=LINEAR, weight=weight, bias=bias, raw_tail=None, has_relu=True, **where
+        )
     tail = find_tail(site, probe)
-    return ModuleCut(layer=site.name, how=tail.how, raw_tail=tail, why_not_linear=linear, **where)
+    return ModuleCut(layer=name, how=tail.how, raw_tail=tail, why_not_linear=linear, **where)
