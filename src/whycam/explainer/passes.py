@@ -17,6 +17,7 @@ from whycam.explainer.views import Smoothing
 from whycam.model.cut.base import Cut
 from whycam.model.cut.choose import cut_by_itself
 from whycam.model.cut.layer import Call, list_spatial, record_calls, settle_all
+from whycam.model.cut.layout import read_cells
 from whycam.model.cut.output import select_output
 from whycam.model.cut.tap import ModuleCut, as_input, cut_model, unwrap
 
@@ -160,9 +161,7 @@ def _depth(call: Call) -> int:
 def _read_grid(call: Call) -> tuple[int, ...]:
     if call.layout is None:
         raise RuntimeError(f"{call.site.name!r} has no cells.")
-    if call.layout.kind == "tokens":
-        return tuple(call.layout.grid)
-    return call.shape[2:] if call.layout.kind == "channels first" else call.shape[1:-1]
+    return read_cells(call.layout, call.shape)
 
 
 def prepare(module: nn.Module, images: Tensor, cut: Cut) -> Prepared:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from whycam.errors import UserError, make_unknown_name
-from whycam.model.cut.layout import Hints, Layout, find_layout
+from whycam.model.cut.layout import Hints, Layout, find_layout, is_odd
 from whycam.model.cut.place import Place, find_moving, follows, measure_places
 from whycam.model.cut.tail import Sample, Site, measure_gradient, trace_site, undisturbed
 
@@ -25,7 +25,8 @@ class Call:
         site: the call.
         shape: of its output (of the first tensor of a tuple); () where there is none.
         layout: how that output holds cells; None if it doesn't.
-        is_plain: whether a convolution in the model gives that shape, so that its axes and cells are as they should be.
+        is_plain: whether its cells are those of a convolution in the model, which stand where they should.
+        is_odd: whether its cells are of a number that nothing in the model speaks for.
         label: what names this call and no other: the layer's name; "NAME#k" for its k-th call if that isn't the last.
         note: what the reader of a map should know of the choice of this call; empty where there was none.
         sample: the pass by which the output was seen to depend on the cells; None where that wasn't asked.
@@ -35,6 +36,7 @@ class Call:
     shape: tuple[int, ...]
     layout: Layout | None
     is_plain: bool = False
+    is_odd: bool = False
     label: str = ""
     note: str = ""
     sample: Sample | None = None
@@ -48,24 +50,24 @@ def record_calls(module: nn.Module, images: Tensor) -> tuple[list[Call], object]
     prefix = getattr(module, "num_prefix_tokens", None)
     calls: list[Call] = []
     grids: list[tuple[int, ...]] = []
-    convolved: set[tuple[int, ...]] = set()
-    seen: Counter[str] = Counter()
+    seen: Counter[nn.Module] = Counter()
     tokens = 0
 
     def record(part: nn.Module, _args: object, output: object) -> None:
         nonlocal tokens
         first = output[0] if isinstance(output, tuple) and output else output
         shape = tuple(first.shape) if isinstance(first, Tensor) and first.is_floating_point() else ()
-        layout = find_layout(shape, images.shape, Hints(prefix, widths, tuple(grids), tokens))
+        hints = Hints(prefix, widths, tuple(grids), tokens)
+        layout = find_layout(shape, images.shape, hints)
         if layout is not None and layout.kind == "tokens":
             tokens = shape[1]
         if isinstance(part, nn.modules.conv._ConvNd) and len(shape) == images.ndim:
             grids.append(shape[2:])
-            convolved.add(shape)
-        name = names[part]
-        is_known = layout is not None and shape in convolved and len(set(shape[1:])) > 1
-        calls.append(Call(Site(module, part, name, seen[name]), shape, layout, is_known))
-        seen[name] += 1
+        is_cube = len(set(shape[1:])) == 1  # with its channels first or last
+        is_known = layout == Layout("channels first") and shape[2:] in grids and not is_cube
+        is_guess = layout is not None and is_odd(layout, shape, hints)
+        calls.append(Call(Site(module, part, names[part], seen[part]), shape, layout, is_known, is_guess))
+        seen[part] += 1
 
     with undisturbed(module, with_grad=False):
         hooks = [part.register_forward_hook(record) for part in names]
@@ -75,7 +77,7 @@ def record_calls(module: nn.Module, images: Tensor) -> tuple[list[Call], object]
         finally:
             for hook in hooks:
                 hook.remove()
-    return [replace(call, label=_name(call, seen[call.site.name])) for call in calls], output
+    return [replace(call, label=_name(call, seen[call.site.layer])) for call in calls], output
 
 
 def _name(call: Call, count: int) -> str:
@@ -115,7 +117,10 @@ def _list_moving(spatial: list[Call], images: Tensor) -> list[Call]:
 
 
 def settle(call: Call, images: Tensor) -> Call | None:
-    """The call with the order of its axes as measured; None if its cells stand for other parts of the image."""
+    """The call with the order of its axes as measured; None if its cells stand for other parts of the image.
+
+    Cells of an odd number must be seen to stand right.
+    """
     return settle_all([call], images)[0][0]
 
 
@@ -128,9 +133,11 @@ def settle_all(calls: Sequence[Call], images: Tensor) -> list[tuple[Call | None,
 
 
 def _apply(call: Call, place: Place | None) -> Call | None:
-    if place is None or place.layout == call.layout:
-        return None if place and place.is_elsewhere else call
-    return replace(call, layout=place.layout, sample=None)
+    if place is None:
+        return call
+    if place.is_elsewhere or (call.is_odd and not place.is_right):
+        return None
+    return call if place.layout == call.layout else replace(call, layout=place.layout, sample=None)
 
 
 def _remark_parallel(call: Call, calls: list[Call], images: Tensor) -> Call:
@@ -276,9 +283,9 @@ def make_elsewhere(name: str, better: Call | None) -> UserError:
         else "Name a layer before the tokens are put in that order, or take a method of the image, such as occlusion."
     )
     return UserError(
-        f"The cells of layer {name!r} don't stand where they lie: most answer to a change in another part of the image "
-        "more than to one in their own. Tokens kept window by window, or windows that are padded, have this effect; a "
-        f"map read from them would be scrambled. {remedy}"
+        f"The cells of layer {name!r} don't stand where they lie: they answer to changes in other parts of the image "
+        "more than to those in their own. Tokens kept window by window, windows that are padded, and attention "
+        f"matrices have this effect; a map read from them would be scrambled. {remedy}"
     )
 
 
