@@ -135,7 +135,7 @@ def settle_all(calls: Sequence[Call], images: Tensor) -> list[tuple[Call | None,
 def _apply(call: Call, place: Place | None) -> Call | None:
     if place is None:
         return call
-    if place.is_elsewhere or (call.is_odd and not place.is_right):
+    if place.is_elsewhere or (call.is_odd and not place.is_surely_right):
         return None
     return call if place.layout == call.layout else replace(call, layout=place.layout, sample=None)
 

@@ -14,6 +14,7 @@ from whycam.errors import UserError
 
 Kind = Literal["channels first", "channels last", "tokens"]
 _MOST_PREFIX_TOKENS = 16  # class, distillation and register tokens together
+_USUAL_PREFIXES = (0, 1, 2, 5)
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def is_odd(layout: Layout, raw_shape: tuple[int, ...], hints: Hints) -> bool:
         for stride in (1, 2, 4, 8)
         for round_up in (math.floor, math.ceil)
     }
-    return cells not in halved or layout.prefix not in {0, 1, 2, 5, hints.prefix}
+    return cells not in halved or layout.prefix not in {hints.prefix, *_USUAL_PREFIXES}
 
 
 def _find_axis_order(raw_shape: tuple[int, ...], size: tuple[int, ...], hints: Hints) -> Layout:
@@ -128,14 +129,14 @@ def _find_axis_order(raw_shape: tuple[int, ...], size: tuple[int, ...], hints: H
 
 def _find_grid(tokens: int, size: tuple[int, ...], hints: Hints) -> Layout | None:
     known = [] if hints.prefix is None else [hints.prefix]
-    for prefix in known:
+    for usual in (known, _USUAL_PREFIXES):
         for grid in reversed(hints.grids):
-            if math.prod(grid) == tokens - prefix > 1:
-                return Layout("tokens", prefix, grid)
+            if tokens - math.prod(grid) in usual and math.prod(grid) > 1:
+                return Layout("tokens", tokens - math.prod(grid), grid)
     for grid in reversed(hints.grids):
         if math.prod(grid) > 1 and 0 <= tokens - math.prod(grid) <= _MOST_PREFIX_TOKENS:
             return Layout("tokens", tokens - math.prod(grid), grid)
-    for prefix in (*known, 0, 1, 2, 5):
+    for prefix in (*known, *_USUAL_PREFIXES):
         if found := _grid_of_ratio(tokens - prefix, size):
             return Layout("tokens", prefix, found)
     return None

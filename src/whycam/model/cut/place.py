@@ -21,6 +21,7 @@ _MOST_AWAY = 0.25
 # Where cells and parts agree by this much, the layer is placed right; the same nets' last layers had 0.6 to 1, and
 # those whose every cell sees the whole image anything.
 _AGREES = 0.5
+_AGREES_BY_FAR = 0.75  # a transposed map, read with its channels as rows, has its columns right and 0.55
 _SAME = 1e-5  # what rounding may change, as a part of the largest
 
 
@@ -42,6 +43,11 @@ class Place:
     def is_right(self) -> bool:
         """Whether the cells were seen to stand where their part of the image is."""
         return self.agreement >= _AGREES
+
+    @property
+    def is_surely_right(self) -> bool:
+        """The same, where the shapes speak against it."""
+        return self.agreement >= _AGREES_BY_FAR
 
     @property
     def is_elsewhere(self) -> bool:
@@ -85,15 +91,15 @@ def measure_places(sites: Sequence[Site], layouts: Sequence[Layout], images: Ten
             for layout, rows in zip(order, found, strict=True):
                 rows.extend(_answer(layout.read(raw) - layout.read(before))[: len(asked)])
     return [
-        max((_judge(layout, torch.stack(rows), parts) for layout, rows in zip(order, found, strict=True)), key=_rank)
+        _choose_order([_judge(layout, torch.stack(rows), parts) for layout, rows in zip(order, found, strict=True)])
         for order, found in zip(orders, answers, strict=True)
     ]
 
 
-def _rank(place: Place) -> bool:
-    return (
-        place.is_right
-    )  # the order that the shapes speak for stands first, and wins where neither is seen to be right
+def _choose_order(places: Sequence[Place]) -> Place:
+    """The order that the shapes speak for, unless it is wrong and another agrees with the image by far."""
+    first, *others = places
+    return next((other for other in others if other.is_surely_right and not first.is_right), first)
 
 
 def _list_orders(layout: Layout) -> list[Layout]:
