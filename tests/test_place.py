@@ -82,7 +82,9 @@ def test_several_calls_that_follow_the_images_are_told_and_can_be_chosen() -> No
     for layer in (None, "enc"):
         why = whycam.explain(module, images, method="grad-cam", layer=layer)
         assert why.record["layer"] == "enc"
-        assert all("calls 1 and 2 follow the images; the map is of call 2. layer='enc#1'" in note for (note,) in why.notes)
+        assert all(
+            "calls 1 and 2 follow the images; the map is of call 2. layer='enc#1'" in note for (note,) in why.notes
+        )
     assert torch.equal(cut_model(module, images).features(images), right)
     assert torch.equal(cut_model(module, images, "enc#1").features(images), left)
     assert torch.equal(cut_model(module, images, "enc#2").features(images), right)

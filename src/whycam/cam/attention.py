@@ -31,7 +31,7 @@ _INSTEAD = "Use 'grad-cam', 'hires-cam', 'layer-cam', 'score-cam' or 'rise', whi
     needs="attention",
     paper="arXiv:2005.00928, eq. 1",
     differs="Always: class-free; follows where the tokens that the head reads have looked.",
-    cost="one forward pass without fused attention",
+    cost="one forward pass without fused attention, and the head backwards",
 )
 def attention_rollout(p: Pass) -> Tensor:
     """Row of the head's tokens in prod_l rownorm(mean_heads A_l + I), last layer first, patch columns only; >= 0.
