@@ -4,8 +4,10 @@ import copy
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
 import torchvision
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -195,9 +197,89 @@ def test_the_mean_of_the_patches_is_followed_where_the_model_averages_them() -> 
     # timm averages the patches here although there is a class token.
     pooled = make_pass(make_vit(global_pool="avg", fc_norm=False), images)
     torch.testing.assert_close(attention_rollout(pooled), by_mean)
-    torch.testing.assert_close(attention_rollout(replace(classed, weight=torch.zeros(5, 2))), by_mean)
     with pytest.raises(UserError, match="'read' is 'all'; expected 'class' or 'mean'"):
         attention_rollout(replace(classed, options={"read": "all"}))
+
+
+class Averaging(nn.Module):
+    """A class token that nobody reads, as in BEiT: the patches are averaged, and no attribute says so."""
+
+    def __init__(self, reads: str = "patches") -> None:
+        super().__init__()
+        self.vit, self.reads = make_vit(), reads
+        self.vit.norm, self.pool = nn.Identity(), nn.LayerNorm(32)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.vit.forward_features(images)
+        patches, first = tokens[:, 1:].mean(1), tokens[:, 0]
+        return self.vit.head(self.pool({"patches": patches, "class": first, "both": first + 3 * patches}[self.reads]))
+
+
+@pytest.mark.parametrize("run", [attention_rollout, chefer])
+def test_what_the_head_reads_is_measured_whatever_the_model_is_called(run) -> None:
+    images = draw(2, 3, 32, 32)
+    for reads, option in (("patches", "mean"), ("class", "class")):
+        p = make_pass(Averaging(reads).double().eval(), images)
+        torch.testing.assert_close(run(p), run(replace(p, options={"read": option})))
+    p = make_pass(Averaging("both").double().eval(), images)
+    by_class, by_mean = (run(replace(p, options={"read": option})) for option in ("class", "mean"))
+    weights = torch.tensor([1.0, *[3 / 16] * 16])
+    share = weights[0] / weights.sum()
+    torch.testing.assert_close(run(p), share * by_class + (1 - share) * by_mean)
+
+
+def test_the_queries_of_a_pooling_head_weigh_the_patches() -> None:
+    module = make_vit(global_pool="map", class_token=False)
+    p = make_pass(module, draw(2, 3, 32, 32))
+    found = attention_rollout(p)
+    assert found.shape == (2, 4, 4)
+    torch.testing.assert_close(found.sum((1, 2)), torch.ones(2))
+    assert (found - attention_rollout(replace(p, options={"read": "mean"}))).abs().max() > 1e-3
+    for run in (chefer, le_grad):
+        assert run(p).std() > 0
+
+
+def test_both_tokens_of_a_distilled_transformer_are_followed() -> None:
+    torch.manual_seed(0)
+    module = VisionTransformerDistilled(
+        img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=5
+    ).double().eval()  # fmt: skip
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    p = make_pass(module, draw(2, 3, 32, 32))
+    assert (attention_rollout(p) - attention_rollout(replace(p, options={"read": "class"}))).abs().max() > 1e-4
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+def test_tokens_that_stand_before_the_batch_are_read() -> None:
+    class TokensFirst(EncoderClassifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32), 2)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(self.encoder(self.patches(images).flatten(2).permute(2, 0, 1)).mean(0))
+
+    torch.manual_seed(0)
+    p = make_pass(TokensFirst().double().eval(), draw(2, 3, 32, 32))
+    for run in (attention_rollout, chefer):
+        torch.testing.assert_close(run(p), run(replace(p, options={"read": "mean"})))
+
+
+def test_a_head_whose_tokens_no_layer_gives_is_asked_for() -> None:
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(12, 12)
+
+        def forward(self, images: Tensor) -> Tensor:
+            tokens = self.body(nn.functional.unfold(images, 8, stride=8).mT.unflatten(2, (12, 16)).mean(3))[:, None]
+            return nn.functional.scaled_dot_product_attention(tokens, tokens, tokens).mean((1, 2))
+
+    p = make_pass(Hidden().double().eval(), draw(2, 3, 32, 32))
+    with pytest.raises(UserError, match=r"gives 16 tokens.*option read='class' or read='mean'"):
+        attention_rollout(p)
+    assert attention_rollout(replace(p, options={"read": "mean"})).std() > 0
 
 
 def test_chefer_is_zero_where_no_attention_raises_the_score() -> None:
@@ -271,6 +353,53 @@ def test_direction_does_not_depend_on_the_scores_scale(run) -> None:
     torch.testing.assert_close(tiny / tiny.max(), whole / whole.max())
 
 
+class Reducing(nn.Module):
+    """Attention to fewer keys than there are queries in the first blocks, as in PVT and Segformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.head = nn.Conv2d(3, 16, 8, stride=8), nn.Linear(16, 5)
+        self.blocks = nn.ModuleList(nn.Linear(16, 48) for _ in range(4))
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).flatten(2).mT
+        for index, block in enumerate(self.blocks):
+            query, key, value = block(tokens).unflatten(2, (2, -1)).transpose(1, 2).chunk(3, 3)
+            if index < 2:
+                key, value = key[:, :, ::4], value[:, :, ::4]
+            matrix = (query @ key.mT).softmax(-1)
+            tokens = tokens + (matrix @ value).transpose(1, 2).flatten(2)
+        return self.head(tokens.mean(1))
+
+
+@pytest.mark.parametrize("run", _ALL)
+def test_attention_to_fewer_keys_is_refused_though_some_layers_attend_to_all(run) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(UserError, match=r"Reducing attends within windows, at several.*1 of 16 queries and 4 keys"):
+        run(make_pass(Reducing().double().eval(), draw(2, 3, 32, 32)))
+
+
+@pytest.mark.parametrize("run", _ALL)
+def test_pvt_is_refused(run) -> None:
+    pvt = timm.create_model("pvt_v2_b0", pretrained=False, num_classes=5).double().eval()
+    with pytest.raises(UserError, match=r"PyramidVisionTransformerV2 attends within windows, at several resolutions"):
+        run(make_pass(pvt, draw(1, 3, 64, 64), grid=(2, 2)))
+
+
+@pytest.mark.parametrize("run", _ALL)
+def test_heads_that_are_part_of_the_batch_are_refused(run) -> None:
+    class Merged(EncoderClassifier):
+        def forward(self, images: Tensor) -> Tensor:
+            tokens = self.patches(images).flatten(2).mT
+            for _ in range(2):
+                tokens = tokens + (tokens @ tokens.mT).softmax(-1) @ tokens
+            return self.head(tokens.mean(1))
+
+    torch.manual_seed(0)
+    with pytest.raises(UserError, match="Use 'grad-cam'"):
+        run(make_pass(Merged().double().eval(), draw(1, 3, 32, 32)))
+
+
 @pytest.mark.parametrize("run", _ALL)
 def test_models_that_do_not_attend_everywhere_are_refused_with_what_works(run) -> None:
     convolution = nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), nn.Flatten(), nn.Linear(64, 5)).double().eval()
@@ -316,6 +445,32 @@ def test_hugging_faces_transformer_fused_or_not(run) -> None:
             for layer in output.attentions:
                 flow = (layer[0].mean(0) + torch.eye(17)) / 2 @ flow
             torch.testing.assert_close(found[0].double(), flow[0, 1:].reshape(4, 4), atol=1e-6, rtol=0)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("averages", [True, False])
+def test_hugging_faces_beit_with_and_without_a_class_token_that_is_read(averages: bool) -> None:
+    peers = pytest.importorskip("transformers", reason="Hugging Face models are optional")
+    settings = peers.BeitConfig(
+        image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=128, num_labels=5, use_mean_pooling=averages,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    twin = peers.BeitForImageClassification(settings).double().eval()
+    p = make_pass(twin, draw(2, 3, 32, 32), score=lambda output, rows: output.logits[:, 0])
+    for run in (attention_rollout, chefer):
+        torch.testing.assert_close(run(p), run(replace(p, options={"read": "mean" if averages else "class"})))
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("run", _ALL)
+def test_hugging_faces_segformer_is_refused(run) -> None:
+    peers = pytest.importorskip("transformers", reason="Hugging Face models are optional")
+    settings = peers.SegformerConfig(hidden_sizes=[16, 16, 32, 32], decoder_hidden_size=16, num_labels=5)
+    torch.manual_seed(0)
+    twin = peers.SegformerForImageClassification(settings).double().eval()
+    with pytest.raises(UserError, match="attends within windows, at several resolutions"):
+        run(make_pass(twin, draw(1, 3, 64, 64), grid=(2, 2)))
 
 
 @pytest.mark.oracle

@@ -459,7 +459,7 @@ def test_nothing_is_left_behind(layer: str | None) -> None:
     assert images.grad is None
 
 
-@pytest.mark.parametrize("at", [1, 2, 3, 4])
+@pytest.mark.parametrize("at", [1, 2, 3])
 def test_nothing_is_left_behind_after_an_exception(at: int) -> None:
     module, images = lived_in(), images_of(3, 64, 64)
     runs = 0
@@ -561,10 +561,10 @@ def test_answers_that_change_from_pass_to_pass_are_noticed(layer: str | None, *,
 
 
 def test_looking_for_noise_costs_no_further_pass() -> None:
-    images, net, passes = images_of(3, 12, 12), Doubting(late=True, p=0.0).eval(), []
+    images, net, passes = images_of(3, 16, 16), Doubting(late=True, p=0.0).eval(), []
     net.register_forward_hook(lambda *_: passes.append(1))
     cut = cut_model(net, images)
-    assert len(passes) == 4  # the calls, whether the layer reaches the output, and the probe's two
+    assert len(passes) == 5  # the calls, twice whether the last follows the images, the probe's two
     passes.clear()
     why = whycam.explain(net, images, layer=cut)
     assert len(passes) == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 from whycam.cam.registry import Pass, method
 from whycam.errors import UserError
-from whycam.model.cut.tail import undisturbed
+from whycam.model.cut.layer import record_calls
+from whycam.model.cut.tail import Site, measure_gradient, run_with_swap, undisturbed
 
 _SOFTMAX = {torch.softmax, Tensor.softmax, functional.softmax}
 _MOST_PREFIX_TOKENS = 16
@@ -29,13 +31,13 @@ _INSTEAD = "Use 'grad-cam', 'hires-cam', 'layer-cam', 'score-cam' or 'rise', whi
     needs="attention",
     paper="arXiv:2005.00928, eq. 1",
     differs="Always: class-free; follows where the tokens that the head reads have looked.",
-    cost="one forward pass without fused attention",
+    cost="one forward pass without fused attention, and the head backwards",
 )
 def attention_rollout(p: Pass) -> Tensor:
-    """Row of the head's token in prod_l rownorm(mean_heads A_l + I), last layer first, patch columns only; >= 0.
+    """Row of the head's tokens in prod_l rownorm(mean_heads A_l + I), last layer first, patch columns only; >= 0.
 
-    The head's token is the class token, or the mean of the patches where the model averages them: option `read` says
-    "class" or "mean" where the guess is wrong.
+    The head's tokens are weighted by the length of the logits' gradient at the last tokens: all on the class token, or
+    alike on all patches, where the model reads or averages those. Option `read`, "class" or "mean", says it instead.
 
     Paper: arXiv:2005.00928.
     """
@@ -44,11 +46,13 @@ def attention_rollout(p: Pass) -> Tensor:
         kept = layer.mean(1) + torch.eye(layer.shape[-1], device=layer.device)
         return kept / kept.sum(-1, keepdim=True)
 
-    maps = []
+    maps, head = [], _find_head(p)
     for rows in torch.split(p.rows, p.chunk):
         with undisturbed(_module_of(p), with_grad=False):
-            matrices, _ = _run(p, rows)
-            maps.append(_roll(p, [flow(layer.float()) for layer in matrices]))
+            matrices, output, tokens = _run(p, rows, head)
+            gradient = None if tokens is None else measure_gradient(_read_output(p, output, rows), tokens)
+        layers = [flow(layer.detach().float()) for layer in matrices]
+        maps.append(_roll(p, layers, _weigh(p, head, gradient, layers[-1])))
     return torch.cat(maps)
 
 
@@ -61,28 +65,25 @@ def attention_rollout(p: Pass) -> Tensor:
     cost="one forward and backward pass without fused attention",
 )
 def chefer(p: Pass) -> Tensor:
-    """Row of the head's token in prod_l (I + mean_heads ReLU(dy/dA_l * A_l)), last layer first, patches only; >= 0.
+    """Row of the head's tokens in prod_l (I + mean_heads ReLU(dy/dA_l * A_l)), last layer first, patches only; >= 0.
 
     The identity itself, which says nothing of a class token's patches, is taken off where the patches are averaged.
-    The products of several layers make the map depend on the score's scale, as the paper's does. Option `read` as in
-    attention-rollout.
+    The products of several layers make the map depend on the score's scale, as the paper's does. The head's tokens and
+    option `read` as in attention-rollout, with the score's gradient.
 
     Paper: arXiv:2103.15679, equations 5 and 6, R += A R.
     """
-    maps = []
+    maps, head = [], _find_head(p)
     for rows in torch.split(p.rows, p.chunk):
         with undisturbed(_module_of(p), with_grad=True):
-            matrices, output = _run(p, rows)
-            gradients = torch.autograd.grad(p.score(output, rows).sum(), matrices, materialize_grads=True)
+            matrices, output, tokens = _run(p, rows, head)
+            leaves = matrices if tokens is None else [*matrices, tokens]
+            gradients = torch.autograd.grad(p.score(output, rows).sum(), leaves, materialize_grads=True)
         identity = torch.eye(matrices[0].shape[-1], device=rows.device)
-        pairs = zip(gradients, matrices, strict=True)
-        maps.append(
-            _roll(
-                p,
-                [identity + (g.float() * layer.detach().float()).relu().mean(1) for g, layer in pairs],
-                has_start=False,
-            )
-        )
+        pairs = zip(gradients, matrices, strict=False)
+        layers = [identity + (g.float() * layer.detach().float()).relu().mean(1) for g, layer in pairs]
+        row = _weigh(p, head, None if tokens is None else gradients[-1], layers[-1])
+        maps.append(_roll(p, layers, row, has_start=False))
     return torch.cat(maps)
 
 
@@ -105,7 +106,7 @@ def le_grad(p: Pass) -> Tensor:
     maps = []
     for rows in torch.split(p.rows, p.chunk):
         with undisturbed(_module_of(p), with_grad=True), _every_block_last(blocks, len(rows)):
-            matrices, output = _run(p, rows)
+            matrices, output, _ = _run(p, rows)
             scores = p.score(output, rows.repeat(len(blocks)))
             gradients = torch.autograd.grad(scores.sum(), matrices, materialize_grads=True)
         maps.append(_to_grid(p, torch.stack([g.float().relu().mean(dim=(1, 2)) for g in gradients]).mean(0)))
@@ -113,7 +114,7 @@ def le_grad(p: Pass) -> Tensor:
 
 
 class _Recorder(TorchFunctionMode):
-    """Keeps each attention matrix that is made while it is on, still part of the graph.
+    """Tells of each attention matrix (.., queries, keys) that is made while it is on, still part of the graph.
 
     Fused attention never makes the matrix, so it is computed here from the same arguments. torch itself calls this
     in place of its own functions; those called from here are not watched.
@@ -132,13 +133,10 @@ class _Recorder(TorchFunctionMode):
         if func is functional.multi_head_attention_forward:
             return self._attend_with_projections(*args, **kwargs)
         result = func(*args, **kwargs)
-        if func in _SOFTMAX and result.ndim == 4 and kwargs.get("dim", args[1] if len(args) > 1 else None) in {-1, 3}:
-            self._keep(result)
+        dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        if func in _SOFTMAX and dim in {-1, result.ndim - 1} and (result.ndim > 3 or _is_square(result)):
+            self.on_matrix(result)
         return result
-
-    def _keep(self, matrix: Tensor) -> None:
-        if matrix.shape[-1] == matrix.shape[-2]:
-            self.on_matrix(matrix)
 
     def _attend(  # noqa: PLR0917 - torch's own signature
         self,
@@ -161,7 +159,7 @@ class _Recorder(TorchFunctionMode):
             is_choice = attn_mask.dtype == torch.bool
             logits = logits.masked_fill(~attn_mask, -torch.inf) if is_choice else logits + attn_mask
         matrix = logits.softmax(-1)
-        self._keep(matrix)
+        self.on_matrix(matrix)
         return matrix.to(value) @ value
 
     def _attend_with_projections(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -180,31 +178,71 @@ class _Recorder(TorchFunctionMode):
         return functional.linear(joined, out_weight, out_bias), None
 
 
-def _run(p: Pass, rows: Tensor) -> tuple[list[Tensor], object]:
-    """Attention matrices (B, heads, T, T) of those images, first layer first, and the module's output."""
+def _is_square(matrix: Tensor) -> bool:
+    return matrix.ndim > 2 and matrix.shape[-1] == matrix.shape[-2]
+
+
+@dataclass(frozen=True)
+class _Head:
+    """Where the head reads its tokens: the call of the layer that gives the last ones, (N, T, D) or (T, N, D)."""
+
+    site: Site
+    axis: int
+
+
+def _run(p: Pass, rows: Tensor, head: _Head | None = None) -> tuple[list[Tensor], object, Tensor | None]:
+    """Attention matrices (B, heads, T, T) of those images, first layer first, the output, and the last tokens.
+
+    Without gradients the graph starts at the last tokens.
+    """
     matrices: list[Tensor] = []
+    last: list[Tensor] = []
     module = _module_of(p)
+    with_graph = torch.is_grad_enabled()
     # The images need a gradient so that a frozen model has a graph, too; no parameter's is asked for.
-    images = p.images[rows].detach().requires_grad_(torch.is_grad_enabled())
+    images = p.images[rows].detach().requires_grad_(with_graph)
+
+    def keep(raw: Tensor) -> Tensor:
+        torch.set_grad_enabled(True)
+        last.append(raw if with_graph else raw.detach().requires_grad_())
+        return last[0].clone()  # the model may write into it
+
     with _Recorder(matrices.append):
-        output = module(images)
-    _check_matrices(p, [tuple(m.shape) for m in matrices], len(rows))
-    return matrices, output
+        output = module(images) if head is None else run_with_swap(head.site, images, keep)
+    chosen = _pick_layers(p, [tuple(m.shape) for m in matrices], len(rows))
+    return [matrices[index] for index in chosen], output, last[0] if last else None
 
 
-def _check_matrices(p: Pass, shapes: list[tuple[int, ...]], count: int) -> None:
-    """Refuses a module that does not attend from every token to every token in every layer."""
+def _pick_layers(p: Pass, shapes: list[tuple[int, ...]], count: int) -> list[int]:
+    """Which matrices are the layers': all but those by which a head pools the tokens behind the last layer.
+
+    Raises:
+        UserError: a layer that doesn't attend from every token to every token.
+    """
     name, patches = type(_module_of(p)).__name__, _positions(p)
     if not shapes:
         raise UserError(f"No attention matrix was made in {name}; expected a vision transformer. {_INSTEAD}")
-    tokens = shapes[0][-1]
-    is_global = all(shape[0] == count and shape[-1] == tokens for shape in shapes)
+    tokens = next((shape[-1] for shape in shapes if shape[-1] == shape[-2]), 0)
+    found = [index for index, shape in enumerate(shapes) if (*shape[:1], *shape[2:]) == (count, tokens, tokens)]
+    layers = shapes[: found[-1] + 1] if found else shapes
+    is_global = len(found) == len(layers) and all(_is_pooling(shape, tokens) for shape in shapes[len(layers) :])
     if not is_global or not 0 <= tokens - patches <= _MOST_PREFIX_TOKENS:
-        seen = ", ".join(sorted({f"{shape[0]} of {shape[-1]} tokens" for shape in shapes}))
+        seen = ", ".join(sorted({_describe(shape) for shape in shapes}))
         raise UserError(
             f"{name} attends within windows, at several resolutions, or not between the layer's positions: its layers "
             f"made {seen}, for {count} images; expected {count} of {patches} patches and a few tokens more. {_INSTEAD}"
         )
+    return found
+
+
+def _is_pooling(shape: tuple[int, ...], tokens: int) -> bool:
+    """Whether a few queries of the head read all of the last tokens."""
+    return shape[-2] <= _MOST_PREFIX_TOKENS and 0 <= shape[-1] - tokens <= _MOST_PREFIX_TOKENS
+
+
+def _describe(shape: tuple[int, ...]) -> str:
+    size = f"{shape[-1]} tokens" if shape[-1] == shape[-2] else f"{shape[-2]} queries and {shape[-1]} keys"
+    return f"{' x '.join(map(str, shape[: max(1, len(shape) - 3)]))} of {size}"
 
 
 def _module_of(p: Pass) -> nn.Module:
@@ -217,30 +255,62 @@ def _positions(p: Pass) -> int:
     return p.features[0, 0].numel()
 
 
-def _roll(p: Pass, layers: list[Tensor], *, has_start: bool = True) -> Tensor:
-    """Maps of what the head reads of layers[-1] @ ... @ layers[0], or of that less the identity."""
-    tokens = layers[0].shape[-1]
-    prefix = tokens - _positions(p)
-    read = p.option("read", _reading(p, prefix))
-    if read not in {"class", "mean"}:
-        raise UserError(f"Option 'read' is {read!r}; expected 'class' or 'mean'. For example: read='class'.")
-    row = torch.zeros(tokens, device=layers[0].device)
-    if read == "class":
-        row[0] = 1
-    else:
-        row[prefix:] = 1 / (tokens - prefix)
-    flow = row.expand(len(layers[0]), 1, tokens)
+def _roll(p: Pass, layers: list[Tensor], row: Tensor, *, has_start: bool = True) -> Tensor:
+    """Maps of the row (B, T) of layers[-1] @ ... @ layers[0], or of that less the identity."""
+    flow = row[:, None]
     for layer in reversed(layers):
         flow = flow @ layer
     return _to_grid(p, flow[:, 0] if has_start else flow[:, 0] - row)
 
 
-def _reading(p: Pass, prefix: int) -> str:
-    """Whether the head reads the class token, which comes first, or the mean of the patches."""
-    if not prefix or p.weight is not None:
-        return "mean"
-    words = (getattr(part, "global_pool", None) for part in _module_of(p).modules())  # timm's attribute
-    return "class" if next((word for word in words if isinstance(word, str)), "token") in {"token", ""} else "mean"
+def _find_head(p: Pass) -> _Head | None:
+    """The last tokens of which any has a gradient; None where option `read` says what the head reads.
+
+    Raises:
+        UserError: there are none.
+    """
+    if p.option("read", ""):
+        return None
+    module, shapes = _module_of(p), list[tuple[int, ...]]()
+    with _Recorder(lambda matrix: shapes.append(tuple(matrix.shape))):
+        calls = record_calls(module, p.images[:1])[0]
+    size = shapes[_pick_layers(p, shapes, 1)[-1]][-1]
+    for call in reversed(calls):
+        if len(call.shape) != 3 or set(call.shape[:2]) != {1, size} or isinstance(call.site.layer, nn.Linear):
+            continue
+        head = _Head(call.site, call.shape.index(size))
+        with undisturbed(module, with_grad=False):
+            _, output, tokens = _run(p, p.rows[:1], head)
+            gradient = tokens is not None and measure_gradient(_read_output(p, output, p.rows[:1]), tokens)
+        if isinstance(gradient, Tensor) and gradient.any():
+            return head
+    raise UserError(
+        f"No layer of {type(module).__name__} gives {size} tokens (N, {size}, D) that its output depends on, so that "
+        f"what the head reads can't be measured. Say it: option read='class' or read='mean'. {_INSTEAD}"
+    )
+
+
+def _read_output(p: Pass, output: object, rows: Tensor) -> Tensor:
+    try:
+        return p.logits(output)
+    except UserError:  # a function of another output is explained
+        return p.score(output, rows)
+
+
+def _weigh(p: Pass, head: _Head | None, gradient: Tensor | None, like: Tensor) -> Tensor:
+    """The weights (B, T) with which the head reads the tokens: of the sum 1, or all 0 where it reads none."""
+    if head is not None and gradient is not None:
+        lengths = gradient.detach().float().movedim(head.axis, 1).square().sum(2).sqrt()
+        return lengths / lengths.sum(1, keepdim=True).clamp(min=torch.finfo(lengths.dtype).tiny)
+    count, tokens = like.shape[:2]
+    read, row = p.option("read", ""), torch.zeros(tokens, device=like.device)
+    if read not in {"", "class", "mean"}:
+        raise UserError(f"Option 'read' is {read!r}; expected 'class' or 'mean'. For example: read='class'.")
+    if read == "class":
+        row[0] = 1
+    elif read == "mean":
+        row[-_positions(p) :] = 1 / _positions(p)
+    return row.expand(count, tokens)
 
 
 def _to_grid(p: Pass, tokens: Tensor) -> Tensor:
@@ -268,7 +338,7 @@ def _find_blocks(p: Pass) -> list[nn.Module]:
     finally:
         for handle in handles:
             handle.remove()
-    _check_matrices(p, shapes, 1)
+    found = [found[index] for index in _pick_layers(p, shapes, 1)]
     level = next((i for i, parts in enumerate(zip(*found, strict=False)) if len(set(parts)) > 1), None)
     names = [".".join(name[: level + 1]) for name in found] if level is not None else []
     if not names or len(set(names)) < len(names):

@@ -17,10 +17,11 @@ from whycam.explainer.scores import check_scores, make_score
 from whycam.explainer.views import Smoothing
 from whycam.model.cut.base import Cut
 from whycam.model.cut.choose import cut_by_itself
-from whycam.model.cut.layer import Call, list_spatial, record_calls
+from whycam.model.cut.layer import Call, list_spatial, record_calls, settle_all
+from whycam.model.cut.layout import read_cells
 from whycam.model.cut.output import Wanted, read_logits
 from whycam.model.cut.own import SelfCut
-from whycam.model.cut.tap import as_input, cut_model, unwrap
+from whycam.model.cut.tap import ModuleCut, as_input, cut_model, unwrap
 
 Layer = str | nn.Module | Cut
 ScoreFunction = Callable[[Any], Tensor]
@@ -69,7 +70,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One forward pass, cut at a layer; the attributes are those of `Pass`, and where, how and with how much noise."""
+    """One forward pass, cut at a layer; attributes are those of `Pass`, where, how, with how much noise, and a note."""
 
     module: nn.Module
     images: Tensor
@@ -82,6 +83,7 @@ class Prepared:
     layer: str
     how: str
     noise: float = 0.0
+    note: str = ""
 
 
 def cut_layers(
@@ -112,35 +114,52 @@ def cut_layers(
     last = cut_by_itself(module, images, reads_tail=reads_tail, output=output)
     count = max(method.layers for method in methods)
     stages = find_stages(module, images, last, count - 1) if count > 1 else []
-    return [*(cut_model(module, images, stage, output=output) for stage in stages), last]
+    return [*(replace(cut_model(module, images, stage, output=output), note="") for stage in stages), last]
 
 
-def find_stages(module: nn.Module, images: Tensor, last: Cut, count: int) -> list[nn.Module]:
+def find_stages(module: nn.Module, images: Tensor, last: Cut, count: int) -> list[str]:
     """The `count` layers that end the stages before `last`: of each coarser or finer grid the outermost, latest layer.
 
-    Where all layers have one grid, as in a vision transformer: the layers of the same kind before it.
+    Where all layers have one grid, as in a vision transformer: the layers of the same kind before it. A layer whose
+    cells stand for other parts of the image is left out, and one whose cells were not seen to stand right is taken
+    only where there are too few others.
 
     Raises:
         UserError: there are no two such layers.
     """
-    calls = list_spatial(record_calls(module, as_input(module, images[:2]))[0])
-    at = next((i for i, call in enumerate(calls) if call.site.layer is last.node), len(calls) - 1)
+    images = as_input(module, images[:2])
+    calls = list_spatial(record_calls(module, images)[0])
+    at = next((i for i, call in enumerate(calls) if _is_cut_at(last, call)), len(calls) - 1)
     ends: dict[tuple[int, ...], Call] = {}
     for call in calls[: at + 1]:
         held = ends.get(_read_grid(call))
         if held is None or _depth(call) <= _depth(held):
             ends.pop(_read_grid(call), None)
             ends[_read_grid(call)] = call
-    before = [call.site.layer for grid, call in ends.items() if grid != _read_grid(calls[at])]
+    before = _keep_placed([call for grid, call in ends.items() if grid != _read_grid(calls[at])], images, count)
     if not before:
         kind, grid = type(calls[at].site.layer), _read_grid(calls[at])
-        before = [c.site.layer for c in calls[:at] if type(c.site.layer) is kind and _read_grid(c) == grid]
+        alike = [c for c in calls[:at] if type(c.site.layer) is kind and _read_grid(c) == grid]
+        before = _keep_placed(alike[-count:], images, count)
     if not before:
         raise UserError(
             f"Found one layer with cells in {type(module).__name__}, {calls[at].site.name!r}; expected two or more to "
             "combine. Name them: layer=['early', 'late']."
         )
-    return before[-count:]
+    return [call.label for call in before]
+
+
+def _is_cut_at(cut: Cut, call: Call) -> bool:
+    return isinstance(cut, ModuleCut) and (cut.site.layer, cut.site.call) == (call.site.layer, call.site.call)
+
+
+def _keep_placed(calls: list[Call], images: Tensor, count: int) -> list[Call]:
+    """The last `count` calls whose cells were seen to stand right; then of those where that can't be seen."""
+    places = settle_all(calls, images)
+    right = [call for call, (settled, is_right) in zip(calls, places, strict=True) if settled and is_right]
+    if len(right) < count:
+        right = [call for call, (settled, _) in zip(calls, places, strict=True) if settled]
+    return right[-count:]
 
 
 def _depth(call: Call) -> int:
@@ -150,9 +169,7 @@ def _depth(call: Call) -> int:
 def _read_grid(call: Call) -> tuple[int, ...]:
     if call.layout is None:
         raise RuntimeError(f"{call.site.name!r} has no cells.")
-    if call.layout.kind == "tokens":
-        return tuple(call.layout.grid)
-    return call.shape[2:] if call.layout.kind == "channels first" else call.shape[1:-1]
+    return read_cells(call.layout, call.shape)
 
 
 def prepare(module: nn.Module, images: Tensor, cut: Cut) -> Prepared:
@@ -178,6 +195,7 @@ def prepare(module: nn.Module, images: Tensor, cut: Cut) -> Prepared:
         cut.layer,
         cut.how,
         cut.noise,
+        cut.note,
     )
 
 
@@ -243,6 +261,7 @@ def read_scores(output: object, key: str | int | None, function: ScoreFunction |
 def run_method(method: Method, layers: Sequence[Prepared], question: Question, fuse: Rule) -> Tensor:
     """(N, T, h, w) float32 raw maps by one method; of several layers fused, where the method doesn't do that itself."""
     device = layers[-1].images.device.type
+    question.remarks.extend(layer.note for layer in layers if layer.note)
     with torch.inference_mode(mode=False), torch.no_grad(), torch.autocast(device, enabled=False):
         if method.layers > 1 or len(layers) == 1:
             return _run_targets(method, layers, question)

@@ -43,6 +43,7 @@ class Cut(ABC):
             it draws nothing at random.
         node: the layer itself, where it is a module.
         has_gradient: whether the tail can be differentiated.
+        note: what the reader of a map should know of how the layer was chosen; empty where there is nothing.
     """
 
     layer: str
@@ -53,6 +54,7 @@ class Cut(ABC):
     noise: float = 0.0
     node: nn.Module | None = None
     has_gradient: bool = True
+    note: str = ""
 
     @abstractmethod
     def trace(self, images: Tensor) -> Trace:

@@ -43,7 +43,8 @@ def split_graph(module: nn.Module, layer: str, call: int) -> Halves | None:
     before, copies = _copy([images], ahead, fixed, position)
     before.output(tuple(copies[value] for value in values))
     after, _ = _copy([cut, *values], [*parameters, *behind], fixed, position)
-    return fx.GraphModule(module, before), fx.GraphModule(module, after)
+    # Called as a module, a graph prints a traceback of its own where it fails, and these are only tried.
+    return fx.GraphModule(module, before).forward, fx.GraphModule(module, after).forward
 
 
 def _needed(ends: Iterable[fx.Node], stop: fx.Node | None) -> set[fx.Node]:

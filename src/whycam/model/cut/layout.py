@@ -14,6 +14,7 @@ from whycam.errors import UserError
 
 Kind = Literal["channels first", "channels last", "tokens"]
 _MOST_PREFIX_TOKENS = 16  # class, distillation and register tokens together
+_USUAL_PREFIXES = (0, 1, 2, 5)
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,30 @@ def find_layout(raw_shape: tuple[int, ...], image_shape: tuple[int, ...], hints:
     return None
 
 
+def read_cells(layout: Layout, raw_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(h, w) of an output of that shape."""
+    if layout.kind == "tokens":
+        return layout.grid
+    return raw_shape[2:] if layout.kind == "channels first" else raw_shape[1:-1]
+
+
+def is_odd(layout: Layout, raw_shape: tuple[int, ...], hints: Hints) -> bool:
+    """Whether no convolution's grid, as it is or halved again and again, has that many cells, or a prefix is unusual.
+
+    A window padded to a fixed size is odd; so are attention matrices.
+    """
+    if not hints.grids:
+        return False
+    cells = read_cells(layout, raw_shape)
+    halved = {
+        tuple(round_up(length / stride) for length in grid)
+        for grid in hints.grids
+        for stride in (1, 2, 4, 8)
+        for round_up in (math.floor, math.ceil)
+    }
+    return cells not in halved or layout.prefix not in {hints.prefix, *_USUAL_PREFIXES}
+
+
 def _find_axis_order(raw_shape: tuple[int, ...], size: tuple[int, ...], hints: Hints) -> Layout:
     first, last = _distortion(raw_shape[2:], size), _distortion(raw_shape[1:-1], size)
     if (raw_shape[-1] in hints.norm_widths and last <= first) or 4 * last < first:
@@ -104,14 +129,14 @@ def _find_axis_order(raw_shape: tuple[int, ...], size: tuple[int, ...], hints: H
 
 def _find_grid(tokens: int, size: tuple[int, ...], hints: Hints) -> Layout | None:
     known = [] if hints.prefix is None else [hints.prefix]
-    for prefix in known:
+    for usual in (known, _USUAL_PREFIXES):
         for grid in reversed(hints.grids):
-            if math.prod(grid) == tokens - prefix > 1:
-                return Layout("tokens", prefix, grid)
+            if tokens - math.prod(grid) in usual and math.prod(grid) > 1:
+                return Layout("tokens", tokens - math.prod(grid), grid)
     for grid in reversed(hints.grids):
         if math.prod(grid) > 1 and 0 <= tokens - math.prod(grid) <= _MOST_PREFIX_TOKENS:
             return Layout("tokens", tokens - math.prod(grid), grid)
-    for prefix in (*known, 0, 1, 2, 5):
+    for prefix in (*known, *_USUAL_PREFIXES):
         if found := _grid_of_ratio(tokens - prefix, size):
             return Layout("tokens", prefix, found)
     return None

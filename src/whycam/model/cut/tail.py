@@ -158,7 +158,9 @@ def measure_gradient(output: object, leaf: Tensor) -> Tensor | None:
         numbers = torch.cat([part.float().flatten() for part in parts])
         # Weights of both signs, since the plain sum of a softmax or of a normalised output is constant.
         total = numbers @ (12.9898 * torch.arange(1, 1 + len(numbers), device=numbers.device)).sin()
-    return torch.autograd.grad(total, leaf, allow_unused=True)[0]
+    return torch.autograd.grad(total, leaf, allow_unused=True, retain_graph=True)[
+        0
+    ]  # several forms are compared with it
 
 
 def _noise_like(features: Tensor) -> Tensor:

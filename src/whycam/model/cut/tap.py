@@ -13,7 +13,17 @@ from whycam.errors import UserError
 from whycam.model.classifier import LINEAR
 from whycam.model.cut.base import Cut, Trace
 from whycam.model.cut.blame import blame
-from whycam.model.cut.layer import choose_call, find_call, list_spatial, make_no_gradient, reaches_output, record_calls
+from whycam.model.cut.layer import (
+    Call,
+    choose_call,
+    find_call,
+    list_spatial,
+    make_elsewhere,
+    make_no_gradient,
+    reach_output,
+    record_calls,
+    settle,
+)
 from whycam.model.cut.layout import Layout
 from whycam.model.cut.output import Wanted, read_wanted
 from whycam.model.cut.tail import (
@@ -38,7 +48,9 @@ class ModuleCut(Cut):
     """A module, cut at the call of a layer.
 
     Attributes:
-        layer: the layer's dotted name; "relu of NAME" where none was asked for and the model pools its ReLU.
+        layer: the layer's dotted name, or "NAME#k" for its k-th call; "relu of NAME" where none was asked for and the
+            model pools its ReLU.
+        label: the same without that ReLU.
         site: the call of the layer in the model.
         raw_tail: the tail; None where it is exactly GAP + linear.
         layout: of the layer's raw output.
@@ -53,6 +65,7 @@ class ModuleCut(Cut):
     has_relu: bool = False
     is_named: bool = False
     is_plain: bool = True
+    label: str = ""
 
     def trace(self, images: Tensor) -> Trace:
         """See Cut."""
@@ -93,14 +106,14 @@ class ModuleCut(Cut):
             is_kept = self.is_plain or self.weight is None
         else:
             is_kept = wanted == self.site.wanted or (self.is_plain and wanted is None)
-        layer = self.site.layer if self.is_named else None
+        layer = self.label if self.is_named else None
         return self if is_kept else cut_model(self.site.module, images, layer, needs_gradient=False, output=wanted)
 
     def fit(self, images: Tensor) -> Cut:
         """See Cut: tokens are laid out on the grid of one image size; other layouts hold for any."""
         if self.layout.kind != "tokens":
             return self
-        return cut_model(self.site.module, images, self.site.layer, output=self.site.wanted)
+        return cut_model(self.site.module, images, self.label, output=self.site.wanted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,15 +153,16 @@ def cut_model(
     Args:
         module: any module whose forward takes images and gives logits (see `select_output`).
         images: (N, channels, ...) preprocessed, on the module's device; the first two are probed with.
-        layer: a layer or its dotted name; None takes the last one with cells that the output depends on: for a
-            transformer that reads its class token, the norm before the last attention.
+        layer: a layer, its dotted name, or "NAME#2" for its second call; None takes the last one with cells that
+            follow the images and that the output depends on: for a transformer that reads its class token, the norm
+            before the last attention.
         needs_gradient: refuse a layer whose cells don't reach the output.
         output: which entry of a dict or tuple holds the logits, or the function of the output that is explained; None
             finds the logits.
 
     Raises:
-        UserError: no such layer, one without cells, one the output doesn't depend on, no such entry of the output, or a
-            module that can't be cut.
+        UserError: no such layer, one without cells, one the output doesn't depend on, one whose cells stand for other
+            parts of the image than they lie in, no such entry of the output, or a module that can't be cut.
     """
     module = unwrap(module)
     count, images = len(images), as_input(module, images[:_PROBE_IMAGES])
@@ -156,24 +170,38 @@ def cut_model(
     with blame(module, images, count):
         calls, found = record_calls(module, images, output)
     read_wanted(found, output)
-    if layer is not None:
-        call = find_call(module, calls, layer)
-        if needs_gradient and not reaches_output(call, images):
-            raise make_no_gradient(call.site.name, choose_call(calls, images))
-    else:
-        last = list_spatial(calls)[-1]
-        best = choose_call(calls, images) if needs_gradient else last
-        if best is None:
-            raise make_no_gradient(last.site.name, None)
-        call = best
+    call = _take(module, calls, images, layer, needs_gradient=needs_gradient)
     layout = call.layout
     if layout is None:
-        raise RuntimeError(f"Layer {call.site.name!r} was chosen without a layout.")
-    later = [other.site.layer for other in calls[calls.index(call) + 1 :]]
-    probe = Probe(images, layout, [trace_site(call.site, layout, images, disturb=disturb) for disturb in (False, True)])
-    cut = _measure(call.site, probe, later, may_rectify=layer is None)
+        raise RuntimeError(f"Layer {call.label!r} was chosen without a layout.")
+    at = next(i for i, other in enumerate(calls) if other.site is call.site)
+    later = [other.site.layer for other in calls[at + 1 :]]
+    sample = call.sample or trace_site(call.site, layout, images)
+    probe = Probe(images, layout, [sample, trace_site(call.site, layout, images, disturb=True)])
+    cut = _measure(call, probe, later, may_rectify=layer is None)
     noise = measure_noise(found, probe.samples[0].output)
     return replace(cut, noise=noise, is_named=layer is not None, is_plain=is_logits(found))
+
+
+def _take(
+    module: nn.Module, calls: list[Call], images: Tensor, layer: str | nn.Module | None, *, needs_gradient: bool
+) -> Call:
+    """The call to cut at, with its layout as measured."""
+    if layer is None:
+        last = list_spatial(calls)[-1]
+        if best := choose_call(calls, images, needs_gradient=needs_gradient):
+            return best
+        if needs_gradient and not reach_output(last, images):
+            raise make_no_gradient(last.label, None)
+        raise make_elsewhere(last.label, None)
+    call = find_call(module, calls, layer, images)
+    sample = reach_output(call, images) if needs_gradient else None
+    if needs_gradient and not sample:
+        raise make_no_gradient(call.label, choose_call(calls, images))
+    settled = settle(replace(call, sample=sample), images)
+    if settled is None:
+        raise make_elsewhere(call.label, choose_call(calls, images, needs_gradient=needs_gradient))
+    return settled
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -203,16 +231,24 @@ def as_input(module: nn.Module, images: Tensor) -> Tensor:
     return images
 
 
-def _measure(site: Site, probe: Probe, later: list[nn.Module], *, may_rectify: bool) -> ModuleCut:
-    where: dict[str, Any] = {"layout": probe.layout, "site": site, "node": site.layer}
+def _measure(call: Call, probe: Probe, later: list[nn.Module], *, may_rectify: bool) -> ModuleCut:
+    site, name = call.site, call.label
+    where: dict[str, Any] = {
+        "layout": probe.layout,
+        "site": site,
+        "node": site.layer,
+        "label": name,
+        "note": call.note,
+    }
     linear = find_linear(probe, later, site.wanted, with_relu=False)
     if not isinstance(linear, str):
         weight, bias = linear
-        return ModuleCut(layer=site.name, how=LINEAR, weight=weight, bias=bias, raw_tail=None, **where)
+        return ModuleCut(layer=name, how=LINEAR, weight=weight, bias=bias, raw_tail=None, **where)
     rectified = find_linear(probe, later, site.wanted, with_relu=True)
     if may_rectify and not isinstance(rectified, str):
         weight, bias = rectified
-        name = f"relu of {site.name}"
-        return ModuleCut(layer=name, how=LINEAR, weight=weight, bias=bias, raw_tail=None, has_relu=True, **where)
+        return ModuleCut(
+            layer=f"relu of {name}", how=LINEAR, weight=weight, bias=bias, raw_tail=None, has_relu=True, **where
+        )
     tail = find_tail(site, probe)
-    return ModuleCut(layer=site.name, how=tail.how, raw_tail=tail, why_not_linear=linear, **where)
+    return ModuleCut(layer=name, how=tail.how, raw_tail=tail, why_not_linear=linear, **where)
