@@ -25,7 +25,8 @@ from whycam.data.folder import Sample
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError
 from whycam.explainer.model import Model
-from whycam.model.classifier import Card, Classifier
+from whycam.model.card import Card
+from whycam.model.classifier import Classifier
 
 SIDE_PX, PHOTOS = 64, 24
 COLOURS = {"red": (220, 40, 40), "green": (40, 220, 40), "blue": (40, 40, 220)}

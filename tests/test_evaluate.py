@@ -21,7 +21,8 @@ from whycam.errors import UserError
 from whycam.explainer.model import Model
 from whycam.jobs.evaluate import evaluate_folder
 from whycam.metrics.evaluation import Evaluation, evaluate
-from whycam.model.classifier import Card, Classifier
+from whycam.model.card import Card
+from whycam.model.classifier import Classifier
 from whycam.model.gap import GapClassifier, save_classifier
 
 QUICK = ["deletion-auc", "average-drop", "gini"]

@@ -16,7 +16,8 @@ from conftest import find_graph
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError
 from whycam.intake.door import open_classifier
-from whycam.model.classifier import MANY, Card, Classifier, choose_runtime
+from whycam.model.card import Card
+from whycam.model.classifier import MANY, Classifier, choose_runtime
 
 EXACT = Card("net", ("a", "b"), Preprocess(), {})
 INEXACT = Card("net", ("a", "b"), Preprocess(), {}, no_exact_map="It has a hidden layer.")

@@ -22,7 +22,8 @@ from whycam.explainer.targets import (
     to_probabilities,
 )
 from whycam.maps import render
-from whycam.model.classifier import Card, Classifier
+from whycam.model.card import Card
+from whycam.model.classifier import Classifier
 from whycam.model.onnx.engine import Answer
 
 

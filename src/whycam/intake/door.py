@@ -12,7 +12,8 @@ from pathlib import Path
 from whycam.errors import UserError
 from whycam.intake.device import choose_device
 from whycam.intake.request import Found, Kind, Request
-from whycam.model.classifier import Card, Classifier
+from whycam.model.card import Card
+from whycam.model.classifier import Classifier
 from whycam.model.onnx.engine import check_engine, find_engine, open_kept
 
 # Objects first, then what a file or folder shows of itself, then names.
@@ -22,6 +23,7 @@ _FILES = (
     "folder",
     "hugging_face",
     "onnx_file",
+    "keras_file",
     "program",
     "python_code",
     "timm_name",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whycam.intake.request import Found, Kind, Request, as_path
-from whycam.model.classifier import Card
+from whycam.model.card import Card
 from whycam.runs import read_versions
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import numpy as np
 from whycam.data.samples import load_samples
 from whycam.errors import UserError, as_clause
 from whycam.intake.request import Found, Kind, Request
-from whycam.model.activation import LOUD, Activation, describe_activation, invert, measure_activation
-from whycam.model.classifier import Card
+from whycam.model.activation import Activation, describe_activation, invert, measure_activation
+from whycam.model.card import Card
 from whycam.model.onnx.engine import Answer
 from whycam.runs import read_versions
 
@@ -98,7 +98,7 @@ def open_function(
     photo = preprocess.normalise(preprocess.to_pixels(load_samples(1)[0]))
     images = np.stack([photo, np.random.default_rng(0).standard_normal(photo.shape).astype(np.float32)])
     scores = runtime.scores(images)
-    runtime.activation = measure_activation(scores, runtime.scores(images * LOUD))
+    runtime.activation = measure_activation(scores, lambda times: runtime.scores(images * np.float32(times)))
     card = Card(
         request.name,
         request.name_classes(scores.shape[1]),

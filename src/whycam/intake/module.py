@@ -12,7 +12,7 @@ from whycam.data.samples import load_samples
 from whycam.errors import UserError, as_clause
 from whycam.intake.request import Found, Kind, Request
 from whycam.model.activation import describe_activation
-from whycam.model.classifier import Card, Output
+from whycam.model.card import Card, Output
 from whycam.runs import read_versions
 
 if TYPE_CHECKING:

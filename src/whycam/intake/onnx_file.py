@@ -9,7 +9,7 @@ import numpy as np
 
 from whycam.intake.request import Found, Kind, Request, as_path
 from whycam.model.activation import describe_activation, invert
-from whycam.model.classifier import Card, Output
+from whycam.model.card import Card, Output
 from whycam.model.onnx.engine import Answer
 from whycam.model.onnx.file import OnnxFile
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whycam.data.preprocess import NAMED, Preprocess
 from whycam.errors import UserError, as_clause, make_unknown_name
-from whycam.model.classifier import Card
+from whycam.model.card import Card
 from whycam.model.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -179,6 +179,10 @@ class Found:
     card: Card
     network: nn.Module | Callable[[], nn.Module] | Runtime
     place: Path | None = None
+
+    def describing(self, **card: Any) -> Found:
+        """The same with other entries in its card."""
+        return replace(self, card=replace(self.card, **card))
 
 
 @dataclass(frozen=True)

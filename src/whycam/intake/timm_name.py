@@ -57,7 +57,7 @@ def _open_timm(request: Request) -> Found:
             whole, request, "timm network", Known(origin.preprocess, "timm's table", None, names, about)
         )
         # The reason that the head gives says more than that of a cut.
-        return found if found.card.is_exact else replace(found, card=replace(found.card, no_exact_map=str(error)))
+        return found if found.card.is_exact else found.describing(no_exact_map=str(error))
     if request.preprocess is not None:
         size = (origin.preprocess.height_px, origin.preprocess.width_px)
         exact.origin = replace(exact.origin, preprocess=request.choose_preprocess(size, None, "")[0])

@@ -24,7 +24,8 @@ from whycam.data.loader import in_batches, stream_photos
 from whycam.errors import UserError
 from whycam.explainer.model import Model
 from whycam.jobs.progress import show_progress
-from whycam.model.classifier import Card, Classifier
+from whycam.model.card import Card
+from whycam.model.classifier import Classifier
 from whycam.model.gap import GapClassifier, check_identity, measure_identity
 from whycam.model.input import normalise_on
 from whycam.runs import TableWriter

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 
 Activation = Literal["none", "softmax", "log-softmax", "sigmoid"]
-# Images so many times as strong: logits of weak ones may lie in [0, 1] by chance, those of strong ones don't.
-LOUD = 100.0
-_SUM = 1e-3
+# Images so many times as strong: logits, however small, leave [0, 1] with them; what a sigmoid gives moves within it.
+_LOUD = (1e2, 1e4, 1e8)
+_SUM, _MOVES = 1e-3, 0.05
 
 
-def measure_activation(scores: np.ndarray, loud: np.ndarray) -> Activation:
-    """What the last layer does, of scores (N, K) of images and of the same images `LOUD` times as strong."""
-    both = np.concatenate([scores, loud]).astype(np.float64)
+def measure_activation(scores: np.ndarray, run: Callable[[float], np.ndarray]) -> Activation:
+    """What the last layer does.
+
+    Args:
+        scores: (N, K) of images.
+        run: how many times as strong the images are -> their scores.
+    """
+    if not look_alike(scores):
+        return "none"
+    every = np.concatenate([scores, *(run(times) for times in _LOUD)]).astype(np.float64)
+    both = every[: 2 * len(scores)]
     if both.shape[1] > 1:
         if (both <= 0).all() and (np.abs(np.exp(both).sum(1) - 1) < _SUM).all():
             return "log-softmax"
         if (both >= 0).all() and (np.abs(both.sum(1) - 1) < _SUM).all():
             return "softmax"
-    return "sigmoid" if ((both >= 0) & (both <= 1)).all() else "none"
+    is_share = ((every >= 0) & (every <= 1)).all()
+    return "sigmoid" if is_share and np.ptp(every) > _MOVES else "none"
 
 
 def look_alike(scores: np.ndarray) -> bool:

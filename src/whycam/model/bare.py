@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from whycam.model.activation import LOUD, Activation, look_alike, measure_activation
+from whycam.model.activation import Activation, measure_activation
 from whycam.model.cut.output import select_output
 from whycam.model.cut.tail import undisturbed
 from whycam.model.cut.tap import as_input
@@ -62,10 +63,11 @@ def take_off(module: nn.Module, images: Tensor, output: str | int | None = None)
     images = as_input(module, images[:2])
     with undisturbed(module, with_grad=False):
         scores = select_output(module(images), output)
-        if not look_alike(scores.float().cpu().numpy()):
-            return module, "none", False
-        loud = select_output(module(images * LOUD), output)
-        found = measure_activation(scores.float().cpu().numpy(), loud.float().cpu().numpy())
+
+        def run(times: float) -> np.ndarray:
+            return select_output(module(images * times), output).float().cpu().numpy()
+
+        found = measure_activation(scores.float().cpu().numpy(), run)
         if found == "none":
             return module, found, False
         layer = _find_layer(module, images, scores)

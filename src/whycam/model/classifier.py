@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
 
-from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError
 from whycam.model.cache import is_cached
+from whycam.model.card import Card
 from whycam.model.onnx.engine import Answer, OnnxEngine, check_engine, open_kept, place_engine
 
 if TYPE_CHECKING:
@@ -30,82 +30,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("whycam.model")
 Answerer = Literal["onnx", "torch"]
-Output = Literal["logits", "multi-label logits"]
-# Where exact maps come from, in the words that are recorded.
-POOLED, LINEAR = "features before pooling", "GAP + linear"
 # From so many photos on, the time for an export is soon won back.
 MANY = 200
 # So many images at a time a graph scores fastest.
 _CHUNK = 32
-
-
-@dataclass(frozen=True)
-class Card:
-    """What is known of a classifier before it is asked anything.
-
-    Attributes:
-        name: what it was loaded by.
-        class_names: K names, in the order of the logits.
-        preprocess: from a photo to the input.
-        kind: of model, in a word or two: run folder, timm, ONNX file, module, ...
-        preprocess_from: where the preprocessing is known from, in words.
-        output: what the scores are: logits of classes that exclude each other, or of labels that don't.
-        activation: what the model's own output does with them, in words; empty where it gives them as they are.
-        is_exportable: whether the exported graph can answer for it.
-        origin: backbone, weights, identity error: recorded with each result.
-        device: where it computes: cpu, cuda, mps.
-        no_exact_map: why it has no exact maps; empty where it has.
-        answers: what map methods may need of it (`Method.needs`); None: whatever they do.
-        layer, tail: whose features the exact maps weigh, and what stands between those and the logits.
-    """
-
-    name: str
-    class_names: tuple[str, ...]
-    preprocess: Preprocess
-    origin: Mapping[str, Any]
-    device: str = "cpu"
-    no_exact_map: str = ""
-    kind: str = ""
-    preprocess_from: str = ""
-    output: Output = "logits"
-    activation: str = ""
-    is_exportable: bool = True
-    answers: frozenset[str] | None = None
-    layer: str = POOLED
-    tail: str = LINEAR
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether mean(map) + bias is the logit of every class."""
-        return not self.no_exact_map
-
-    @property
-    def is_multi_label(self) -> bool:
-        """Whether several labels may be right at once."""
-        return self.output == "multi-label logits"
-
-    def answers_for(self, need: str) -> bool:
-        """Whether it gives what a map method needs (`Method.needs`)."""
-        if need == "linear head":
-            return self.is_exact
-        return self.answers is None or need in self.answers
-
-    def tell_exactness(self) -> str:
-        """Whether its maps are exact, by how much and of what; or why not."""
-        if self.no_exact_map:
-            return f"no: {self.no_exact_map}"
-        error = self.origin.get("identity_error")
-        size = f", off by {error:.1g} of the logits' range" if isinstance(error, float) else ""
-        return f"yes: mean(map) + bias = logit{size}; of {self.layer!r}, {self.tail}"
-
-    def check_exact(self, purpose: str = "") -> None:
-        """Refuses what takes exact maps, where there are none.
-
-        Raises:
-            UserError: the measured reason, behind a sentence on what they are wanted for.
-        """
-        if self.no_exact_map:
-            raise UserError(f"{purpose} {self.no_exact_map}".strip())
 
 
 def choose_runtime(engine: str, card: Card, *, is_at_hand: bool, photos: int) -> Answerer:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from whycam.errors import UserError
-from whycam.model.classifier import LINEAR, POOLED
+from whycam.model.card import LINEAR, POOLED
 from whycam.model.cut.base import Cut, Trace
 from whycam.model.cut.output import Wanted
 from whycam.model.cut.tail import run_linear, undisturbed

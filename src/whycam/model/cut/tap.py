@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from whycam.errors import UserError
-from whycam.model.classifier import LINEAR
+from whycam.model.card import LINEAR
 from whycam.model.cut.base import Cut, Trace
 from whycam.model.cut.blame import blame
 from whycam.model.cut.layer import (
