@@ -12,7 +12,7 @@ from whycam.errors import UserError
 from whycam.model.onnx.axes import Cells
 from whycam.model.onnx.graph import Graph, Part, list_inputs
 from whycam.model.onnx.measure import flatten_scores
-from whycam.model.onnx.runner import Runner, iter_pieces, start_session, tell
+from whycam.model.onnx.runner import Runner, iter_pieces, run_session, start_session, tell
 from whycam.model.onnx.takes import Takes
 
 _WHOLE = {TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL}
@@ -56,10 +56,8 @@ class Split:
             if name in taken
         }
         counts = [count for _, count in iter_pieces(raw, self.front.batch)]
-        options = onnxruntime.RunOptions()
-        options.log_severity_level = 4
         rows = [
-            self.tail.run([self.scores], {name: pieces[i] for name, pieces in parts.items()}, options)[0][:count]
+            run_session(self.tail, [self.scores], {name: pieces[i] for name, pieces in parts.items()})[0][:count]
             for i, count in enumerate(counts)
         ]
         return flatten_scores(np.concatenate(rows))
