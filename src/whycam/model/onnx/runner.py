@@ -35,12 +35,16 @@ def start_session(content: bytes, path: Path, threads: int | None = None) -> onn
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - ONNX Runtime raises classes that it does not name publicly
         raise UserError(
             f"'{path.absolute()}' can't be opened by ONNX Runtime {onnxruntime.__version__} ({tell(error)}). "
             "Install a newer onnxruntime, or export the model with ONNX's own operators and opset 17."
         ) from None
+    if hasattr(session, "_model_bytes"):
+        # It is kept for a change of the device, which never comes, and holds all weights a second time.
+        session._model_bytes = b""
+    return session
 
 
 def run_session(
