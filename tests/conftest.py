@@ -43,6 +43,10 @@ SIDE_PX = 96
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--keep-results", action="store_true", help="tests/test_kept.py: keep what commands write now")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first, then those with many, so that several workers end together."""
     tests, slow = Counter(item.path for item in items), {item.path for item in items if item.get_closest_marker("slow")}

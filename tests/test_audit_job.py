@@ -59,7 +59,7 @@ def test_held_out_photos_are_audited_and_training_ones_kept_beside(
         (tmp_path / split).mkdir()
         for name in ("circle", "square"):
             (tmp_path / split / name).symlink_to(shapes_folder / name)
-    samples, train = read_samples(whycam.load(tiny_folder), tmp_path)
+    samples, train = read_samples(whycam.load(tiny_folder).classifier, tmp_path)
     assert {sample.label for sample in samples} == {0, 1}
     assert all("val" in sample.path.parts for sample in samples)
     assert len(train) == len(samples) == 24
@@ -70,7 +70,7 @@ def test_folders_that_name_no_class_of_the_model_are_refused(tiny_folder: Path, 
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=r"cat, dog.*circle, square, triangle"):
-        read_samples(whycam.load(tiny_folder), tmp_path)
+        read_samples(whycam.load(tiny_folder).classifier, tmp_path)
 
 
 @pytest.mark.data

@@ -6,11 +6,11 @@ help comes without torch.
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 import warnings
 from collections.abc import Callable
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -25,6 +25,7 @@ from whycam.config import (
     EvaluateOptions,
     ExplainOptions,
     ExportOptions,
+    InspectOptions,
     LocalizeOptions,
     ReportOptions,
     ServeOptions,
@@ -42,12 +43,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A run or model folder, 'imagenet', a timm or torchvision name, a Hugging Face folder or hf:org/name, an "
+        ".onnx, .keras, .h5 or .pt2 file, or file.py:attribute, which is run.",
+    ),
+]
+
 
 def with_options(model: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command an option for each field of `model`; those that the user gave reach it as the dict `given`."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "given"]
+        own = [p for p in signature(command, eval_str=True).parameters.values() if p.name != "given"]
 
         def run(**words: Any) -> None:
             context = words.pop("context")
@@ -59,25 +69,28 @@ def with_options(model: type[BaseModel]) -> Callable[[Callable[..., None]], Call
             }
             command(**words, given={name: fields[name] for name in is_given})
 
-        parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
-        parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        parameters = [Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)]
+        parameters += [p.replace(kind=Parameter.KEYWORD_ONLY) for p in own]
         parameters += [_to_option(name, field) for name, field in model.model_fields.items()]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         return run
 
     return decorate
 
 
-def _to_option(name: str, field: FieldInfo) -> inspect.Parameter:
+def _to_option(name: str, field: FieldInfo) -> Parameter:
     """One field as a typer option, with the same default, range and help."""
     bounds = {type(bound).__name__.lower(): bound for bound in field.metadata}
     limits = {key: getattr(bounds[word], word) for word, key in (("ge", "min"), ("le", "max")) if word in bounds}
     word = name.replace("_", "-")
     words = [f"--{word}/--no-{word}" if field.default is True else f"--{word}"]
     option = typer.Option(*words, help=field.description, show_default=field.default is not None, **limits)
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=Annotated[field.annotation, option]
+    return Parameter(
+        name,
+        Parameter.KEYWORD_ONLY,
+        default=field.default,
+        annotation=Annotated[field.annotation, option],
     )
 
 
@@ -106,7 +119,7 @@ def train(
 @app.command()
 @with_options(ExplainOptions)
 def explain(
-    model: Annotated[str, typer.Argument(help="A run folder, a model folder, 'imagenet', or a timm name.")],
+    model: ModelName,
     inputs: Annotated[
         list[str], typer.Argument(help="Photos, folders, lists of paths (.txt), shards (.tar), s3:// and the like.")
     ],
@@ -124,7 +137,7 @@ def explain(
 @app.command()
 @with_options(ExportOptions)
 def export(
-    model: Annotated[str, typer.Argument(help="A run folder, a model folder, 'imagenet', or a timm name.")],
+    model: ModelName,
     out: Annotated[Path, typer.Option("-o", "--out", help="The file or folder to make.")],
     given: dict[str, object],
 ) -> None:
@@ -170,7 +183,7 @@ def data(
 @app.command()
 @with_options(EvaluateOptions)
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A run folder, a model folder, 'imagenet', or a timm name.")],
+    model: ModelName,
     folder: Annotated[Path, typer.Argument(help="CLASS/photo.jpg, val/CLASS/photo.jpg, or photos in one folder.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")],
     given: dict[str, object],
@@ -186,7 +199,7 @@ def evaluate(
 @app.command()
 @with_options(AuditOptions)
 def audit(
-    model: Annotated[str, typer.Argument(help="A run folder, a model folder, 'imagenet', or a timm name.")],
+    model: ModelName,
     folder: Annotated[Path, typer.Argument(help="CLASS/photo.jpg, val/CLASS/photo.jpg, or photos in one folder.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")],
     given: dict[str, object],
@@ -204,7 +217,7 @@ def audit(
 @app.command()
 @with_options(LocalizeOptions)
 def localize(
-    model: Annotated[str, typer.Argument(help="A run folder, a model folder, 'imagenet', or a timm name.")],
+    model: ModelName,
     inputs: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")],
     given: dict[str, object],
@@ -223,7 +236,7 @@ def localize(
 @app.command()
 @with_options(UnitsOptions)
 def units(
-    model: Annotated[str, typer.Argument(help="A run folder, a model folder, 'imagenet', or a timm name.")],
+    model: ModelName,
     target: Annotated[str, typer.Argument(metavar="CLASS", help="A class name or index.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")],
     given: dict[str, object],
@@ -242,7 +255,7 @@ def units(
 @app.command()
 @with_options(ServeOptions)
 def serve(
-    model: Annotated[str, typer.Argument(help="A run folder, a model folder, 'imagenet', or a timm name.")],
+    model: ModelName,
     given: dict[str, object],
 ) -> None:
     """Show a model in the browser: drop photos, see the evidence for each class; and answer a JSON API."""
@@ -256,9 +269,7 @@ def serve(
 @app.command()
 @with_options(ReportOptions)
 def report(
-    model: Annotated[
-        str, typer.Argument(help="A run folder; with FOLDER also a model folder, 'imagenet', a timm name.")
-    ],
+    model: ModelName,
     out: Annotated[Path, typer.Option("-o", "--out", help="The page to make, such as report.html.")],
     given: dict[str, object],
     folder: Annotated[
@@ -273,6 +284,24 @@ def report(
     typer.echo(
         f"Reported on {_count_read(done.photos + done.unreadable, done.unreadable)}; open {out} ({done.size_mb:.1f} MB)"
     )
+
+
+@app.command()
+@with_options(InspectOptions)
+def inspect(
+    model: ModelName,
+    given: dict[str, object],
+    photos: Annotated[
+        Path | None, typer.Argument(help="CLASS/photo.jpg: the accuracy by each way to prepare photos [none].")
+    ] = None,
+) -> None:
+    """Tell what a model is: classes, input, preprocessing and from where, exact or not and why, which methods work."""
+    options = InspectOptions.model_validate(given)
+    from whycam.jobs.inspect import inspect as run
+    from whycam.jobs.inspect import tell
+
+    for line in tell(run(model, photos, options)):
+        typer.echo(line)
 
 
 @app.command()

@@ -6,7 +6,7 @@ Add an option as one field here; `cli.py` turns the fields into command line opt
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -115,7 +115,28 @@ def make_train_options(**given: object) -> TrainOptions:
     return TrainOptions.model_validate({**recipe, **given})
 
 
-class ExplainOptions(Options):
+class ModelOptions(Options):
+    """What is said of a model beside its name."""
+
+    weights: Path | None = Field(
+        None, description="Weights (.safetensors, .pth), for a timm or torchvision name or for your own code."
+    )
+    classes: Path | None = Field(None, description="The names of the model's outputs, a name a line [its own].")
+    preprocess: str | None = Field(
+        None,
+        description="How photos are prepared: imagenet, half, unit, bytes, caffe or FILE.json [the model's own].",
+    )
+    image_size: int | None = Field(
+        None, ge=16, le=4096, description="Side of the network's input in pixels, where it takes any [its own]."
+    )
+    device: Device = Field("auto", description="auto takes a GPU where there is one.")
+
+    def describe_model(self) -> dict[str, Any]:
+        """The words of `whycam.intake.door.open_classifier`."""
+        return {name: getattr(self, name) for name in ModelOptions.model_fields}
+
+
+class ExplainOptions(ModelOptions):
     """What `whycam explain` explains, and how it is drawn."""
 
     target: str = Field("predicted", description="predicted, top:N, all, or a class name or index.")
@@ -137,7 +158,6 @@ class ExplainOptions(Options):
     heatmaps: bool = Field(True, description="Write the heat alone, as pictures.")
     maps_only: bool = Field(False, description="Write raw maps and the table, no pictures.")
     batch_size: int = Field(8, ge=1, description="Photos a forward pass.")
-    device: Device = Field("auto", description="auto takes a GPU where there is one.")
     engine: Literal["auto", "onnx", "torch"] = Field(
         "auto",
         description="onnx: exact maps by the exported graph, several times faster. auto: that too, without a GPU.",
@@ -146,7 +166,13 @@ class ExplainOptions(Options):
     resume: bool = Field(False, description="Go on with an interrupted output folder of that name.")
 
 
-class EvaluateOptions(Options):
+class InspectOptions(ModelOptions):
+    """What is said to `whycam inspect` of the model."""
+
+    seed: int = Field(0, ge=0, description="Which photos are tried, where there are many.")
+
+
+class EvaluateOptions(ModelOptions):
     """What `whycam evaluate` measures, and on what."""
 
     methods: str = Field("cam", description="Map methods with commas; `whycam methods` lists them.")
@@ -167,11 +193,10 @@ class EvaluateOptions(Options):
     engine: Literal["auto", "onnx", "torch"] = Field(
         "auto", description="onnx: changed photos are scored by the exported graph. auto: that, without a GPU."
     )
-    device: Device = Field("auto", description="auto takes a GPU where there is one.")
     overwrite: bool = Field(False, description="Replace an output folder of that name.")
 
 
-class AuditOptions(Options):
+class AuditOptions(ModelOptions):
     """What `whycam audit` looks for."""
 
     kinds: str = Field(
@@ -185,11 +210,10 @@ class AuditOptions(Options):
     engine: Literal["auto", "onnx", "torch"] = Field(
         "auto", description="onnx: the model is asked by the exported graph. auto: that, without a GPU."
     )
-    device: Device = Field("auto", description="auto takes a GPU where there is one.")
     overwrite: bool = Field(False, description="Replace an output folder of that name.")
 
 
-class LocalizeOptions(Options):
+class LocalizeOptions(ModelOptions):
     """What `whycam localize` looks for, and what counts as found."""
 
     target: str = Field("predicted", description="predicted, top:N, all, or a class name or index.")
@@ -206,11 +230,10 @@ class LocalizeOptions(Options):
         False, description="Classify each photo's first box once more by itself, and both together."
     )
     batch_size: int = Field(16, ge=1, description="Photos a forward pass.")
-    device: Device = Field("auto", description="auto takes a GPU where there is one.")
     overwrite: bool = Field(False, description="Replace an output folder of that name.")
 
 
-class UnitsOptions(Options):
+class UnitsOptions(ModelOptions):
     """Which channels `whycam units` shows."""
 
     units: int = Field(8, ge=1, le=64, description="Channels of the class, the weightiest first.")
@@ -219,11 +242,10 @@ class UnitsOptions(Options):
         "contribution", description="Rank by the class's weight alone, or by weight times mean activation in FOLDER."
     )
     batch_size: int = Field(16, ge=1, description="Photos a forward pass.")
-    device: Device = Field("auto", description="auto takes a GPU where there is one.")
     overwrite: bool = Field(False, description="Replace an output folder of that name.")
 
 
-class ExportOptions(Options):
+class ExportOptions(ModelOptions):
     """What `whycam export` writes."""
 
     format: Literal["onnx", "openvino", "torchscript", "safetensors"] = Field(
@@ -237,7 +259,7 @@ class ExportOptions(Options):
     overwrite: bool = Field(False, description="Replace an output of that name.")
 
 
-class ServeOptions(Options):
+class ServeOptions(ModelOptions):
     """Where `whycam serve` listens, and what a request may be."""
 
     host: str = Field("127.0.0.1", description="Address to listen at; another than this machine's opens it to others.")
@@ -246,10 +268,9 @@ class ServeOptions(Options):
     max_pixels: int = Field(50_000_000, ge=1, description="Pixels of one photo at the most.")
     max_files: int = Field(32, ge=1, le=1000, description="Photos in one request at the most.")
     rate: int = Field(600, ge=0, description="Requests a minute that one client may make; 0: any number.")
-    device: Device = Field("auto", description="auto takes a GPU where there is one.")
 
 
-class ReportOptions(Options):
+class ReportOptions(ModelOptions):
     """What `whycam report` puts on its page."""
 
     limit: int = Field(
@@ -266,5 +287,4 @@ class ReportOptions(Options):
         "auto",
         description="onnx: exact maps by the exported graph, several times faster. auto: that too, without a GPU.",
     )
-    device: Device = Field("auto", description="auto takes a GPU where there is one.")
     overwrite: bool = Field(False, description="Replace a report of that name.")

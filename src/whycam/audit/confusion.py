@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 from scipy import stats
 
 from whycam.audit.chance import find_interval, to_certainty
-from whycam.audit.data import AuditData
+from whycam.audit.data import AuditData, explain_inexactly
 from whycam.audit.findings import LEAST_CERTAINTY, Box, EvidencePhoto, Finding, Region
-from whycam.explainer.explanation import Explanation
 from whycam.maps import boxes as localize
 from whycam.maps import render
 
@@ -24,10 +21,10 @@ def find_confusion(data: AuditData) -> list[Finding]:
     counts = {
         (k, other): int((wrong[rows] & (data.predicted[rows] == other)).sum())
         for k, rows in data.groups.items()
-        for other in range(len(data.model.class_names))
+        for other in range(len(data.classifier.card.class_names))
         if other != k
     }
-    rate = wrong.mean() / max(1, len(data.model.class_names) - 1)
+    rate = wrong.mean() / max(1, len(data.classifier.card.class_names) - 1)
     for (k, other), count in counts.items():
         p = float(stats.binom.sf(count - 1, len(data.groups[k]), rate))
         if count >= _LEAST_PHOTOS and to_certainty(p, len(counts)) >= LEAST_CERTAINTY:
@@ -39,9 +36,11 @@ def _tell(data: AuditData, k: int, other: int, certainty: float) -> Finding:
     rows = np.flatnonzero((data.labels == k) & (data.predicted == other))
     gap = data.logits[rows, other] - data.logits[rows, k]
     rows = rows[np.argsort(-gap)]
-    method = "cam" if data.is_exact else "grad-cam"
-    why = cast(Explanation, data.model.explain_pixels(data.pixels[rows], other, method, versus=k))
-    maps = why.maps.detach().cpu().numpy()
+    if data.is_exact:
+        every = data.classifier.read(data.pixels[rows]).maps
+        maps = every[:, other] - every[:, k]
+    else:
+        maps = explain_inexactly(data.classifier, data.pixels[rows], other, k)[1]
     total, name, second = len(data.groups[k]), data.name(k), data.name(other)
     low, high = find_interval(len(rows), total)
     return Finding(

@@ -7,15 +7,15 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import numpy as np
 
 from whycam.data.folder import Sample
 from whycam.data.loader import in_batches, stream_photos
 from whycam.errors import make_unreadable_error
-from whycam.explainer.explanation import Explanation
-from whycam.explainer.model import Model
+from whycam.explainer.exact import choose_stand_in
+from whycam.model.classifier import Classifier
 
 Run = Callable[[np.ndarray], np.ndarray]
 Progress = Callable[[int], None]
@@ -27,7 +27,7 @@ class AuditData:
     """N photos and a model's answers.
 
     Attributes:
-        model: what is audited.
+        classifier: what is audited.
         run: (B, 3, H, W) uint8 -> (B, K) logits, of any number of images.
         paths: N files.
         pixels: (N, 3, H, W) uint8, the network's input before normalisation.
@@ -40,7 +40,7 @@ class AuditData:
         train: the files that the model was trained on, where they are known.
     """
 
-    model: Model
+    classifier: Classifier
     run: Run
     paths: tuple[Path, ...]
     pixels: np.ndarray
@@ -74,11 +74,11 @@ class AuditData:
     @property
     def is_exact(self) -> bool:
         """Whether the model has exact maps."""
-        return self.model.classifier.card.is_exact
+        return self.classifier.card.is_exact
 
     def name(self, index: int) -> str:
         """A class's name."""
-        return self.model.class_names[index]
+        return self.classifier.card.class_names[index]
 
 
 def draw_samples(samples: Sequence[Sample], limit: int | None, seed: int) -> list[Sample]:
@@ -95,7 +95,7 @@ def draw_samples(samples: Sequence[Sample], limit: int | None, seed: int) -> lis
 
 
 def read_data(
-    model: Model,
+    classifier: Classifier,
     samples: Sequence[Sample],
     *,
     seed: int,
@@ -107,23 +107,23 @@ def read_data(
     Raises:
         UserError: not one photo can be read, or the engine can't be had.
     """
-    model = Model(model.classifier.having(engine=engine))
+    classifier = classifier.having(engine=engine)
     found: list[tuple[Sample, np.ndarray, np.ndarray, np.ndarray]] = []
     unreadable: dict[Path, str] = {}
-    photos = stream_photos((sample.path for sample in samples), model.preprocess)
+    photos = stream_photos((sample.path for sample in samples), classifier.card.preprocess)
     for batch in in_batches(zip(samples, photos, strict=True), _BATCH):
         unreadable |= {photo.path: photo.error for _, photo in batch if photo.error}
         good = [(sample, photo.pixels) for sample, photo in batch if photo.pixels is not None]
         if good:
             pixels = np.stack([values for _, values in good])
-            found += zip([sample for sample, _ in good], pixels, *_ask(model, pixels), strict=True)
+            found += zip([sample for sample, _ in good], pixels, *_ask(classifier, pixels), strict=True)
         if progress:
             progress(len(batch))
     if not found:
         raise make_unreadable_error(len(samples), samples[0].path)
     return AuditData(
-        model,
-        lambda pixels: to_sides(model.classifier.scores(pixels)),
+        classifier,
+        lambda pixels: to_sides(classifier.scores(pixels)),
         tuple(sample.path for sample, *_ in found),
         np.stack([pixels for _, pixels, _, _ in found]),
         np.array([sample.label for sample, *_ in found]),
@@ -134,15 +134,25 @@ def read_data(
     )
 
 
-def _ask(model: Model, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _ask(classifier: Classifier, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Logits (B, K) and evidence (B, h, w)."""
-    if not model.classifier.card.is_exact:
-        why = cast(Explanation, model.explain_pixels(pixels, None, "grad-cam"))
-        return why.logits.cpu().numpy(), why.maps.detach().cpu().numpy()
-    answer = model.classifier.read(pixels)
+    if not classifier.card.is_exact:
+        return explain_inexactly(classifier, pixels)
+    answer = classifier.read(pixels)
     maps, logits = answer.maps, answer.logits
     own = maps[np.arange(len(maps)), logits.argmax(1) if maps.shape[1] > 1 else 0]
     return logits, own - maps.mean(1) if maps.shape[1] > 1 else own
+
+
+def explain_inexactly(
+    classifier: Classifier, pixels: np.ndarray, target: int | None = None, versus: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (B, K) and maps (B, h, w) by the method that stands in for exact ones."""
+    from whycam.explainer.model import Model  # noqa: PLC0415 - torch, which exact maps do without
+
+    method = choose_stand_in(classifier.card)
+    why: Any = Model(classifier).explain_pixels(pixels, target, method, versus=versus)
+    return why.logits.cpu().numpy(), why.maps.detach().cpu().numpy()
 
 
 def to_sides(logits: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ _MOST_PHOTOS = 24
 
 def find_label_faults(data: AuditData) -> list[Finding]:
     """A finding for each pair of classes: labelled the one, and by the evidence clearly the other."""
-    labels, predicted, shares = data.labels, data.predicted, to_probabilities(data.logits)
+    labels, predicted, shares = data.labels, data.predicted, to_probabilities(data.logits, data.classifier.card.output)
     rows = np.arange(len(data))
     gap = data.logits[rows, predicted] - data.logits[rows, labels]
     top_two = np.sort(data.logits, 1)[:, -2:]

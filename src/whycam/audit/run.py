@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,16 +23,24 @@ from whycam.audit.suspects import MIN_PHOTOS, list_classes
 from whycam.data.folder import Sample
 from whycam.data.loader import stream_photos
 from whycam.errors import UserError, as_clause, make_unknown_name
-from whycam.explainer.model import Model
+from whycam.explainer.exact import choose_stand_in
+from whycam.model.classifier import Classifier
 from whycam.runs import to_text
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of finding: what finds it, and whether it can be found without labels."""
+    """A kind of finding.
+
+    Attributes:
+        find: finds it.
+        needs_labels: every photo's class must be known.
+        needs_one_label: the classes exclude each other.
+    """
 
     find: Callable[[AuditData], list[Finding]]
     needs_labels: bool = False
+    needs_one_label: bool = False
 
 
 def _find_copies(data: AuditData) -> list[Finding]:
@@ -42,24 +50,27 @@ def _find_copies(data: AuditData) -> list[Finding]:
         for path, label, pixels in zip(data.paths, labels, data.pixels, strict=True)
     ]
     mirrored = [sign(pixels[..., ::-1]) for pixels in data.pixels]
-    for photo in stream_photos(data.train, data.model.preprocess):
+    for photo in stream_photos(data.train, data.classifier.card.preprocess):
         if photo.pixels is not None:
             photos.append(Thumbnail(photo.path, "train", to_text(photo.path.parent.name), sign(photo.pixels)))
             mirrored.append(sign(photo.pixels[..., ::-1]))
     return find_duplicates(photos, np.stack(mirrored))
 
 
+if TYPE_CHECKING:
+    from whycam.explainer.model import Model
+
 KINDS = {
     "shortcut": Kind(find_shortcuts),
-    "label": Kind(find_label_faults, needs_labels=True),
+    "label": Kind(find_label_faults, needs_labels=True, needs_one_label=True),
     "duplicate": Kind(_find_copies),
     "fragile": Kind(find_fragile),
-    "confusion": Kind(find_confusion, needs_labels=True),
+    "confusion": Kind(find_confusion, needs_labels=True, needs_one_label=True),
 }
 
 
 def audit(
-    model: Model,
+    model: Model | Classifier,
     samples: Sequence[Sample],
     *,
     kinds: Sequence[str] = tuple(KINDS),
@@ -88,18 +99,24 @@ def audit(
     for kind in kinds:
         if kind not in KINDS:
             raise make_unknown_name("kind of finding", kind, KINDS)
-    if len(model.class_names) < 2:
-        raise UserError(f"Found a model of {len(model.class_names)} class; an audit compares classes: expected two.")
+    classifier = model if isinstance(model, Classifier) else model.classifier
+    if (count := len(classifier.card.class_names)) < 2:
+        raise UserError(f"Found a model of {count} class; an audit compares classes: expected two.")
     if not samples:
         raise UserError("Found no photos to audit; expected some. Check the folder.")
     drawn = draw_samples(samples, limit, seed)
-    data = replace(read_data(model, drawn, seed=seed, engine=engine, progress=progress), train=tuple(train))
-    chosen = [kind for kind in KINDS if kind in kinds and (data.has_labels or not KINDS[kind].needs_labels)]
+    data = replace(read_data(classifier, drawn, seed=seed, engine=engine, progress=progress), train=tuple(train))
+    is_several = classifier.card.is_multi_label
+    apart = [kind for kind in kinds if KINDS[kind].needs_one_label and is_several]
+    lacking = [kind for kind in kinds if KINDS[kind].needs_labels and not data.has_labels and kind not in apart]
+    chosen = [kind for kind in KINDS if kind in kinds and kind not in {*apart, *lacking}]
     found = [finding for kind in chosen for finding in KINDS[kind].find(data)]
     findings = [finding for finding in found if finding.certainty >= LEAST_CERTAINTY]
     # A shortcut concerns every photo of its class, also those that are right.
     findings.sort(key=lambda finding: (finding.kind != "shortcut", -finding.severity * finding.certainty))
-    notes = _tell_left_out(data, [kind for kind in kinds if kind not in chosen], len(samples) - len(drawn))
+    notes = _tell_left_out(data, lacking, len(samples) - len(drawn))
+    if apart:
+        notes.append(f"Not looked for, as several labels of this model may be right at once: {', '.join(apart)}.")
     return Audit(tuple(findings), len(data), tuple(notes), _record(data, chosen, engine))
 
 
@@ -123,13 +140,14 @@ def _tell_left_out(data: AuditData, kinds: Sequence[str], undrawn: int) -> list[
 
 
 def _record(data: AuditData, kinds: Sequence[str], engine: str) -> dict[str, Any]:
+    card = data.classifier.card
     return {
-        "model": data.model.name,
-        **data.model.origin,
-        "preprocess": data.model.preprocess.model_dump(),
+        "model": card.name,
+        **card.origin,
+        "preprocess": card.preprocess.model_dump(),
         "kinds": list(kinds),
         "seed": data.seed,
         "engine": engine,
-        "maps": "cam" if data.is_exact else "grad-cam",
+        "maps": "cam" if data.is_exact else choose_stand_in(card),
         "classes": {data.name(k): len(rows) for k, rows in data.groups.items()},
     }

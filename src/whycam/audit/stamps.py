@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import torch
 from scipy import ndimage
-from torch.nn import functional
 
+from whycam.audit.correlate import correlate
 from whycam.audit.data import AuditData
 from whycam.audit.findings import Box, Region
 from whycam.audit.suspects import Suspect, list_classes
@@ -153,20 +152,21 @@ class Sheets:
         power: (n, y, x) the length of the patch at each place, channel means taken off.
     """
 
-    images: torch.Tensor
-    power: torch.Tensor
+    images: np.ndarray
+    power: np.ndarray
 
     @classmethod
     def of(cls, pixels: np.ndarray) -> Self:
         """Of pixels (n, 3, H, W) uint8."""
-        images = functional.avg_pool2d(torch.from_numpy(pixels).float(), _STEP_PX)
-        grown = images.numpy()
+        height, width = (side // _STEP_PX for side in pixels.shape[2:])
+        cut = pixels[..., : height * _STEP_PX, : width * _STEP_PX]
+        images = cut.reshape(len(pixels), 3, height, _STEP_PX, width, _STEP_PX).mean((3, 5), dtype=np.float32)
         size, low, high = (1, 1, _HALF_PX, _HALF_PX), _HALF_PX // 2, _HALF_PX // 2 - 1
-        means, squares = (ndimage.uniform_filter(part, size) for part in (grown, grown**2))
+        means, squares = (ndimage.uniform_filter(part, size) for part in (images, images**2))
         spread = (squares - means**2).clip(0).sum(1)[:, low : -high or None, low : -high or None]
         length = np.sqrt(spread * _HALF_PX**2)
         # In a flat place a patch's length is all noise: it then counts as that of a faint drawing.
-        return cls(images, torch.from_numpy(length).clamp(min=_HALF_PX * 6))
+        return cls(images, length.clip(min=_HALF_PX * 6))
 
     def first(self, count: int) -> Sheets:
         """Some of them."""
@@ -175,24 +175,26 @@ class Sheets:
     def find_best(self, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The highest correlation (n, P) of patches (P, D) with any place, and that place (n, P, 2) in the photo."""
         scores = self._correlate(patches)
-        width = scores.shape[-1]
-        best = scores.flatten(2).max(2)
-        y, x = best.indices // width, best.indices % width
-        return best.values.numpy(), (torch.stack([y, x], -1) * _STEP_PX + _HALF_PX).numpy()
+        flat = scores.reshape(*scores.shape[:2], -1)
+        best = flat.argmax(2)
+        y, x = np.divmod(best, scores.shape[-1])
+        found = np.take_along_axis(flat, best[..., None], 2)[..., 0]
+        return found, np.stack([y, x], -1) * _STEP_PX + _HALF_PX
 
     def find_second(self, patches: np.ndarray) -> np.ndarray:
         """(n, P): the highest correlation of patches (P, D) with a place that does not overlap the best one."""
         scores = self._correlate(patches)
         height, width = scores.shape[2:]
-        best = scores.flatten(2).argmax(2)[..., None, None]
-        near_y = (torch.arange(height)[:, None] - best // width).abs() < _HALF_PX
-        near_x = (torch.arange(width) - best % width).abs() < _HALF_PX
-        second: np.ndarray = scores.masked_fill(near_y & near_x, -1).flatten(2).amax(2).numpy()
+        best = scores.reshape(*scores.shape[:2], -1).argmax(2)[..., None, None]
+        near_y = np.abs(np.arange(height)[:, None] - best // width) < _HALF_PX
+        near_x = np.abs(np.arange(width) - best % width) < _HALF_PX
+        second: np.ndarray = np.where(near_y & near_x, np.float32(-1), scores).max((2, 3))
         return second
 
-    def _correlate(self, patches: np.ndarray) -> torch.Tensor:
-        kernels = torch.from_numpy(patches).view(-1, 3, _HALF_PX, _HALF_PX)
-        return functional.conv2d(self.images, kernels) / self.power[:, None]
+    def _correlate(self, patches: np.ndarray) -> np.ndarray:
+        kernels = patches.astype(np.float32).reshape(-1, 3, _HALF_PX, _HALF_PX)
+        scores: np.ndarray = correlate(self.images, kernels) / self.power[:, None]
+        return scores
 
 
 def cut_patch(pixels: np.ndarray, y: int, x: int) -> np.ndarray:

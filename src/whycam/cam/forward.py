@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from whycam.cam import papers
-from whycam.cam.registry import Pass, method
+from whycam.cam.about import CAM, CONTRAST
+from whycam.cam.registry import Pass, register
 from whycam.errors import UserError
 
 
@@ -35,27 +35,13 @@ def _weigh(p: Pass, weight: Tensor) -> Tensor:
     return torch.einsum("ntc,nc...->nt..." if weight.ndim == 3 else "nc,nc...->n...", weight, p.features)
 
 
-@method(
-    "cam",
-    needs="linear head",
-    paper=papers.CAM,
-    differs="It is the class activation map: mean(map) + bias is the logit.",
-    cost="one 1x1 convolution",
-    is_signed=True,
-)
+@register(CAM)
 def cam(p: Pass) -> Tensor:
     """M = sum_k w_k^c F_k, signed, in the logit's unit: what each cell adds to the class's score."""
     return _weigh(p, read_class_weights(p))
 
 
-@method(
-    "contrast",
-    needs="linear head",
-    paper=papers.CONTRAST,
-    differs="It explains why this class and not that one: mean(map) + bias difference is the difference of the logits.",
-    cost="one 1x1 convolution",
-    is_signed=True,
-)
+@register(CONTRAST)
 def contrast(p: Pass) -> Tensor:
     """M^a - M^b = sum_k (w_k^a - w_k^b) F_k, signed: evidence for the target a over the class b (option `versus`)."""
     if p.versus is None:

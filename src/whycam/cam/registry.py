@@ -10,25 +10,15 @@ import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from whycam.cam.about import About, Needs
 from whycam.errors import UserError, make_unknown_name
 from whycam.model.cut.output import select_output
 
-Needs = Literal[
-    "linear head",
-    "features",
-    "gradients",
-    "tail scores",
-    "scores",
-    "features and scores",
-    "attention",
-    "image",
-    "image gradients",
-]
 Scalar = TypeVar("Scalar", int, float, str)
 
 _READ_TAIL: frozenset[Needs] = frozenset({"linear head", "gradients", "tail scores"})
@@ -140,18 +130,11 @@ class Pass:
             return torch.cat([self.score(run(part, row), row).float() for part, row in parts])
 
 
-@dataclass(frozen=True)
-class Method:
-    """A map method: its function, and what a person should know before choosing it."""
+@dataclass(frozen=True, kw_only=True)
+class Method(About):
+    """A map method: what is told of it, and its function."""
 
-    name: str
     run: Callable[[Pass], Tensor]
-    needs: Needs
-    paper: str
-    differs: str
-    cost: str
-    is_signed: bool
-    layers: int
 
     @property
     def reads_tail(self) -> bool:
@@ -165,22 +148,18 @@ _methods: dict[str, Method] = {}
 def method(
     name: str, *, needs: Needs, paper: str, differs: str, cost: str, is_signed: bool = False, layers: int = 1
 ) -> Callable[[Callable[[Pass], Tensor]], Callable[[Pass], Tensor]]:
-    """Enters a function in the table under a kebab-case name; the function itself is returned unchanged.
+    """Enters a function in the table under a kebab-case name, with what `About` tells of it; it stays as it is."""
+    about = About(name=name, needs=needs, paper=paper, differs=differs, cost=cost, is_signed=is_signed, layers=layers)
+    return register(about)
 
-    Args:
-        name: as the user types it.
-        needs: what the function reads of its `Pass`, which says which models it can explain.
-        paper: arXiv id or venue, and the equation.
-        differs: in one sentence, when its map is not the plain class activation map's.
-        cost: in words, beside one forward pass.
-        is_signed: whether negative values are evidence against the target, not absence of evidence.
-        layers: how many layers' passes it reads (`Pass.others`) where the caller names none.
-    """
+
+def register(about: About) -> Callable[[Callable[[Pass], Tensor]], Callable[[Pass], Tensor]]:
+    """See `method`."""
 
     def enter(run: Callable[[Pass], Tensor]) -> Callable[[Pass], Tensor]:
-        if name in _methods:
-            raise RuntimeError(f"Two methods are named {name!r}: {_methods[name].run} and {run}.")
-        _methods[name] = Method(name, run, needs, paper, differs, cost, is_signed, layers)
+        if about.name in _methods:
+            raise RuntimeError(f"Two methods are named {about.name!r}: {_methods[about.name].run} and {run}.")
+        _methods[about.name] = Method(**vars(about), run=run)
         return run
 
     return enter

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -21,8 +21,13 @@ _Mean = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
 _Std = Annotated[float, Field(ge=1e-4, le=1000, allow_inf_nan=False)]
 
 
+Channels = Literal["rgb", "bgr", "grey"]
+
+
 class Preprocess(BaseModel):
-    """Resize to (height, width), scale to [0, 1], subtract `mean`, divide by `std`.
+    """Resize to (height, width), order the channels, scale to [0, 1], subtract `mean`, divide by `std`.
+
+    `mean` and `std` are in the network's order of channels; of grey the first counts.
 
     The whole photo is squashed into the input, never cropped: every pixel of it is then under the map.
     """
@@ -35,6 +40,20 @@ class Preprocess(BaseModel):
     std: tuple[_Std, _Std, _Std] = (0.5, 0.5, 0.5)
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
     resize: Literal["squash"] = "squash"
+    channels: Channels = "rgb"
+
+    @model_serializer(mode="wrap")
+    def _describe(self, describe: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What is not said is RGB: descriptions from before there was a choice stay as they are.
+        told: dict[str, Any] = describe(self)
+        if self.channels == "rgb":
+            told.pop("channels", None)
+        return told
+
+    @property
+    def channel_count(self) -> int:
+        """Channels of the network's input."""
+        return 1 if self.channels == "grey" else 3
 
     def to_pixels(self, image: Image.Image) -> np.ndarray:
         """(3, H, W) uint8 of an RGB photo, resized."""
@@ -43,7 +62,34 @@ class Preprocess(BaseModel):
         return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
-        """(..., 3, H, W) float32 from uint8 pixels of that layout."""
-        mean = np.asarray(self.mean, dtype=np.float32).reshape(3, 1, 1) * 255
-        std = np.asarray(self.std, dtype=np.float32).reshape(3, 1, 1) * 255
-        return (pixels.astype(np.float32) - mean) / std
+        """(..., C, H, W) float32 in the network's order of channels, from RGB uint8 pixels (..., 3, H, W)."""
+        values = self.arrange(pixels.astype(np.float32))
+        mean, std = (
+            np.asarray(numbers, dtype=np.float32)[: self.channel_count].reshape(-1, 1, 1) * 255
+            for numbers in (self.mean, self.std)
+        )
+        normalised: np.ndarray = (values - mean) / std
+        return normalised
+
+    def arrange(self, values: Any) -> Any:
+        """RGB values (..., 3, H, W), of an array or a tensor, in the network's order of channels; grey as ITU-R 601."""
+        if self.channels == "rgb":
+            return values
+        red, green, blue = (values[..., k : k + 1, :, :] for k in range(3))
+        if self.channels == "grey":
+            return 0.299 * red + 0.587 * green + 0.114 * blue
+        return values[..., [2, 1, 0], :, :]
+
+
+# What `--preprocess` names: mean and standard deviation of values in [0, 1], and the order of the channels.
+NAMED: dict[str, dict[str, Any]] = {
+    "imagenet": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
+    "half": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+    "unit": {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)},
+    "bytes": {"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)},
+    "caffe": {
+        "mean": (103.939 / 255, 116.779 / 255, 123.68 / 255),
+        "std": (1 / 255, 1 / 255, 1 / 255),
+        "channels": "bgr",
+    },
+}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from whycam.cam import papers
+from whycam.cam.about import CAM, CONTRAST
 from whycam.data.preprocess import Preprocess
 from whycam.explainer.reading import Reading
 from whycam.explainer.targets import (
@@ -39,7 +39,7 @@ def describe_maps(card: Card, target: Target = None, versus: int | str | None = 
     is_pair = versus is not None
     return {
         "method": "contrast" if is_pair else "cam",
-        "paper": papers.CONTRAST if is_pair else papers.CAM,
+        "paper": CONTRAST.paper if is_pair else CAM.paper,
         "versus": None if versus is None else card.class_names[find_class(versus, card.class_names)],
         "relu": render.NO_RELU,
         "is_signed": True,
@@ -56,6 +56,12 @@ def describe_maps(card: Card, target: Target = None, versus: int | str | None = 
         **card.origin,
         "preprocess": card.preprocess.model_dump(),
     }
+
+
+def choose_stand_in(card: Card) -> str:
+    """The method whose maps are shown of a classifier that has no exact ones: the quickest that it answers for."""
+    order = (("gradients", "grad-cam"), ("tail scores", "ablation-cam"), ("scores", "occlusion"))
+    return next(name for need, name in order if card.answers_for(need))
 
 
 def record_methods(card: Card) -> dict[str, dict[str, Any]]:

@@ -45,7 +45,7 @@ def check_methods(module: nn.Module, cuts: Sequence[Cut], methods: Sequence[Meth
         if fits(method, module, cuts[-1]):
             continue
         if method.needs == "linear head" and isinstance(module, SelfCut):
-            raise UserError(module.no_exact_map or f"Layer {cuts[-1].layer!r} is not the one before pooling.")
+            raise UserError(cuts[-1].why_not_linear or f"Layer {cuts[-1].layer!r} is not the one before pooling.")
         names = [each.name for each in iter_methods() if each.needs != "image" and fits(each, module, cuts[-1])]
         raise UserError(
             f"{method.name} needs {_NAMES.get(method.needs, method.needs)}, which this model does not give: "

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from whycam.cam.registry import Method, get_method
+from whycam.cam.registry import Method, get_method, iter_methods
 from whycam.data.images import image_from_pil, load_image
 from whycam.data.loader import Photo, stream_batches
 from whycam.data.pixels import image_from_array
@@ -22,7 +22,7 @@ from whycam.explainer.exact import ExactReader, is_answered
 from whycam.explainer.explain import Names, explain
 from whycam.explainer.explanation import Explanation
 from whycam.explainer.reading import Reading
-from whycam.explainer.targets import Target, is_one
+from whycam.explainer.targets import Target, describe_target, is_one
 from whycam.intake.door import open_classifier
 from whycam.maps.refine import Refiner, make_refiner
 from whycam.model.classifier import Classifier
@@ -134,8 +134,10 @@ class Model:
             return self._refine(cast(Explanation, why), pixels)
         if self.classifier.card.is_exact and is_answered(method, target, how):
             names = [method] if isinstance(method, str) else method
-            read = ExactReader(self.classifier, target, how.get("versus"))
+            classes = target.detach().cpu().numpy() if isinstance(target, Tensor) else target
+            read = ExactReader(self.classifier, classes, how.get("versus"))
             why = join_readings(read(pixels, photos or [None] * len(pixels)), paths, is_single=is_one(target))
+            why = replace(why, record={**why.record, "target": describe_target(target)})
             return why if isinstance(method, str) else dict.fromkeys(names, why)
         inputs = normalise_on(torch.from_numpy(pixels).to(self.device), self.preprocess)
         return self._explain(inputs, target, method, photos=photos, paths=paths, **how)
@@ -159,6 +161,24 @@ class Model:
         maps = refiner(photos, why.targets)
         record = {**why.record, "refined": asdict(refiner.recipe), "is_signed": False}
         return replace(why, maps=maps if why.target.ndim == 2 else maps[:, 0], record=record, is_signed=False)
+
+    def check_methods(self, names: Iterable[str]) -> list[Method]:
+        """The methods of these names.
+
+        Raises:
+            UserError: an unknown one, or one that needs what this model has not; those that work are named.
+        """
+        card, methods = self.classifier.card, [get_method(name) for name in names]
+        for method in methods:
+            if method.needs == "linear head":
+                card.check_exact()
+            elif not card.answers_for(method.needs):
+                works = [one.name for one in iter_methods() if card.answers_for(one.needs)]
+                raise UserError(
+                    f"{method.name} needs {method.needs}, which a {card.kind} such as {card.name!r} does not give. "
+                    f"What works on it: {', '.join(works)}."
+                )
+        return methods
 
     def stream(
         self, paths: Iterable[Path], target: Target = None, *, batch_size: int = 16, method: str = "cam", **how: Any
@@ -198,9 +218,7 @@ class Model:
         self, inputs: Tensor, target: Target, method: str | Names, **how: Any
     ) -> Explanation | dict[str, Explanation]:
         names = [method] if isinstance(method, str) else method
-        if not {"cam", "contrast"}.isdisjoint(names):
-            self.classifier.card.check_exact()
-        how["layer"] = self._cut(inputs, how.get("layer"), [get_method(name) for name in names])
+        how["layer"] = self._cut(inputs, how.get("layer"), self.check_methods(names))
         about = {"model": self.name, **self.origin, "preprocess": self.preprocess.model_dump()}
         why = explain(
             self.network, inputs, target, method=list(names), class_names=self.class_names, origin=about, **how
@@ -211,6 +229,8 @@ class Model:
         """The layer, as a cut that is made once: a search for it costs a few forward passes."""
         if (layer is None and any(m.layers > 1 for m in methods)) or not isinstance(layer, str | None):
             return layer
+        if self.classifier.is_torch_free:
+            return layer  # it remembers its cuts itself
         return self.classifier.cut(inputs, layer, reads_tail=any(m.reads_tail for m in methods))
 
 
@@ -247,24 +267,42 @@ def to_photo(image: ImageLike) -> Image.Image:
 
 
 def load(
-    model: str | Path,
+    model: object,
     *,
     device: str = "auto",
     weights: Path | None = None,
+    class_names: Sequence[str] | Path | None = None,
+    preprocess: object = None,
     image_size: int | None = None,
     engine: str = "auto",
 ) -> Model:
     """A model to explain with.
 
     Args:
-        model: a run folder, a model folder, `imagenet` (the installed network), or a timm name.
+        model: a run or model folder; `imagenet` (the installed network), a timm or torchvision name; a Hugging Face
+            folder or `hf:org/name`; an .onnx, .keras, .h5, .pt2 or TorchScript file; `file.py:attribute` or
+            `package.module:attribute`, whose code is run; a torch module; or a function, normalised images
+            (N, C, H, W) -> scores (N, K). docs/models.md has a section on each.
         device: auto, cpu, cuda or mps.
-        weights: a local file, for a timm name.
-        image_size: side of the network's input in pixels, for a name; more pixels make finer maps.
+        weights: a local file, for a name or for code.
+        class_names: K names in the order of the outputs, or a file of them, a name a line [the model's own].
+        preprocess: imagenet, half, unit, bytes, caffe, a JSON file of a Preprocess, a Preprocess, or a transform of
+            torchvision's or timm's [the model's own; where it has none, it must be given].
+        image_size: side of the network's input in pixels, where it takes any; more pixels make finer maps.
         engine: what makes exact maps. onnx: the exported graph, made now if it isn't in the cache (some seconds, once);
             auto: the same where it is in the cache and there is no GPU; torch: never.
 
     Raises:
-        UserError: no such model, a missing or tampered file, weights out of reach, a broken identity.
+        UserError: no such model, a missing or tampered file, weights out of reach, a broken identity, class names of
+            another number than the outputs, or no word on how photos are prepared.
     """
-    return Model(open_classifier(model, device=device, weights=weights, image_size=image_size, engine=engine).ready())
+    opened = open_classifier(
+        model,
+        device=device,
+        weights=weights,
+        classes=class_names,
+        preprocess=preprocess,
+        image_size=image_size,
+        engine=engine,
+    )
+    return Model(opened.ready())

@@ -1,72 +1,90 @@
-"""The door: what a user names becomes a Classifier, without torch where the exported graph is at hand."""
+"""The door: what a user names becomes a Classifier, without torch where an exported graph is at hand.
+
+A kind of model is one file here with a `KIND`; `_FILES` lists them, and the first whose `is_it` says yes opens it.
+"""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 from whycam.errors import UserError
 from whycam.intake.device import choose_device
+from whycam.intake.request import Found, Kind, Request
 from whycam.model.classifier import Card, Classifier
 from whycam.model.onnx.engine import check_engine, find_engine, open_kept
 
-if TYPE_CHECKING:
-    from torch import nn
+# Objects first, then what a file or folder shows of itself, then names.
+_FILES = (
+    "module",
+    "function",
+    "folder",
+    "hugging_face",
+    "onnx_file",
+    "program",
+    "python_code",
+    "timm_name",
+)
 
 
 def open_classifier(
-    model: str | Path,
+    model: object,
     *,
     device: str = "auto",
     weights: Path | None = None,
+    classes: Sequence[str] | Path | None = None,
+    preprocess: object = None,
     image_size: int | None = None,
     engine: str = "auto",
     photos: int = 1,
     threads: int | None = None,
 ) -> Classifier:
-    """The classifier of that name.
+    """The classifier that is asked for.
 
     Args:
-        model: a run folder, a model folder, `imagenet` (the installed network), or a timm name.
+        model: see `whycam.load`.
         device: auto, cpu, cuda or mps.
-        weights: a local file, for a timm name.
-        image_size: side of the network's input in pixels, for a name.
+        weights: a file, for a name or for the user's own code.
+        classes: the names of the outputs, or a file of them, a name a line.
+        preprocess: see `Request`.
+        image_size: side of the network's input in pixels, where it takes any.
         engine: see `choose_runtime`.
         photos: how many are expected.
-        threads: that one call of an exported graph uses; None takes one for each core.
+        threads: that one call of a graph uses; None takes one for each core.
 
     Raises:
-        UserError: no such model, a missing or tampered file, weights out of reach, a broken identity.
+        UserError: no such model, a missing or tampered file, weights out of reach, a broken identity, a preprocessing
+            that nobody says.
     """
     check_engine(engine)
-    name, kind = str(model), choose_device(device, engine)
-    # With weights or a size of the caller's own, the name does not say which graph it is.
-    place = find_engine(name) if weights is None and image_size is None else None
-
-    def load(kind: str = kind) -> tuple[nn.Module, Card]:
-        return _load(name, kind, weights, image_size)
-
-    graph = open_kept(place, threads) if place and engine != "torch" and kind == "cpu" else None
+    where = choose_device(device, engine)
+    request = Request(model, weights, classes, preprocess, image_size, where, threads)
+    # With anything of the caller's own, the name does not say which graph it is.
+    place = find_engine(request.name) if request.is_plain else None
+    graph = open_kept(place, threads) if place and engine != "torch" and where == "cpu" else None
     if graph is not None:
-        card = Card(name, graph.metadata.class_names, graph.metadata.preprocess, graph.metadata.model)
-        found = Classifier(card, lambda: load()[0], engine=engine, photos=photos, threads=threads, place=place)
-        return found.holding(graph)
-    network, card = load()
-    return Classifier(card, network, engine=engine, photos=photos, threads=threads, place=place)
+        about = graph.metadata
+        kind = "whycam folder" if Path(request.name).is_dir() else "timm network"
+        card = Card(request.name, about.class_names, about.preprocess, about.model, kind=kind)
+        found = Found(card, lambda: _open(request).network)  # type: ignore[arg-type, return-value]
+        made = Classifier(found.card, found.network, engine=engine, photos=photos, threads=threads, place=place)
+        return made.holding(graph)
+    found = _open(request)
+    return Classifier(found.card, found.network, engine=engine, photos=photos, threads=threads, place=place)
 
 
-def _load(name: str, device: str, weights: Path | None, image_size: int | None) -> tuple[nn.Module, Card]:
-    from whycam.intake import folder, timm_name  # noqa: PLC0415 - torch, which a graph at hand does without
+def iter_kinds() -> Iterator[Kind]:
+    """The kinds of models, in the order in which they are asked."""
+    for name in _FILES:
+        yield importlib.import_module(f"whycam.intake.{name}").KIND
 
-    path, network = Path(name), cast("nn.Module", None)
-    if path.is_dir():
-        network, card = folder.load(path, name)
-    elif path.exists() or len(path.parts) > 1:
-        found = "a file" if path.exists() else "nothing"
-        raise UserError(
-            f"Found {found} at '{path.absolute()}'; expected a run folder, a model folder, 'imagenet' or a timm "
-            "name. Check the path."
-        )
-    else:
-        network, card = timm_name.load(name, weights, image_size)
-    return network.requires_grad_(requires_grad=False).to(device).eval(), card.on(device)
+
+def _open(request: Request) -> Found:
+    for kind in iter_kinds():
+        if kind.is_it(request):
+            return kind.open(request)
+    known = ", ".join(kind.name for kind in iter_kinds())
+    path = Path(request.name)
+    found = f"Found a file at '{path.absolute()}' that is none of them" if path.is_file() else f"Found {request.name!r}"
+    raise UserError(f"{found}; expected a model: {known}. See docs/models.md.")

@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from whycam.intake.request import Found, Kind, Request, as_path
 from whycam.model.classifier import Card
-from whycam.model.gap import GapClassifier, load_classifier, probe_identity
 from whycam.runs import read_versions
 
-
-def load(folder: Path, name: str) -> tuple[GapClassifier, Card]:
-    """The classifier of a run or model folder.
-
-    Raises:
-        UserError: a missing, tampered or foreign file, or a broken identity.
-    """
-    network = load_classifier(folder / "model" if (folder / "model").is_dir() else folder)
-    return network, describe(network, name)
+if TYPE_CHECKING:
+    from whycam.model.gap import GapClassifier
 
 
-def describe(network: GapClassifier, name: str) -> Card:
+def _is_it(request: Request) -> bool:
+    path = as_path(request)
+    return path is not None and path.is_dir() and (_find(path) != path or not _is_anothers(path))
+
+
+def _find(folder: Path) -> Path:
+    return folder / "model" if (folder / "model").is_dir() else folder
+
+
+def _is_anothers(folder: Path) -> bool:
+    """Whether its config.json is a description by another library, such as Hugging Face's."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return (folder / "saved_model.pb").exists()
+    return isinstance(config, dict) and "whycam" not in config and bool({"architectures", "model_type"} & config.keys())
+
+
+def _open(request: Request) -> Found:
+    from whycam.model.gap import load_classifier  # noqa: PLC0415 - torch, which other kinds do without
+
+    request.refuse("folder of whycam's", "weights", "class_names", "preprocess", "image_size")
+    assert isinstance(request.model, str | Path)  # noqa: S101 - _is_it has seen to that
+    network = load_classifier(_find(Path(request.model)))
+    card = describe(network, request.name, kind="whycam folder", device=request.device)
+    return Found(card, network.requires_grad_(requires_grad=False).to(request.device).eval())
+
+
+def describe(network: GapClassifier, name: str, *, kind: str, device: str) -> Card:
     """The card of a network whose maps are exact."""
+    from whycam.model.gap import probe_identity  # noqa: PLC0415 - torch, which other kinds do without
+
     origin = {
         "backbone": network.origin.architecture,
         "weights": network.origin.source,
@@ -29,4 +54,8 @@ def describe(network: GapClassifier, name: str) -> Card:
         "identity_error": probe_identity(network),
         "versions": read_versions(),
     }
-    return Card(name, network.class_names, network.preprocess, origin)
+    told = "config.json" if kind == "whycam folder" else "timm's table"
+    return Card(name, network.class_names, network.preprocess, origin, device, kind=kind, preprocess_from=told)
+
+
+KIND = Kind("a run or model folder of whycam's", _is_it, _open)

@@ -13,9 +13,10 @@ from whycam.config import AuditOptions
 from whycam.data.annotations import read_photos
 from whycam.data.folder import Sample
 from whycam.errors import UserError, make_unknown_name
-from whycam.explainer.model import Model, load
 from whycam.explainer.targets import find_class
+from whycam.intake.door import open_classifier
 from whycam.jobs.progress import show_progress
+from whycam.model.classifier import MANY, Classifier
 from whycam.runs import command_line, open_run, write_json
 
 
@@ -28,7 +29,7 @@ def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions
     split_kinds(options.fail_on)
     kinds = split_kinds(options.kinds) or list(KINDS)
     with open_run(out, overwrite=options.overwrite) as partial:
-        model = load(model_name, device=options.device)
+        model = open_classifier(model_name, **options.describe_model(), engine=options.engine, photos=MANY)
         samples, train = read_samples(model, folder)
         total = min(options.limit, len(samples))
         with show_progress("auditing", total) as advance:
@@ -61,7 +62,7 @@ def split_kinds(words: str) -> list[str]:
     return kinds
 
 
-def read_samples(model: Model, folder: Path) -> tuple[list[Sample], list[Path]]:
+def read_samples(model: Classifier, folder: Path) -> tuple[list[Sample], list[Path]]:
     """The photos to audit, those of val/ where there is one, and the training photos beside them.
 
     Raises:
@@ -73,7 +74,7 @@ def read_samples(model: Model, folder: Path) -> tuple[list[Sample], list[Path]]:
     if words and all(index < 0 for index in indices.values()):
         raise UserError(
             f"Not one of the {len(words)} folders ({', '.join(sorted(map(str, words))[:5])}, ...) is named as one of "
-            f"the model's {len(model.class_names)} classes ({', '.join(model.class_names[:5])}, ...). "
+            f"the model's {len(model.card.class_names)} classes ({', '.join(model.card.class_names[:5])}, ...). "
             "Rename the folders, or put all photos into one folder to audit them without labels."
         )
     samples = [Sample(photo.photo, indices[photo.classes[0]] if photo.classes else -1) for photo in photos]
@@ -83,9 +84,9 @@ def read_samples(model: Model, folder: Path) -> tuple[list[Sample], list[Path]]:
     return samples, train
 
 
-def _find_index(word: str, model: Model) -> int:
+def _find_index(word: str, model: Classifier) -> int:
     try:
-        return find_class(word, model.class_names)
+        return find_class(word, model.card.class_names)
     except UserError:
         return -1
 

@@ -13,7 +13,8 @@ from rich.table import Table
 from whycam.config import EvaluateOptions
 from whycam.data.annotations import read_photos
 from whycam.errors import UserError
-from whycam.explainer.model import load
+from whycam.explainer.model import Model
+from whycam.intake.door import open_classifier
 from whycam.jobs.progress import show_progress
 from whycam.metrics.evaluation import Evaluation, evaluate
 from whycam.metrics.registry import Metric
@@ -36,7 +37,7 @@ def evaluate_folder(model_name: str, folder: Path, out: Path, options: EvaluateO
         raise UserError("Found more than one of --boxes, --masks and --coco; expected one. Leave the others out.")
     photos = read_photos(folder, boxes=options.boxes, masks=options.masks, coco=options.coco)
     with open_run(out, overwrite=options.overwrite) as partial:
-        model = load(model_name, device=options.device)
+        model = Model(open_classifier(model_name, **options.describe_model()))
         total = min(options.limit or len(photos), len(photos))
         with show_progress("measuring", total) as advance:
             found = evaluate(
@@ -167,6 +168,7 @@ def tell(found: Evaluation) -> list[str]:
     if scores := found.classifier():
         lines.append(
             f"The classifier: accuracy {scores['accuracy']:.3f} on {scores['photos']} photos with labels, among the "
-            f"first five {scores['top5_accuracy']:.3f}, calibration error {scores['calibration_error']:.3f}."
+            f"first five {scores['top5_accuracy']:.3f}"
+            + (f", calibration error {error:.3f}." if (error := scores["calibration_error"]) is not None else ".")
         )
     return lines

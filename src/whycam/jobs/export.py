@@ -17,6 +17,7 @@ from whycam.data.walk import find_images
 from whycam.errors import UserError, as_clause
 from whycam.explainer.exact import record_methods
 from whycam.explainer.model import Model, load
+from whycam.intake.door import open_classifier
 from whycam.model.gap import GapClassifier, probe_identity, save_classifier
 from whycam.model.onnx.export import (
     ExplainingNet,
@@ -60,7 +61,7 @@ def export(model_name: str, out: Path, options: ExportOptions) -> Exported:
     with tell_disk_errors(out):
         if out.exists() and not options.overwrite:
             raise UserError(f"'{out.absolute()}' is there already. Choose another name, or give --overwrite.")
-        model = load(model_name, device="cpu", engine="torch")
+        model = Model(open_classifier(model_name, **options.describe_model() | {"device": "cpu"}, engine="torch"))
         network = model.classifier.exact_network
         out.parent.mkdir(parents=True, exist_ok=True)
         if options.format == "onnx":

@@ -17,7 +17,8 @@ from whycam.data.sources import name_outputs
 from whycam.data.walk import find_images
 from whycam.errors import make_unreadable_error
 from whycam.explainer.explanation import Explanation
-from whycam.explainer.model import Model, load
+from whycam.explainer.model import Model
+from whycam.intake.door import open_classifier
 from whycam.jobs.photo_files import describe_target
 from whycam.jobs.progress import show_progress
 from whycam.maps import render
@@ -74,7 +75,7 @@ def localize_files(model_name: str, inputs: Sequence[Path], out: Path, options: 
     """
     paths = find_images(inputs)
     with open_run(out, overwrite=options.overwrite) as folder:
-        model = load(model_name, device=options.device)
+        model = Model(open_classifier(model_name, **options.describe_model()))
         writer = _Writer(folder, model, options)
         with (
             TableWriter(folder, "boxes", _SCHEMA) as table,

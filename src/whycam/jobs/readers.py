@@ -78,7 +78,7 @@ def open_reader(name: str, options: ExplainOptions, photos: int) -> Reader:
             "(another method, a layer, --smooth, --refine, or an --option). Leave --engine out."
         )
     engine = options.engine if has_answer else "torch"
-    classifier = open_classifier(name, device=options.device, engine=engine, photos=photos, threads=1)
+    classifier = open_classifier(name, **options.describe_model(), engine=engine, photos=photos, threads=1)
     if has_answer and classifier.card.is_exact:
         return ExactReader(classifier, options.target, options.versus)
     from whycam.explainer.model import Model  # noqa: PLC0415 - torch, which exact maps do without

@@ -15,6 +15,7 @@ from whycam.config import AuditOptions, ReportOptions
 from whycam.data.folder import Sample
 from whycam.errors import UserError, as_clause, make_disk_error, make_unreadable_error
 from whycam.explainer.reading import Reading
+from whycam.intake.door import open_classifier
 from whycam.jobs.progress import show_progress
 from whycam.jobs.report_photos import (
     ALL_CLASSES,
@@ -204,11 +205,10 @@ def _find_audit(
     audit = _find_json(options.audit, "audit.json", "whycam audit", run.folder if run else None)
     if audit is not None or options.no_audit:
         return audit, ""
-    from whycam.audit import audit as make_audit  # noqa: PLC0415 - torch, which a report with an audit does without
-    from whycam.explainer.model import load  # noqa: PLC0415
+    from whycam.audit import audit as make_audit  # noqa: PLC0415 - slow, and a report with an audit does without
 
-    found, limit = load(model, device=options.device), AuditOptions().limit
-    find_truth = make_truth_finder(found.class_names)
+    found, limit = open_classifier(model, **options.describe_model(), photos=len(reported.items)), AuditOptions().limit
+    find_truth = make_truth_finder(found.card.class_names)
     truths = [(item.path, find_truth(item.words)) for item in reported.items]
     samples = [Sample(path, -1 if truth is None else truth) for path, truth in truths]
     try:

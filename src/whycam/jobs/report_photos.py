@@ -20,7 +20,7 @@ from whycam.data.loader import Photo, in_batches, map_ahead
 from whycam.data.preprocess import Preprocess
 from whycam.data.walk import find_images
 from whycam.errors import UserError, as_clause, make_disk_error
-from whycam.explainer.exact import ExactReader
+from whycam.explainer.exact import ExactReader, choose_stand_in
 from whycam.explainer.reading import Reading
 from whycam.explainer.targets import find_class
 from whycam.intake.door import open_classifier
@@ -30,7 +30,6 @@ from whycam.show.entries import encode_photo, shrink_photo
 # Of so many classes at the most, every one's map is kept; of more, those of the best five and the true one.
 ALL_CLASSES = 20
 BEST = 5
-_INEXACT_METHOD = "grad-cam"
 
 
 @dataclass(frozen=True)
@@ -176,12 +175,13 @@ class MapReader:
     """Pixels to readings with the maps that the page stores; called from several threads."""
 
     def __init__(self, model: str, options: ReportOptions, photos: int) -> None:
-        """Opens the model; one without exact maps is read by grad-cam."""
+        """Opens the model; one without exact maps is read by another method."""
         self._classifier = open_classifier(
-            model, device=options.device, engine=options.engine, photos=photos, threads=1
+            model, **options.describe_model(), engine=options.engine, photos=photos, threads=1
         )
         card = self._classifier.card
         self.class_names, self.preprocess, self.is_exact = card.class_names, card.preprocess, card.is_exact
+        self._stand_in = choose_stand_in(card)
         # A network changes its state while a method runs.
         self._lock = threading.Lock()
 
@@ -199,7 +199,7 @@ class MapReader:
         from whycam.explainer.model import Model  # noqa: PLC0415 - torch, which exact maps do without
 
         with self._lock:
-            why: Any = Model(self._classifier).explain_pixels(pixels, target, _INEXACT_METHOD)
+            why: Any = Model(self._classifier).explain_pixels(pixels, target, self._stand_in)
         return [why.reading(i) for i in range(len(pixels))]
 
 

@@ -11,7 +11,8 @@ from fastapi import FastAPI
 
 from whycam.config import ServeOptions
 from whycam.errors import UserError
-from whycam.explainer.model import load
+from whycam.intake.door import open_classifier
+from whycam.model.classifier import MANY
 from whycam.show.app.allocator import keep_memory_small
 from whycam.show.app.served import ServedModel
 from whycam.show.app.site import make_app
@@ -34,7 +35,7 @@ def serve(model_name: str, options: ServeOptions, tell: Callable[[str], None]) -
     keep_memory_small()
     with listen(options.host, options.port) as door:
         # Before the model, which takes seconds: a port in use is told at once.
-        model = load(model_name, device=options.device, engine="torch")
+        model = open_classifier(model_name, **options.describe_model(), photos=MANY)
         with ServedModel(model) as served:
             server = uvicorn.Server(configure(make_app(served, options)))
             # uvicorn stops at these signals and then raises them again: to stop is what was asked for, and no fault.

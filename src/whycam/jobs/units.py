@@ -20,8 +20,9 @@ from whycam.data.loader import in_batches, stream_photos
 from whycam.data.samples import write_samples
 from whycam.data.walk import find_images
 from whycam.errors import make_unreadable_error
-from whycam.explainer.model import load
+from whycam.explainer.model import Model
 from whycam.explainer.targets import find_class
+from whycam.intake.door import open_classifier
 from whycam.jobs.progress import show_progress
 from whycam.maps import render
 from whycam.model.classifier import Classifier
@@ -113,7 +114,7 @@ def show_units(model_name: str, target: str, folder: Path | None, out: Path, opt
     """
     with open_run(out, overwrite=options.overwrite) as work, tempfile.TemporaryDirectory(dir=work) as scratch:
         paths = find_images([folder]) if folder else write_samples(Path(scratch))
-        model = load(model_name, device=options.device)
+        model = Model(open_classifier(model_name, **options.describe_model()))
         model.classifier.card.check_exact("Units are channels that a class weighs.")
         features, index = Features(model.classifier), find_class(target, model.class_names)
         survey = survey_photos(features, index, paths, options)

@@ -26,17 +26,20 @@ class Score:
         run: images (B, ...) as the network takes them -> logits (B, K), by any engine, in batches of any size.
         target: (N,) class of each photo.
         chunk: the most images in one call.
+        is_multi_label: each logit has a probability of its own.
     """
 
     run: Callable[[Tensor], Tensor]
     target: Tensor
     chunk: int = 32
+    is_multi_label: bool = False
 
     def __call__(self, images: Tensor, rows: Tensor) -> Tensor:
         """(B, 2): probability and logit of images (B, ...), `rows` (B,) saying which photo each is made of."""
         logits = self.run(images).float()
         target = self.target[rows, None]
-        return torch.cat([logits.softmax(1).gather(1, target), logits.gather(1, target)], dim=1)
+        shares = logits.sigmoid() if self.is_multi_label else logits.softmax(1)
+        return torch.cat([shares.gather(1, target), logits.gather(1, target)], dim=1)
 
     def sweep(self, make: Callable[[Tensor, Tensor], Tensor], count: int) -> Tensor:
         """(N, count, 2): probability and logit of `count` variants of each photo.

@@ -46,6 +46,7 @@ class Evaluation:
         counts: what was left out, and of how many photos.
         class_names: K names.
         record: how it was made.
+        is_multi_label: several labels may be right at once.
     """
 
     methods: tuple[str, ...]
@@ -59,6 +60,7 @@ class Evaluation:
     counts: Mapping[str, int]
     class_names: tuple[str, ...]
     record: Mapping[str, Any]
+    is_multi_label: bool = False
     _kept: dict[object, Estimate] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -128,7 +130,10 @@ class Evaluation:
             "accuracy_low": _to_number(found.low),
             "accuracy_high": _to_number(found.high),
             "top5_accuracy": float(multiclass_accuracy(logits, labels, count, average="micro", top_k=min(5, count))),
-            "calibration_error": float(multiclass_calibration_error(logits.softmax(1), labels, count)),
+            # Of labels that don't exclude each other, one true class says nothing of the others.
+            "calibration_error": None
+            if self.is_multi_label
+            else float(multiclass_calibration_error(logits.softmax(1), labels, count)),
             "classes": {self.class_names[k]: float(per_class[k]) for k in labels.unique().tolist()},
         }
 
@@ -299,6 +304,7 @@ def _finish(running: EvaluationInProgress, baselines: tuple[str, ...], left_out:
             "left_out": list(left_out),
             "maps": running.record,
         },
+        running.scored.card.is_multi_label,
     )
 
 

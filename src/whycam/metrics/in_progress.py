@@ -144,10 +144,10 @@ class EvaluationInProgress:
         right = best == labels[:, None]
         hits = torch.stack([right[:, 0], right.any(1)], dim=1).double()
         hits[labels < 0] = torch.nan
-        black = torch.from_numpy(self.model.preprocess.normalise(np.zeros((3, 1, 1), dtype=np.uint8))).view(3)
+        black = torch.from_numpy(self.model.preprocess.normalise(np.zeros((3, 1, 1), dtype=np.uint8))).view(-1)
         return Photos(
             images,
-            Score(self._run, targets, self.scored.chunk),
+            Score(self._run, targets, self.scored.chunk, self.scored.card.is_multi_label),
             truths,
             self.methods,
             self._explain,

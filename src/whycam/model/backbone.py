@@ -329,7 +329,7 @@ def _read_hub_cache(hub_id: str) -> dict[str, Tensor] | None:
 def _download(architecture: str, hub_id: str) -> dict[str, Tensor]:
     try:
         if not (os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")):
-            _check_reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+            check_reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
         from huggingface_hub import hf_hub_download  # noqa: PLC0415 - only where it is used
 
         return read_weights(Path(hf_hub_download(hub_id, "model.safetensors", etag_timeout=_CONNECT_TIMEOUT_S)))
@@ -344,7 +344,16 @@ def _download(architecture: str, hub_id: str) -> dict[str, Tensor]:
         ) from None
 
 
-def _check_reachable(endpoint: str) -> None:
+def check_hub(hub_id: str, file: str) -> None:
+    """Raises an OSError within seconds where a file is neither in the hub's cache nor in reach."""
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - only where it is used
+
+    is_here = isinstance(try_to_load_from_cache(hub_id, file), str)
+    if not is_here and not (os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")):
+        check_reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+
+
+def check_reachable(endpoint: str) -> None:
     """Raises an OSError within seconds where there is no way to the hub; its own client would retry for minutes."""
     if os.environ.get("HF_HUB_OFFLINE", "0") not in {"0", ""}:
         raise OSError("HF_HUB_OFFLINE is set")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from whycam.model.cut.base import Cut
+    from whycam.model.cut.own import SelfCut
     from whycam.model.gap import GapClassifier
+    from whycam.model.runtime import Runtime
 
 log = logging.getLogger("whycam.model")
-Runtime = Literal["onnx", "torch"]
+Answerer = Literal["onnx", "torch"]
+Output = Literal["logits", "multi-label logits"]
 # Where exact maps come from, in the words that are recorded.
 POOLED, LINEAR = "features before pooling", "GAP + linear"
 # From so many photos on, the time for an export is soon won back.
@@ -43,9 +47,15 @@ class Card:
         name: what it was loaded by.
         class_names: K names, in the order of the logits.
         preprocess: from a photo to the input.
+        kind: of model, in a word or two: run folder, timm, ONNX file, module, ...
+        preprocess_from: where the preprocessing is known from, in words.
+        output: what the scores are: logits of classes that exclude each other, or of labels that don't.
+        activation: what the model's own output does with them, in words; empty where it gives them as they are.
+        is_exportable: whether the exported graph can answer for it.
         origin: backbone, weights, identity error: recorded with each result.
         device: where it computes: cpu, cuda, mps.
         no_exact_map: why it has no exact maps; empty where it has.
+        answers: what map methods may need of it (`Method.needs`); None: whatever they do.
         layer, tail: whose features the exact maps weigh, and what stands between those and the logits.
     """
 
@@ -55,6 +65,12 @@ class Card:
     origin: Mapping[str, Any]
     device: str = "cpu"
     no_exact_map: str = ""
+    kind: str = ""
+    preprocess_from: str = ""
+    output: Output = "logits"
+    activation: str = ""
+    is_exportable: bool = True
+    answers: frozenset[str] | None = None
     layer: str = POOLED
     tail: str = LINEAR
 
@@ -63,9 +79,16 @@ class Card:
         """Whether mean(map) + bias is the logit of every class."""
         return not self.no_exact_map
 
-    def on(self, device: str) -> Card:
-        """The same card of a network on that device."""
-        return replace(self, device=device)
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether several labels may be right at once."""
+        return self.output == "multi-label logits"
+
+    def answers_for(self, need: str) -> bool:
+        """Whether it gives what a map method needs (`Method.needs`)."""
+        if need == "linear head":
+            return self.is_exact
+        return self.answers is None or need in self.answers
 
     def check_exact(self, purpose: str = "") -> None:
         """Refuses what takes exact maps, where there are none.
@@ -77,7 +100,7 @@ class Card:
             raise UserError(f"{purpose} {self.no_exact_map}".strip())
 
 
-def choose_runtime(engine: str, card: Card, *, is_at_hand: bool, photos: int) -> Runtime:
+def choose_runtime(engine: str, card: Card, *, is_at_hand: bool, photos: int) -> Answerer:
     """What answers: the exported graph in ONNX Runtime, or the network in torch.
 
     Args:
@@ -93,8 +116,13 @@ def choose_runtime(engine: str, card: Card, *, is_at_hand: bool, photos: int) ->
     check_engine(engine)
     if engine == "onnx":
         card.check_exact()
+        if not card.is_exportable:
+            raise UserError(
+                f"--engine onnx has the exported graph of models that whycam trained and of timm's; {card.name!r} is "
+                f"a {card.kind}. Leave --engine out; or export it to ONNX with its own library, and explain that file."
+            )
         return "onnx"
-    is_possible = engine == "auto" and card.is_exact and card.device == "cpu"
+    is_possible = engine == "auto" and card.is_exact and card.is_exportable and card.device == "cpu"
     return "onnx" if is_possible and (is_at_hand or photos >= MANY) else "torch"
 
 
@@ -104,6 +132,7 @@ class _Parts:
 
     network: nn.Module | Callable[[], nn.Module]
     place: Path | None
+    runtime: Runtime | None
     graphs: dict[str, OnnxEngine] = field(default_factory=dict)
     cuts: dict[object, Cut] = field(default_factory=dict)
     # A network changes its state while it is cut or differentiated, and a graph is made once.
@@ -116,7 +145,7 @@ class Classifier:
     def __init__(
         self,
         card: Card,
-        network: nn.Module | Callable[[], nn.Module],
+        network: nn.Module | Callable[[], nn.Module] | Runtime,
         *,
         engine: str = "auto",
         photos: int = 1,
@@ -127,7 +156,7 @@ class Classifier:
 
         Args:
             card: see there.
-            network: the module in eval mode, or what loads it.
+            network: the module in eval mode, or what loads it, or what runs a model that is none.
             engine: see `choose_runtime`.
             photos: how many are expected.
             threads: that one call of a graph uses; None takes one for each core.
@@ -135,7 +164,8 @@ class Classifier:
         """
         check_engine(engine)
         self.card, self.engine, self.photos, self.threads = card, engine, photos, threads
-        self._parts = _Parts(network, place)
+        runtime = cast("Runtime", network) if hasattr(network, "as_module") else None
+        self._parts = _Parts(runtime.as_module if runtime else cast("nn.Module", network), place, runtime)
         self._failed: set[str] = set()
 
     def holding(self, graph: OnnxEngine) -> Self:
@@ -154,14 +184,9 @@ class Classifier:
 
     def having(self, *, engine: str | None = None, photos: int = MANY, **card: Any) -> Classifier:
         """The same classifier, asked by another engine, for more photos, or with another entry in its card."""
-        view = Classifier(
-            replace(self.card, **card),
-            self._parts.network,
-            engine=engine or self.engine,
-            photos=photos,
-            threads=self.threads,
-        )
-        view._parts = self._parts
+        view = copy(self)
+        view.card, view.engine, view.photos = replace(self.card, **card), check_engine(engine or self.engine), photos
+        view._failed = set()
         return view
 
     def swap(self, network: nn.Module) -> Classifier:
@@ -170,7 +195,7 @@ class Classifier:
 
     @property
     def network(self) -> nn.Module:
-        """The module, in eval mode, on the card's device."""
+        """The module, in eval mode, on the card's device; of a model that is none, one that asks its runtime."""
         with self._parts.lock:
             if not _is_module(self._parts.network):
                 self._parts.network = cast("Callable[[], nn.Module]", self._parts.network)()
@@ -184,19 +209,33 @@ class Classifier:
             UserError: it has no exact maps.
         """
         self.card.check_exact()
+        if not self.card.is_exportable:
+            raise UserError(
+                f"{self.card.name!r} is a {self.card.kind}; export, channels and refined maps need a model that whycam "
+                "trained, or a timm name whose maps are exact. Its plain maps are exact: leave the refinement out."
+            )
         return cast("GapClassifier", self.network)
+
+    @property
+    def is_torch_free(self) -> bool:
+        """Whether nothing that it is asked brings torch in: it is run by something else."""
+        return self._parts.runtime is not None
 
     @property
     def bias(self) -> list[float] | None:
         """(K,): mean(map) + bias = logit; None without exact maps."""
         if not self.card.is_exact:
             return None
+        if self._parts.runtime is not None:
+            return [float(value) for value in cast(np.ndarray, self._parts.runtime.bias)]
         graph = self._find_graph("maps")
         return self.exact_network.classifier.bias.tolist() if graph is None else list(graph.metadata.bias)
 
     @property
-    def runtime(self) -> Runtime:
+    def runtime(self) -> Answerer:
         """What gives scores; a graph that can be had is made for the answer."""
+        if self._parts.runtime is not None:
+            return "onnx"
         return "torch" if self._find_graph("scores") is None else "onnx"
 
     @property
@@ -207,6 +246,8 @@ class Classifier:
 
     def scores(self, pixels: np.ndarray) -> np.ndarray:
         """(B, K) logits of any number of photos' pixels (B, 3, H, W) uint8."""
+        if self._parts.runtime is not None:
+            return self._parts.runtime.scores(self.card.preprocess.normalise(pixels))
         graph = self._find_graph("maps")
         if graph is None:
             return self.score_inputs(self._normalise(pixels)).cpu().numpy()
@@ -216,6 +257,8 @@ class Classifier:
         """(B, K) logits of any number of images (B, 3, H, W) float32, normalised, on any device; on theirs."""
         import torch  # noqa: PLC0415 - whoever has a tensor has imported it
 
+        if self._parts.runtime is not None:
+            return torch.from_numpy(self._parts.runtime.scores(images.cpu().numpy())).to(images.device)
         graph = self._find_graph("scores")
         if graph is None:
             return self._score_by_network(images)
@@ -229,11 +272,15 @@ class Classifier:
             UserError: no exact maps, and why.
         """
         self.card.check_exact()
+        if self._parts.runtime is not None:
+            return self._parts.runtime.read(self.card.preprocess.normalise(pixels))
         graph = self._find_graph("maps")
         return self._read_by_network(pixels) if graph is None else graph(pixels)
 
     def describe_read(self) -> dict[str, Any]:
         """What is recorded of the runtime that gives the maps; nothing for torch, which all else is measured by."""
+        if self._parts.runtime is not None:
+            return self._parts.runtime.describe()
         graph = self._find_graph("maps")
         if graph is None:
             return {}
@@ -253,6 +300,8 @@ class Classifier:
         Raises:
             UserError: no such layer, or a model that can't be cut.
         """
+        if self._parts.runtime is not None:
+            return cast("SelfCut", self.network).cut(images, layer)
         from whycam.model.cut.choose import cut_by_itself  # noqa: PLC0415 - torch
         from whycam.model.cut.tap import cut_model  # noqa: PLC0415 - torch
 
@@ -269,7 +318,7 @@ class Classifier:
     def _find_graph(self, gives: Literal["maps", "scores"]) -> OnnxEngine | None:
         """The graph that gives this, opened or made where it should answer; None where the network should."""
         with self._parts.lock:
-            if gives in self._failed or self.engine == "torch":
+            if gives in self._failed or self.engine == "torch" or self._parts.runtime is not None:
                 return None
             if gives in self._parts.graphs:
                 return self._parts.graphs[gives]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -148,14 +148,25 @@ def load_network(
     tensors, source = find_weights(name, weights)
     architecture = resolve_architecture(name)
     whole = timm.create_model(architecture).eval()
+    if count := _count_outputs(whole, tensors):
+        whole = timm.create_model(architecture, num_classes=count).eval()
     load_backbone_weights(whole, tensors, source, needs_classifier=True)
     preprocess = make_preprocess(whole, image_size)
     return whole, Backbone(whole, architecture, 0, False, preprocess, source, str(read_config(whole)["classifier"]))
 
 
+def _count_outputs(whole: nn.Module, tensors: Mapping[str, Tensor]) -> int:
+    """How many classes the tensors are for, where that is another number than the network's own; else 0."""
+    name = read_config(whole)["classifier"]
+    weight = tensors.get(f"{name}.weight") if isinstance(name, str) else None
+    return len(weight) if weight is not None and len(weight) != getattr(whole, "num_classes", 0) else 0
+
+
 @torch.no_grad()
-def make_exact(whole: nn.Module, origin: Backbone) -> GapClassifier:
+def make_exact(whole: nn.Module, origin: Backbone, class_names: Sequence[str] = ()) -> GapClassifier:
     """The same network as a GapClassifier, if its scores are the means of maps: measured, not looked up.
+
+    Without `class_names` they are ImageNet's, or numbers.
 
     Raises:
         HeadError: they are not (ConvNeXt, MobileNetV3, ViT, VGG).
@@ -169,7 +180,7 @@ def make_exact(whole: nn.Module, origin: Backbone) -> GapClassifier:
     if not isinstance(layer, nn.Linear | nn.Conv2d) or layer.weight.shape[1] != channels:
         raise _make_head_error(architecture, f"its classifier does not read the {channels} feature channels")
     load_backbone_weights(cut.module, whole.state_dict(), origin.source)
-    model = GapClassifier(replace(cut, source=origin.source), name_classes(len(layer.weight))).eval()
+    model = GapClassifier(replace(cut, source=origin.source), class_names or name_classes(len(layer.weight))).eval()
     bias = torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias
     model.classifier.load_state_dict({"weight": layer.weight.flatten(1), "bias": bias})
     images = probe_images(origin.preprocess)
@@ -348,8 +359,8 @@ def _read_config(folder: Path) -> tuple[FolderConfig, str]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         config = FolderConfig.model_validate(content["whycam"])
-        for name in Preprocess.model_fields:
-            # No default may stand in for what the weights were trained with.
+        for name in Preprocess.model_fields.keys() - {"channels"}:
+            # No default may stand in for what the weights were trained with; there were no other channels once.
             content["whycam"]["preprocess"][name]
         return config, resolve_architecture(_TimmFields.model_validate(content).architecture)
     except (UserError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -8,7 +8,11 @@ from whycam.data.preprocess import Preprocess
 
 
 def normalise_on(pixels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
-    """(N, 3, H, W) float32 network input from uint8 pixels, on the pixels' device."""
-    mean = torch.tensor(preprocess.mean, device=pixels.device).view(3, 1, 1) * 255
-    std = torch.tensor(preprocess.std, device=pixels.device).view(3, 1, 1) * 255
-    return (pixels.float() - mean) / std
+    """(N, C, H, W) float32 network input from RGB uint8 pixels (N, 3, H, W), on the pixels' device."""
+    count = preprocess.channel_count
+    mean, std = (
+        torch.tensor(numbers[:count], device=pixels.device).view(-1, 1, 1) * 255
+        for numbers in (preprocess.mean, preprocess.std)
+    )
+    values: torch.Tensor = preprocess.arrange(pixels.float())
+    return (values - mean) / std

@@ -36,6 +36,7 @@ class Cut(ABC):
         layer: its name.
         how: what the tail is made of.
         weight, bias: (K, C) and (K,) where mean(weight @ features) + bias was measured to be the output; else None.
+        why_not_linear: why there is no `weight`; empty where there is.
         noise: how far two answers of the model to the same images lay apart, as a part of the largest number; 0 where
             it draws nothing at random.
         node: the layer itself, where it is a module.
@@ -46,6 +47,7 @@ class Cut(ABC):
     how: str = ""
     weight: Tensor | None = None
     bias: Tensor | None = None
+    why_not_linear: str = ""
     noise: float = 0.0
     node: nn.Module | None = None
     has_gradient: bool = True

@@ -55,7 +55,7 @@ class OnnxModule(SelfCut):
 
     def __init__(self, file: OnnxFile) -> None:
         super().__init__()
-        self.file, self.no_exact_map = file, file.no_exact_map
+        self.file = file
         self._cuts: dict[str | None, OnnxCut] = {}
         self._lock = threading.Lock()
         self.eval()
@@ -80,9 +80,9 @@ class OnnxModule(SelfCut):
 def _make_cut(file: OnnxFile, layer: str | None) -> OnnxCut:
     split, head = file.split(layer)
     if head is None or head.weight is None:
-        return OnnxCut(
-            layer=split.cells.name, how=f"ONNX graph behind {split.cells.where}", split=split, has_gradient=False
-        )
+        how = f"ONNX graph behind {split.cells.where}"
+        reason = file.no_exact_map if layer is None else ""
+        return OnnxCut(layer=split.cells.name, how=how, split=split, has_gradient=False, why_not_linear=reason)
     weight, bias = torch.from_numpy(head.weight), torch.from_numpy(np.broadcast_to(head.bias, len(head.weight)).copy())
     return OnnxCut(layer=file.layer, how=file.tail, weight=weight, bias=bias, split=split, has_gradient=True)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,13 +18,7 @@ _GRID = 7
 
 
 class SelfCut(nn.Module):
-    """Images -> logits (N, K) by another runtime; gradients of the images and attention are not to be had.
-
-    Attributes:
-        no_exact_map: why there are no exact maps; empty where there are.
-    """
-
-    no_exact_map: str = ""
+    """Images -> logits (N, K) by another runtime; gradients of the images and attention are not to be had."""
 
     @abstractmethod
     def cut(self, images: Tensor, layer: str | None = None) -> Cut:
@@ -40,6 +36,22 @@ class SelfCut(nn.Module):
             if reads_features or layer is not None:
                 raise
             return BlindCut(layer="input", how="scores alone", has_gradient=False, module=self)
+
+
+class ScoresModule(SelfCut):
+    """A function of normalised images (N, C, H, W) -> (N, K), as arrays; there is nothing to cut."""
+
+    def __init__(self, scores: Callable[[np.ndarray], np.ndarray], name: str) -> None:
+        super().__init__()
+        self._scores, self._name = scores, name
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, K)."""
+        return torch.from_numpy(self._scores(images.detach().cpu().float().numpy())).to(images.device)
+
+    def cut(self, images: Tensor, layer: str | None = None) -> Cut:
+        """There are no layers."""
+        raise UserError(f"{self._name!r} gives scores alone, and has no layer to cut at; found layer {layer!r}.")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -39,14 +39,12 @@ class ModuleCut(Cut):
         site: the call of the layer in the model.
         raw_tail: the tail; None where it is exactly GAP + linear.
         layout: of the layer's raw output.
-        why_not_linear: why there is no `weight`; empty where there is.
         has_relu: whether the features are the ReLU of the raw output.
     """
 
     layout: Layout
     site: Site = field(repr=False)
     raw_tail: RawTail | None = field(repr=False)
-    why_not_linear: str = ""
     has_relu: bool = False
 
     def trace(self, images: Tensor) -> Trace:

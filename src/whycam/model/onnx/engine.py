@@ -197,14 +197,15 @@ def open_kept(path: Path, threads: int | None = None) -> OnnxEngine | None:
     return open_cached(path, lambda path, _about: OnnxEngine(path, threads))
 
 
-def check_engine(name: str) -> None:
-    """Refuses a word that is none of `ENGINES`.
+def check_engine(name: str) -> str:
+    """The word, if it is one of `ENGINES`.
 
     Raises:
         UserError: an unknown engine.
     """
     if name not in ENGINES:
         raise make_unknown_name("engine", name, ENGINES)
+    return name
 
 
 def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:

@@ -97,21 +97,21 @@ QuestionHere = Annotated[Question, Depends(read_question)]
 @api.get("/health")
 async def health(served: ModelHere) -> Health:
     """That the server lives, and which model it serves."""
-    return Health(status="ok", model=served.model.name, version=__version__)
+    return Health(status="ok", model=served.classifier.card.name, version=__version__)
 
 
 @api.get("/model")
 async def model(served: ModelHere, options: OptionsHere) -> ModelAnswer:
     """Classes, map methods, how exact the maps are, colours and limits."""
-    classifier, about = served.model.classifier, served.model.origin
+    classifier, about = served.classifier, served.classifier.card.origin
     return ModelAnswer(
-        name=served.model.name,
-        class_names=list(served.model.class_names),
+        name=served.classifier.card.name,
+        class_names=list(served.classifier.card.class_names),
         bias=classifier.bias,
         identity_error=about.get("identity_error"),
         methods=[MethodAnswer(name=m.name, differs=m.differs, cost=m.cost, paper=m.paper) for m in served.methods],
         engine=classifier.describe_read().get("engine", "torch") if served.exact else "torch",
-        record={**about, "preprocess": served.model.preprocess.model_dump()},
+        record={**about, "preprocess": served.classifier.card.preprocess.model_dump()},
         colormaps=encode_colormaps(),
         defaults={"colormap": render.COLORMAP_POSITIVE, "opacity": render.ALPHA},
         limits=LimitsAnswer(
@@ -227,7 +227,7 @@ async def _take(
         lambda: decode_upload(
             file.file,
             file.filename or "",
-            served.model.preprocess,
+            served.classifier.card.preprocess,
             max_pixels=options.max_pixels,
             photo_px=photo_px,
             keep_photo=keep_photo,

@@ -7,18 +7,21 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import numpy as np
 
-from whycam.cam.registry import Method, Needs, get_method, iter_methods
+from whycam.cam.about import CAM, CONTRAST, About, Needs
 from whycam.errors import UserError, make_unknown_name
 from whycam.explainer.exact import ExactReader
-from whycam.explainer.model import Model
 from whycam.explainer.reading import Reading
 from whycam.explainer.targets import find_class, resolve_target
+from whycam.model.classifier import Classifier
 from whycam.show.app.batching import Batcher
 from whycam.show.app.uploads import Upload
+
+if TYPE_CHECKING:
+    from whycam.explainer.model import Model
 
 T = TypeVar("T")
 
@@ -52,15 +55,16 @@ class ServedModel:
     """A model that answers questions about photos, from a thread pool for each kind of work.
 
     Attributes:
-        model: as loaded.
+        classifier: as opened.
         exact: its exact maps, read in batches; None where it has none.
         methods: those that work for it, the default first.
     """
 
-    def __init__(self, model: Model) -> None:
-        self.model = Model(model.classifier.having(engine="auto").ready())
-        self.exact = Batcher(self.model.classifier.read) if model.classifier.card.is_exact else None
-        self.methods = find_methods(model)
+    def __init__(self, model: Model | Classifier) -> None:
+        classifier = model if isinstance(model, Classifier) else model.classifier
+        self.classifier = classifier.having(engine="auto").ready()
+        self.exact = Batcher(self.classifier.read) if classifier.card.is_exact else None
+        self.methods = find_methods(self.classifier)
         cores = os.cpu_count() or 1
         # Few decode or draw at a time: a photo at full size is large. Many wait for the engine: they make its batches.
         self._decoders = ThreadPoolExecutor(max(2, min(4, cores)), "whycam-decode")
@@ -117,7 +121,7 @@ class ServedModel:
         Raises:
             UserError: an unknown class or method, or more maps than one request may ask for.
         """
-        names, known = self.model.class_names, [method.name for method in self.methods]
+        names, known = self.classifier.card.class_names, [method.name for method in self.methods]
         asked = replace(question, method=question.method or known[0])
         if asked.method not in known:
             raise make_unknown_name("method", asked.method, known)
@@ -134,7 +138,7 @@ class ServedModel:
         return asked
 
     def _check_pair(self, question: Question) -> None:
-        names, word = self.model.class_names, question.target
+        names, word = self.classifier.card.class_names, question.target
         other = find_class(question.versus, names)
         is_several = word in {"predicted", "all"} or word.startswith("top:")
         if not is_several and find_class(word, names) == other:
@@ -143,19 +147,23 @@ class ServedModel:
             )
 
     def _is_exact(self, question: Question) -> bool:
-        return get_method(question.method).needs == "linear head"
+        return question.method in {CAM.name, CONTRAST.name}
 
     def _read(self, upload: Upload, question: Question, *, with_best: bool) -> Reading:
         pixels, versus = upload.pixels[None], question.versus or None
         reading: Reading
         if not self._is_exact(question):
-            why: Any = self.model.explain_pixels(pixels, question.target, question.method, versus=versus)
-            reading = why.reading()
+            from whycam.explainer.model import Model  # noqa: PLC0415 - torch, which exact maps do without
+
+            made = Model(self.classifier).explain_pixels(pixels, question.target, question.method, versus=versus)
+            reading = cast(Any, made).reading()
         else:
             if self.exact is None:
-                raise RuntimeError(f"{question.method!r} was asked for, and {self.model.name!r} has no exact maps.")
+                raise RuntimeError(
+                    f"{question.method!r} was asked for, and {self.classifier.card.name!r} has no exact maps."
+                )
             answer = self.exact(pixels)
-            reader = ExactReader(self.model.classifier, question.target, versus)
+            reader = ExactReader(self.classifier, question.target, versus)
             # Of the classes that were not asked for, nobody wants to be told that their maps are blank.
             notes = reader.read(answer, [None])[0].notes
             classes = self._choose(question, answer.logits, with_best=with_best)
@@ -168,7 +176,7 @@ class ServedModel:
         return replace(reading, photo=upload.photo, size_px=upload.size_px, record=record)
 
     def _choose(self, question: Question, logits: np.ndarray, *, with_best: bool) -> list[int]:
-        names = self.model.class_names
+        names = self.classifier.card.class_names
         asked = resolve_target(question.target, logits, names)[0].tolist()
         if not with_best:
             return list(asked)
@@ -177,24 +185,32 @@ class ServedModel:
         return list(dict.fromkeys([*asked, *(k for k in best if k != against)]))
 
 
-def find_methods(model: Model) -> tuple[Method, ...]:
+def find_methods(classifier: Classifier) -> tuple[About, ...]:
     """The methods that give maps of this model within seconds, exact ones first; one of each kind is tried.
 
     Raises:
         UserError: there is none.
     """
-    side = model.preprocess
+    if classifier.is_torch_free and classifier.card.is_exact:
+        return (CAM,)
+    from whycam.cam.registry import iter_methods  # noqa: PLC0415 - torch, which exact maps do without
+    from whycam.explainer.model import Model  # noqa: PLC0415 - torch
+
+    side, model = classifier.card.preprocess, Model(classifier)
     noise = np.random.default_rng(0).integers(0, 256, (1, 3, side.height_px, side.width_px), dtype=np.uint8)
     every, faults, found = list(iter_methods()), [], []
     for kind in _KINDS:
         # A contrast is cam with a second class.
-        of_kind = [method for method in every if method.needs == kind and method.name != "contrast"]
+        of_kind = [method for method in every if method.needs == kind and method.name != CONTRAST.name]
         try:
             model.explain_pixels(noise, None, of_kind[0].name)
         except UserError as error:
             faults.append(str(error))
         else:
             found += of_kind
+    if not found and classifier.card.answers_for("scores"):
+        # The only one of its kind that takes no minute.
+        found = [method for method in every if method.name == "occlusion"]
     if not found:
-        raise UserError(f"No map method works for {model.name!r}. {faults[0]}")
+        raise UserError(f"No map method works for {classifier.card.name!r}. {faults[0]}")
     return tuple(found)

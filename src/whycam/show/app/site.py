@@ -92,7 +92,7 @@ def _make_error(
 async def index(request: Request) -> Response:
     """The app's page."""
     names = [name.rpartition(".")[0] for name in _SAMPLES]
-    model = request.app.state.served.model.name
+    model = request.app.state.served.classifier.card.name
     words = {"model": model, "short_name": Path(model).name, "samples": dict(zip(names, _SAMPLES, strict=True))}
     return templates.TemplateResponse(request, "app.html", words)
 

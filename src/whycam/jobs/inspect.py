@@ -1,0 +1,193 @@
+"""`whycam inspect`: what was found in a model; and on photos in class folders, what each way to prepare them gives."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from whycam.config import InspectOptions
+from whycam.data.annotations import read_photos
+from whycam.data.images import ImageError, load_image
+from whycam.data.preprocess import NAMED, Channels, Preprocess
+from whycam.data.samples import load_samples
+from whycam.errors import UserError
+from whycam.explainer.targets import find_class
+from whycam.intake.door import open_classifier
+from whycam.model.classifier import Classifier
+
+_MOST_PHOTOS, _SHOWN_CLASSES = 200, 8
+_CHANNELS: tuple[Channels, ...] = ("rgb", "bgr")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to prepare photos, and the share of photos in class folders that the model then gets right."""
+
+    preprocess: str
+    channels: str
+    resize: str
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found.
+
+    Attributes:
+        facts: by name, in the order to be told in.
+        trials: ways to prepare photos, the best first; none without photos in class folders.
+        notes: sentences.
+    """
+
+    facts: dict[str, str]
+    trials: tuple[Trial, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def inspect(model_name: str, folder: Path | None, options: InspectOptions) -> Inspection:
+    """What a model is, and with photos in class folders, what each way to prepare them gives.
+
+    Raises:
+        UserError: no such model, or one that does not say how photos are prepared, and no photos to try it on.
+    """
+    given = options.describe_model()
+    try:
+        classifier, is_known = open_classifier(model_name, **given, engine="torch"), True
+    except UserError:
+        # With photos it is found out; any will do for the rest of the card.
+        if folder is None or options.preprocess is not None:
+            raise
+        classifier, is_known = open_classifier(model_name, **given | {"preprocess": "imagenet"}, engine="torch"), False
+    trials, notes = try_preprocessing(classifier, folder, options) if folder else ((), ())
+    facts = describe(classifier)
+    if not is_known:
+        facts["preprocessing"] = "said by nobody: see below, and give --preprocess"
+    return Inspection(facts, trials, notes)
+
+
+def describe(classifier: Classifier) -> dict[str, str]:
+    """What the card says, and which methods work, in words."""
+    card, how = classifier.card, classifier.card.preprocess
+    names = ", ".join(card.class_names[:_SHOWN_CLASSES])
+    more = f" and {len(card.class_names) - _SHOWN_CLASSES} more" if len(card.class_names) > _SHOWN_CLASSES else ""
+    told = {key: str(card.origin[key]) for key in ("backbone", "network", "weights") if key in card.origin}
+    mean, std = (", ".join(f"{value:.4g}" for value in numbers) for numbers in (how.mean, how.std))
+    facts = {
+        "model": f"{card.name} ({card.kind})",
+        **told,
+        "classes": f"{len(card.class_names)}: {names}{more}",
+        "input": f"{how.height_px} x {how.width_px} px, {how.channels}, the whole photo squashed ({how.interpolation})",
+        "preprocessing": f"mean {mean}; deviation {std}; known: {card.preprocess_from or 'the model'}",
+        "output": card.output + (f" (the model ends in a {card.activation})" if card.activation else ""),
+    }
+    if card.is_exact:
+        error = card.origin.get("identity_error")
+        size = f", off by {error:.1g} of the logits' range" if isinstance(error, float) else ""
+        facts["exact maps"] = f"yes: mean(map) + bias = logit{size}; of {card.layer!r}, {card.tail}"
+    else:
+        facts["exact maps"] = f"no: {card.no_exact_map}"
+    return {**facts, "methods": ", ".join(find_methods(classifier))}
+
+
+def find_methods(classifier: Classifier) -> Iterator[str]:
+    """The names of the methods that work, one of each kind tried on an installed photo."""
+    from whycam.cam.registry import iter_methods  # noqa: PLC0415 - torch, which the rest of a card may do without
+    from whycam.explainer.model import Model  # noqa: PLC0415 - torch
+
+    pixels, works = classifier.card.preprocess.to_pixels(load_samples(1)[0])[None], {}
+    for method in iter_methods():
+        if method.needs not in works:
+            how: dict[str, Any] = {"masks": 2} if method.name == "rise" else {}
+            try:
+                Model(classifier).explain_pixels(pixels, None, method.name, **how)
+            except UserError:
+                works[method.needs] = False
+            else:
+                works[method.needs] = True
+        if works[method.needs]:
+            yield method.name
+
+
+def try_preprocessing(
+    classifier: Classifier, folder: Path, options: InspectOptions
+) -> tuple[tuple[Trial, ...], tuple[str, ...]]:
+    """The accuracy on photos in class folders by each way to prepare them, the best first; and what was assumed."""
+    photos, labels, notes = _read_labelled(classifier, folder, options)
+    side, trials = classifier.card.preprocess, []
+    own = {"as the model says": side.model_dump(include={"mean", "std", "channels"})}
+    for resize in ("squash", "crop"):
+        cut = [photo if resize == "squash" else _crop(photo) for photo in photos]
+        pixels = np.stack([side.to_pixels(photo) for photo in cut])
+        ways = (
+            itertools.product(own | NAMED, _CHANNELS) if side.channels != "grey" else ((n, "grey") for n in own | NAMED)
+        )
+        for name, channels in ways:
+            changes = (own | NAMED)[name] | {"channels": channels}
+            one = Preprocess.model_validate(side.model_dump() | changes)
+            scores = classifier.having(preprocess=one, engine="torch").scores(pixels)
+            trials.append(Trial(name, channels, resize, float((scores.argmax(1) == labels).mean())))
+    trials.sort(key=lambda trial: -trial.accuracy)
+    return tuple(trials), (f"Tried on {len(photos)} photos of {folder}.", *notes)
+
+
+def _read_labelled(
+    classifier: Classifier, folder: Path, options: InspectOptions
+) -> tuple[list[Image.Image], np.ndarray, list[str]]:
+    names, notes = classifier.card.class_names, []
+    listed = [(one.photo, str(one.classes[0])) for one in read_photos(folder) if one.classes]
+    words = list(dict.fromkeys(word for _, word in listed))
+    indices = {word: index for word in words if (index := _find(word, names)) is not None}
+    if not indices and len(words) == len(names):
+        indices = {word: k for k, word in enumerate(words)}
+        notes.append("No folder is named as a class is: the folders were taken in their order for the outputs.")
+    listed = [(path, word) for path, word in listed if word in indices]
+    if not listed:
+        raise UserError(
+            f"Found no photos in folders of the model's {len(names)} classes in '{folder}'; expected CLASS/photo.jpg. "
+            "Rename the folders, or give --classes FILE with their names in the order of the outputs."
+        )
+    order = np.random.default_rng(options.seed).permutation(len(listed))[:_MOST_PHOTOS]
+    photos, labels = [], []
+    for k in order:
+        try:
+            photos.append(load_image(listed[k][0]))
+        except ImageError as error:
+            notes.append(str(error))
+        else:
+            labels.append(indices[listed[k][1]])
+    if not photos:
+        raise UserError(f"Not one of the {len(order)} photos of '{folder}' can be read; the first: {notes[-1]}")
+    return photos, np.array(labels), notes
+
+
+def _find(word: str, names: Sequence[str]) -> int | None:
+    try:
+        return find_class(word, names)
+    except UserError:
+        return None
+
+
+def _crop(photo: Image.Image) -> Image.Image:
+    """The square in the middle, seven eighths of the shorter side, as evaluation usually takes it."""
+    side = min(photo.size) * 0.875
+    x, y = ((length - side) / 2 for length in photo.size)
+    return photo.crop((round(x), round(y), round(x + side), round(y + side)))
+
+
+def tell(found: Inspection) -> Iterator[str]:
+    """The lines to print."""
+    width = max(map(len, found.facts))
+    for name, text in found.facts.items():
+        yield f"{name:{width}}  {text}"
+    if found.trials:
+        yield ""
+        yield f"{'--preprocess':20} {'channels':9} {'resize':7} accuracy"
+        for trial in found.trials:
+            yield f"{trial.preprocess:20} {trial.channels:9} {trial.resize:7} {trial.accuracy:.3f}"
+    yield from found.notes
