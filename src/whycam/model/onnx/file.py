@@ -23,7 +23,7 @@ from whycam.model.onnx.engine import Answer
 from whycam.model.onnx.graph import Graph, Part, load_graph
 from whycam.model.onnx.head import Head, NotAffineError, find_activation, find_head
 from whycam.model.onnx.maps import LOGITS, MAPS, add_maps
-from whycam.model.onnx.measure import Output, find_batch, flatten_scores, measure_maps, measure_scores
+from whycam.model.onnx.measure import Output, find_batch, flatten_scores, measure_maps, measure_places, measure_scores
 from whycam.model.onnx.runner import Runner, start_session, tell
 from whycam.model.onnx.split import Split, split_graph
 from whycam.model.onnx.takes import Takes, find_scores, find_takes
@@ -82,7 +82,9 @@ class OnnxFile:
         self.channels, self.height_px, self.width_px = self.takes.channels, self.takes.height_px, self.takes.width_px
         self.size_px = self._choose_size(size_px)
         self.preprocess, self.preprocess_from = find_preprocess(graph.metadata, self.takes, self.size_px)
-        self._measure(graph, find_scores(graph, self.path, output))
+        scores = find_scores(graph, self.path, output)
+        self._infer_sizes(graph)
+        self._measure(graph, scores)
         names, self.names_from = find_class_names(graph.metadata)
         self.class_names = names if names and len(names) == self.class_count else None
         if names and self.class_names is None:
@@ -93,7 +95,7 @@ class OnnxFile:
         activation = find_activation(graph, own)
         logits = own if activation is None else activation.input[0]
         images = self.make_probes()
-        head, self.no_exact_map = _find_head(graph, logits)
+        head, self.no_exact_map = _find_head(graph, logits, self.size_px)
         self._runner, self._logits = self._start(graph, [own, logits], head)
         kind = "" if activation is None else activation.op_type
         self._scores = measure_scores(self._runner, images, own, logits, kind)
@@ -101,6 +103,8 @@ class OnnxFile:
         if head is not None:
             names = (self._logits or self._scores.name, MAPS, self._scores.name)
             self.no_exact_map, self.identity_error = measure_maps(self._runner, images, names, head.bias, head.layer)
+            if not self.no_exact_map and head.pool.grid:
+                self.no_exact_map = measure_places(self._runner, images)
             if self.no_exact_map:
                 head = None
                 self._runner, self._logits = self._start(graph, [own, logits], head)
@@ -113,7 +117,6 @@ class OnnxFile:
         self.bias = head and np.broadcast_to(head.bias, self.class_count).tolist()
 
     def _tell_works(self, graph: Graph) -> str:
-        self._infer_sizes(graph)
         with suppress(UserError):
             choose_cells(graph, self.takes, self._scores.name)
             return _WITH_CELLS
@@ -216,12 +219,12 @@ class OnnxFile:
         """
         graph = load_graph(self.path)
         self._infer_sizes(graph)
-        head = _find_head(graph, self._scores.name)[0] if self.is_exact else None
+        head = _find_head(graph, self._scores.name, self.size_px)[0] if self.is_exact else None
         scores = self._scores.name
         if layer is not None:
             cells = find_named(graph, self.takes, scores, layer)
         elif head is not None:
-            cells = Cells(head.pool.features, head.pool.is_channels_last, head.layer)
+            cells = Cells(head.pool.features, head.pool.is_channels_last, head.layer, head.pool.grid)
         else:
             cells = choose_cells(graph, self.takes, scores)
         split = split_graph(graph, cells, scores, self._runner, self.make_probes(), threads=self.threads)
@@ -262,9 +265,9 @@ class OnnxFile:
         self.__init__(state["path"], state["threads"], size_px=size_px, output=output)  # type: ignore[misc]
 
 
-def _find_head(graph: Graph, logits: str) -> tuple[Head | None, str]:
+def _find_head(graph: Graph, logits: str, size_px: tuple[int, int]) -> tuple[Head | None, str]:
     """The head whose maps can be made, or why there is none."""
     try:
-        return find_head(graph, logits), ""
+        return find_head(graph, logits, size_px), ""
     except NotAffineError as reason:
         return None, str(reason)

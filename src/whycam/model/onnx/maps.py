@@ -31,7 +31,9 @@ def add_maps(graph: Graph, part: Part, head: Head | None) -> Part:
         first = _FEATURES
         if head.pool.is_channels_last:
             first = "whycam_first"
-            nodes.append(helper.make_node("Transpose", [_FEATURES], [first], perm=[0, 3, 1, 2]))
+            nodes.append(
+                helper.make_node("Transpose", [_FEATURES], [first], perm=[0, 2, 1] if head.pool.grid else [0, 3, 1, 2])
+            )
         nodes.append(helper.make_node("GlobalAveragePool", [first], ["whycam_mean"]))
         nodes.append(helper.make_node("Flatten", ["whycam_mean"], ["whycam_means"]))
         weighed = "whycam_means"
@@ -47,6 +49,8 @@ def add_maps(graph: Graph, part: Part, head: Head | None) -> Part:
 
 def _weigh(head: Head) -> tuple[list[NodeProto], list[TensorProto]]:
     """From the features to MAPS: nodes and weights."""
+    if head.pool.grid is not None:
+        return _weigh_tokens(head, head.pool.grid)
     if not head.pool.is_channels_last:
         if head.weight is None:
             return [helper.make_node("Identity", [_FEATURES], [MAPS])], []
@@ -58,6 +62,19 @@ def _weigh(head: Head) -> tuple[list[NodeProto], list[TensorProto]]:
         return [turn], []
     weight = numpy_helper.from_array(np.ascontiguousarray(head.weight.T), _WEIGHT)
     return [helper.make_node("MatMul", [_FEATURES, _WEIGHT], ["whycam_weighed"]), turn], [weight]
+
+
+def _weigh_tokens(head: Head, grid: tuple[int, int]) -> tuple[list[NodeProto], list[TensorProto]]:
+    """The same of tokens (N, h w, C)."""
+    weights = [numpy_helper.from_array(np.array([0, 0, *grid]), "whycam_grid")]
+    nodes, name = [], _FEATURES
+    if head.weight is not None:
+        weights.append(numpy_helper.from_array(np.ascontiguousarray(head.weight.T), _WEIGHT))
+        nodes.append(helper.make_node("MatMul", [name, _WEIGHT], ["whycam_weighed"]))
+        name = "whycam_weighed"
+    nodes.append(helper.make_node("Transpose", [name], ["whycam_rows"], perm=[0, 2, 1]))
+    nodes.append(helper.make_node("Reshape", ["whycam_rows", "whycam_grid"], [MAPS]))
+    return nodes, weights
 
 
 def _choose(made: tuple[list[NodeProto], list[TensorProto]]) -> NodeProto:
