@@ -198,3 +198,57 @@ def test_refused(name: str, exact: OnnxModule) -> None:
     run, words = REFUSED[name]
     with pytest.raises(UserError, match=words):
         run(exact)
+
+
+TOKENS = [
+    node("Reshape", "features flat", "rows"),
+    node("Transpose", "rows", "tokens", perm=[0, 2, 1]),
+    node("LayerNormalization", "tokens one zero", "normed"),
+]
+MEAN = [node("ReduceMean", "normed axes", "v", keepdims=0), GEMM]
+HELD = {
+    "flat": np.array([0, 6, -1]),
+    "one": np.ones(6, np.float32),
+    "zero": np.zeros(6, np.float32),
+    "axes": np.array([1]),
+    "order": np.random.default_rng(0).permutation(121),
+}
+
+
+def test_tokens_are_a_map_where_they_stand_in_the_order_of_the_image(tmp_path: Path) -> None:
+    file = OnnxFile(write(tmp_path / "m.onnx", [*TOKENS, *MEAN], constants=HELD), threads=1)
+    features = torch.nn.functional.conv2d(PIXELS, torch.from_numpy(CONV), stride=2).relu()
+    normed = torch.nn.functional.layer_norm(features.movedim(1, -1), (6,)).numpy()
+    maps = np.einsum("kc,nhwc->nkhw", WEIGHT, normed)
+    answer = file.read(IMAGES)
+    assert np.abs(answer.maps - maps).max() < 1e-5 * np.ptp(maps)
+    cam = whycam.explain(OnnxModule(file), PIXELS, 3, method="cam")
+    assert np.abs(cam.maps.numpy() - maps[:, 3]).max() < 1e-5 * np.ptp(maps)
+
+
+def test_tokens_in_another_order_are_refused(tmp_path: Path) -> None:
+    mixed = [node("Gather", "tokens order", "mixed", axis=1), node("LayerNormalization", "mixed one zero", "normed")]
+    file = OnnxFile(write(tmp_path / "m.onnx", [*TOKENS[:2], *mixed, *MEAN], constants=HELD), threads=1)
+    assert "another order than the image's parts" in file.no_exact_map
+
+
+def test_two_heads_on_one_pooled_map_are_one(tmp_path: Path) -> None:
+    two = [POOL, FLAT, node("Gemm", "v w b", "a", transB=1), node("MatMul", "v wt", "z"), node("Add", "a z", "s")]
+    file = OnnxFile(
+        write(tmp_path / "m.onnx", [*two, node("Div", "s two", "scores")], constants={"two": np.float32(2)})
+    )
+    answer = file.read(IMAGES)
+    features = torch.nn.functional.conv2d(PIXELS, torch.from_numpy(CONV), stride=2).relu().numpy()
+    maps = np.einsum("kc,nchw->nkhw", WEIGHT, features)
+    assert np.abs(answer.maps - maps).max() < 1e-5 * np.ptp(maps)
+    assert np.abs(answer.logits - maps.mean((2, 3)) - BIAS / 2).max() < 1e-4
+
+
+def test_scores_that_are_pooled_maps_have_a_linear_cut(tmp_path: Path) -> None:
+    head = [node("Conv", "features w4 b", "k"), node("Relu", "k", "r"), node("GlobalAveragePool", "r", "p")]
+    path = write(
+        tmp_path / "m.onnx", [*head, node("Flatten", "p", "scores")], constants={"w4": WEIGHT[:, :, None, None]}
+    )
+    file = OnnxFile(path, threads=1)
+    cam = whycam.explain(OnnxModule(file), PIXELS, 3, method="cam")
+    assert np.abs(cam.maps.numpy() - file.read(IMAGES).maps[:, 3]).max() < 1e-5

@@ -79,11 +79,12 @@ class OnnxModule(SelfCut):
 
 def _make_cut(file: OnnxFile, layer: str | None) -> OnnxCut:
     split, head = file.split(layer)
-    if head is None or head.weight is None:
+    if head is None:
         how = f"ONNX graph behind {split.cells.where}"
         reason = file.no_exact_map if layer is None else ""
         return OnnxCut(layer=split.cells.name, how=how, split=split, has_gradient=False, why_not_linear=reason)
-    weight, bias = torch.from_numpy(head.weight), torch.from_numpy(np.broadcast_to(head.bias, len(head.weight)).copy())
+    matrix = np.eye(file.class_count, dtype=np.float32) if head.weight is None else head.weight
+    weight, bias = torch.from_numpy(matrix), torch.from_numpy(np.broadcast_to(head.bias, len(matrix)).copy())
     return OnnxCut(layer=file.layer, how=file.tail, weight=weight, bias=bias, split=split, has_gradient=True)
 
 

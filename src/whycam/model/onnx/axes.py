@@ -37,13 +37,27 @@ class Cells:
 
     Attributes:
         name: of the tensor.
-        is_channels_last: (N, h, w, C); else (N, C, h, w).
+        is_channels_last: (N, h, w, C), or tokens (N, h w, C); else (N, C, h, w).
         where: the node that gives it, in words.
+        grid: (h, w) of tokens; None for a tensor of 4 axes.
     """
 
     name: str
     is_channels_last: bool
     where: str
+    grid: tuple[int, int] | None = None
+
+    def read(self, raw: np.ndarray) -> np.ndarray:
+        """(N, C, h, w) float32 of the tensor's values."""
+        if self.grid is not None:
+            raw = raw.reshape(len(raw), *self.grid, -1)
+        features = raw.transpose(0, 3, 1, 2) if self.is_channels_last else raw
+        return np.ascontiguousarray(features, dtype=np.float32)
+
+    def write(self, features: np.ndarray) -> np.ndarray:
+        """The tensor's values of features (N, C, h, w)."""
+        raw = features.transpose(0, 2, 3, 1) if self.is_channels_last else features
+        return raw.reshape(len(raw), -1, raw.shape[-1]) if self.grid is not None else raw
 
 
 def find_cells(graph: Graph, takes: Takes) -> list[Cells]:

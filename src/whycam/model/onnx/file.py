@@ -7,7 +7,6 @@ maps. What the output is (logits or probabilities), what the batch may be and wh
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from whycam.model.onnx.engine import Answer
 from whycam.model.onnx.graph import Graph, Part, load_graph
 from whycam.model.onnx.head import Head, NotAffineError, find_activation, find_head
 from whycam.model.onnx.maps import LOGITS, MAPS, add_maps
-from whycam.model.onnx.measure import Output, find_batch, flatten_scores, measure_maps, measure_scores
+from whycam.model.onnx.measure import Output, find_batch, flatten_scores, measure_maps, measure_places, measure_scores
 from whycam.model.onnx.runner import Runner, start_session, tell
 from whycam.model.onnx.split import Split, split_graph
 from whycam.model.onnx.takes import Takes, find_scores, find_takes
@@ -33,31 +32,6 @@ from whycam.runs import read_versions
 _NEEDED = "Exact maps need pooling over all cells, followed by linear layers alone."
 _WITH_CELLS = "What works on it: recipro-cam, ablation-cam, score-cam, eigen-cam, rise and occlusion."
 _WITHOUT_CELLS = "What works on it: rise and occlusion, which need scores alone."
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What is made of the graph.
-
-    Attributes:
-        own: the output with the scores.
-        logits: what its last softmax or sigmoid takes; the same without one.
-        activation: that operator, or an empty word.
-        head: whose maps are added; None for none.
-        reason: why it has no head.
-        content: the model to run.
-        gives: the names of its outputs.
-        has_cells: whether it can be split at a map.
-    """
-
-    own: str
-    logits: str
-    activation: str
-    head: Head | None
-    reason: str
-    content: bytes = field(repr=False)
-    gives: tuple[str, ...] = ()
-    has_cells: bool = False
 
 
 class OnnxFile:
@@ -101,35 +75,6 @@ class OnnxFile:
             UserError: no ONNX file, no image classifier, or one that ONNX Runtime can't run.
         """
         self.path, self.threads, self._given = Path(path), threads, (size_px, output)
-        plan = self._read_graph(has_maps=True)
-        # The graph is gone by now: beside the session it would hold all weights once more.
-        self._runner = self._start(plan)
-        images = self.make_probes()
-        self.no_exact_map, self.identity_error = plan.reason, None
-        self._scores = measure_scores(self._runner, images, plan.own, plan.logits, plan.activation)
-        if plan.head is not None:
-            given = LOGITS if LOGITS in plan.gives else self._scores.name
-            names, bias = (given, MAPS, self._scores.name), plan.head.bias
-            self.no_exact_map, self.identity_error = measure_maps(self._runner, images, names, bias, plan.head.layer)
-            if self.no_exact_map:
-                plan = self._read_graph(has_maps=False)
-                self._runner = self._start(plan)
-        if self.no_exact_map:
-            self.no_exact_map += f" {_NEEDED} {_WITH_CELLS if plan.has_cells else _WITHOUT_CELLS}"
-        self._logits = LOGITS if LOGITS in plan.gives else self._scores.name
-        self.output: Output = self._scores.output
-        self.explains = "logits" if self._scores.is_logits else "probabilities"
-        self.class_count = self.scores(images[:1]).shape[1]
-        self.layer, self.tail = (plan.head.layer, plan.head.tail) if plan.head else ("", "")
-        self.bias = plan.head and np.broadcast_to(plan.head.bias, self.class_count).tolist()
-        names_found, self.names_from = find_class_names(self._metadata)
-        self.class_names = names_found if names_found and len(names_found) == self.class_count else None
-        if names_found and self.class_names is None:
-            self.names_from = f"none: {self.names_from} has {len(names_found)} names for {self.class_count} scores"
-
-    def _read_graph(self, *, has_maps: bool) -> _Plan:
-        """What the file says of itself, and what to run; the maps are added where the graph has a head for them."""
-        size_px, output = self._given
         graph = load_graph(self.path)
         self.opset, self._metadata = graph.opset, graph.metadata
         self._producer = " ".join(filter(None, [graph.proto.producer_name, graph.proto.producer_version]))
@@ -137,20 +82,45 @@ class OnnxFile:
         self.channels, self.height_px, self.width_px = self.takes.channels, self.takes.height_px, self.takes.width_px
         self.size_px = self._choose_size(size_px)
         self.preprocess, self.preprocess_from = find_preprocess(graph.metadata, self.takes, self.size_px)
-        own = find_scores(graph, self.path, output)
+        scores = find_scores(graph, self.path, output)
+        self._infer_sizes(graph)
+        self._measure(graph, scores)
+        names, self.names_from = find_class_names(graph.metadata)
+        self.class_names = names if names and len(names) == self.class_count else None
+        if names and self.class_names is None:
+            self.names_from = f"none: {self.names_from} has {len(names)} names for {self.class_count} scores"
+
+    def _measure(self, graph: Graph, own: str) -> None:
+        """Starts the graph with its maps, and without them where it has no head or its maps are not the scores' own."""
         activation = find_activation(graph, own)
         logits = own if activation is None else activation.input[0]
-        head, reason = _find_head(graph, logits) if has_maps else (None, "")
-        part = add_maps(graph, Part(list(dict.fromkeys([own, logits]))), head)
+        images = self.make_probes()
+        head, self.no_exact_map = _find_head(graph, logits, self.size_px)
+        self._runner, self._logits = self._start(graph, [own, logits], head)
         kind = "" if activation is None else activation.op_type
-        thin = head and replace(head, weight=None)
-        plan = _Plan(own, logits, kind, thin, reason, graph.to_bytes(part), tuple(part.outputs))
+        self._scores = measure_scores(self._runner, images, own, logits, kind)
+        self.identity_error: float | None = None
+        if head is not None:
+            names = (self._logits or self._scores.name, MAPS, self._scores.name)
+            self.no_exact_map, self.identity_error = measure_maps(self._runner, images, names, head.bias, head.layer)
+            if not self.no_exact_map and head.pool.grid:
+                self.no_exact_map = measure_places(self._runner, images)
+            if self.no_exact_map:
+                head = None
+                self._runner, self._logits = self._start(graph, [own, logits], head)
         if head is None:
-            self._infer_sizes(graph)
-            with suppress(UserError):
-                choose_cells(graph, self.takes, logits)
-                return replace(plan, has_cells=True)
-        return plan
+            self.no_exact_map += f" {_NEEDED} {self._tell_works(graph)}"
+        self.output: Output = self._scores.output
+        self.explains = "logits" if self._scores.is_logits else "probabilities"
+        self.class_count = self.scores(images[:1]).shape[1]
+        self.layer, self.tail = (head.layer, head.tail) if head else ("", "")
+        self.bias = head and np.broadcast_to(head.bias, self.class_count).tolist()
+
+    def _tell_works(self, graph: Graph) -> str:
+        with suppress(UserError):
+            choose_cells(graph, self.takes, self._scores.name)
+            return _WITH_CELLS
+        return _WITHOUT_CELLS
 
     def _choose_size(self, given: tuple[int, int] | None) -> tuple[int, int]:
         hint = given or find_size(self._metadata) or (None, None)
@@ -167,10 +137,13 @@ class OnnxFile:
             )
         return height, width
 
-    def _start(self, plan: _Plan) -> Runner:
-        runner = Runner(start_session(plan.content, self.path, self.threads), self.takes, self.takes.batch)
+    def _start(self, graph: Graph, names: list[str], head: Head | None) -> tuple[Runner, str]:
+        """What runs the graph, and the name of the logits that go with the maps, where they are not the graph's own."""
+        part = add_maps(graph, Part(list(dict.fromkeys(names))), head)
+        session = start_session(graph.to_bytes(part), self.path, self.threads)
+        runner = Runner(session, self.takes, self.takes.batch, has_maps=head is not None)
         try:
-            return find_batch(runner, self.make_probes(), plan.own)
+            return find_batch(runner, self.make_probes(), names[0]), LOGITS if LOGITS in part.outputs else ""
         except Exception as error:  # noqa: BLE001 - ONNX Runtime raises classes that it does not name publicly
             raise UserError(
                 f"'{self.path.absolute()}' can't be run on images of {self.size_px[0]} x {self.size_px[1]} px "
@@ -203,7 +176,7 @@ class OnnxFile:
             UserError: images of another size or number of channels.
         """
         self.check(images)
-        return flatten_scores(self._runner.run(images, [self._logits])[0])
+        return flatten_scores(self._runner.run(images, [self._logits or self._scores.name])[0])
 
     def read(self, images: np.ndarray) -> Answer:
         """Logits (B, K) and every class's map (B, K, h, w) of one run; `images` as for `scores`.
@@ -214,7 +187,7 @@ class OnnxFile:
         if self.no_exact_map:
             raise UserError(self.no_exact_map)
         self.check(images)
-        logits, maps = self._runner.run(images, [self._logits, MAPS])
+        logits, maps = self._runner.run(images, [self._logits or self._scores.name, MAPS])
         return Answer(flatten_scores(logits), maps)
 
     def check(self, images: np.ndarray) -> None:
@@ -246,12 +219,12 @@ class OnnxFile:
         """
         graph = load_graph(self.path)
         self._infer_sizes(graph)
-        head = _find_head(graph, self._scores.name)[0] if self.is_exact else None
+        head = _find_head(graph, self._scores.name, self.size_px)[0] if self.is_exact else None
         scores = self._scores.name
         if layer is not None:
             cells = find_named(graph, self.takes, scores, layer)
         elif head is not None:
-            cells = Cells(head.pool.features, head.pool.is_channels_last, head.layer)
+            cells = Cells(head.pool.features, head.pool.is_channels_last, head.layer, head.pool.grid)
         else:
             cells = choose_cells(graph, self.takes, scores)
         split = split_graph(graph, cells, scores, self._runner, self.make_probes(), threads=self.threads)
@@ -292,9 +265,9 @@ class OnnxFile:
         self.__init__(state["path"], state["threads"], size_px=size_px, output=output)  # type: ignore[misc]
 
 
-def _find_head(graph: Graph, logits: str) -> tuple[Head | None, str]:
+def _find_head(graph: Graph, logits: str, size_px: tuple[int, int]) -> tuple[Head | None, str]:
     """The head whose maps can be made, or why there is none."""
     try:
-        return find_head(graph, logits), ""
+        return find_head(graph, logits, size_px), ""
     except NotAffineError as reason:
         return None, str(reason)

@@ -17,6 +17,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from whycam.errors import UserError
+from whycam.model.onnx.wire import find_place, read_model, read_tensor
 from whycam.runs import is_utf8
 
 # ONNX Runtime promises no older ones.
@@ -35,12 +36,14 @@ class Part:
         outputs: names of tensors that are wanted.
         nodes: added behind the graph's own.
         constants: added, by name.
+        added: inputs beside the graph's own, of the added nodes.
     """
 
     outputs: Sequence[str]
     inputs: Sequence[str] = ()
     nodes: Sequence[NodeProto] = ()
     constants: dict[str, np.ndarray] = field(default_factory=dict)
+    added: Sequence[ValueInfoProto] = ()
 
 
 class Graph:
@@ -119,7 +122,9 @@ class Graph:
     def read_constant(self, name: str) -> np.ndarray | None:
         """The value of a tensor that depends on no input: a weight, or what is computed of weights alone."""
         if name in self.weights:
-            return numpy_helper.to_array(self.weights[name], str(self.folder))
+            tensor = self.weights[name]
+            is_outside = tensor.data_location == TensorProto.EXTERNAL
+            return read_tensor(tensor, self.folder) if is_outside else numpy_helper.to_array(tensor)
         node = self._makers.get(name)
         if node is None or self.is_computed(name) or len(node.output) != 1 or not all(node.input):
             return None
@@ -136,8 +141,8 @@ class Graph:
         return np.asarray(found[0])
 
     def to_bytes(self, part: Part) -> bytes:
-        """A model of that part alone, whose weights stay in the files that they are in."""
-        wanted = [*part.outputs, *(name for node in part.nodes for name in node.input)]
+        """A model of that part alone; weights of the file itself are in it, those of other files stay there."""
+        wanted = [*part.outputs, *(name for node in part.nodes for name in list_inputs(node))]
         nodes = [*self.collect(wanted, stop=part.inputs), *part.nodes]
         needed = {name for node in nodes for name in list_inputs(node)} | set(part.outputs)
         given = {value.name: value for value in self.inputs}
@@ -145,22 +150,27 @@ class Graph:
         graph = GraphProto(
             name=self.proto.graph.name or "graph",
             node=nodes,
-            input=[given.get(name) or self._describe(name) for name in names],
+            input=[*(given.get(name) or self._describe(name) for name in names), *part.added],
             output=[ValueInfoProto(name=name) for name in part.outputs],
+            initializer=[numpy_helper.from_array(value, name) for name, value in part.constants.items()],
         )
-        model = ModelProto(ir_version=self.proto.ir_version, graph=graph, functions=self.proto.functions)
+        model = ModelProto(ir_version=self.proto.ir_version, graph=graph)
         model.opset_import.extend(self.proto.opset_import)
-        tensors = [
-            *(tensor for name, tensor in self.weights.items() if name in needed),
-            *(numpy_helper.from_array(value, name) for name, value in part.constants.items()),
-        ]
-        # Protobuf joins what is written one behind the other; a copy of all weights at once would double the memory.
-        content = io.BytesIO()
-        content.write(model.SerializeToString())
-        for tensor in tensors:
-            content.write(ModelProto(graph=GraphProto(initializer=[tensor])).SerializeToString())
-        # The weights of a graph are its memory: the value is the buffer itself.
+        # Protobuf joins messages that stand one behind the other: so no weight is in memory more than once for long.
+        content = io.BytesIO(model.SerializeToString())
+        content.seek(0, io.SEEK_END)
+        for name, tensor in self.weights.items():
+            if name in needed:
+                whole = self._take_in(tensor)
+                content.write(ModelProto(graph=GraphProto(initializer=[whole])).SerializeToString())
         return content.getvalue()
+
+    def _take_in(self, tensor: TensorProto) -> TensorProto:
+        """A weight with its bytes, where ONNX Runtime would not find them: those of the model's own file."""
+        is_outside = tensor.data_location == TensorProto.EXTERNAL
+        if not is_outside or (find_place(tensor)[0] != self.path.name and is_utf8(self.folder)):
+            return tensor
+        return numpy_helper.from_array(read_tensor(tensor, self.folder), tensor.name)
 
     def _describe(self, name: str) -> ValueInfoProto:
         """A tensor as an input: its type, and nothing of its shape but the rank, so that the batch is free."""
@@ -199,28 +209,18 @@ def load_graph(path: Path) -> Graph:
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no file"
         raise UserError(f"Found {found} at '{path.absolute()}'; expected an .onnx file. Check the path.")
-    content = path.read_bytes()
-    if content.startswith(_LFS):
-        raise UserError(
-            f"'{path.absolute()}' is a Git LFS pointer of {len(content)} bytes, not the model itself. "
-            "Get the file: git lfs pull."
-        )
     try:
-        proto = onnx.load_model_from_string(content)
+        proto = read_model(path)
     except Exception as error:
-        raise _make_no_onnx(path, len(content)) from error
-    del content
+        raise _make_no_onnx(path) from error
     # Almost any few bytes are a protobuf message of something.
     if not proto.graph.node or not proto.opset_import or not proto.graph.output:
-        raise _make_no_onnx(path, path.stat().st_size)
-    folder = path.absolute().parent
-    _check_external(proto, path, folder)
+        raise _make_no_onnx(path)
+    _check_external(proto, path)
     if proto.functions:
         from onnx.inliner import inline_local_functions  # noqa: PLC0415 - few graphs need it
 
         proto = inline_local_functions(proto)
-    if not is_utf8(folder):  # ONNX Runtime would not find the files there
-        onnx.load_external_data_for_model(proto, str(folder))
     graph = Graph(proto, path)
     if graph.opset < _OLDEST_OPSET:
         raise UserError(
@@ -230,26 +230,32 @@ def load_graph(path: Path) -> Graph:
     return graph
 
 
-def _make_no_onnx(path: Path, size: int) -> UserError:
+def _make_no_onnx(path: Path) -> UserError:
+    with path.open("rb") as file:
+        start = file.read(len(_LFS))
+    size = path.stat().st_size
+    if start == _LFS:
+        return UserError(
+            f"'{path.absolute()}' is a Git LFS pointer of {size} bytes, not the model itself. Get it: git lfs pull."
+        )
     return UserError(
         f"'{path.absolute()}' ({size:,} bytes) is no ONNX model, or one that was cut short. "
         "Export or download it again."
     )
 
 
-def _check_external(proto: ModelProto, path: Path, folder: Path) -> None:
+def _check_external(proto: ModelProto, path: Path) -> None:
     """Refuses a graph whose weights lie in files that are not there.
 
     Raises:
-        UserError: the first that is missing or too short.
+        UserError: the first that is missing, too short, or in another folder.
     """
     least: dict[str, int] = {}
     for tensor in proto.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
-            entries = {entry.key: entry.value for entry in tensor.external_data}
-            end = int(entries.get("offset") or 0) + int(entries.get("length") or 0)
-            name = entries.get("location", "")
-            least[name] = max(least.get(name, 0), end)
+            name, offset, length = find_place(tensor)
+            least[name] = max(least.get(name, 0), offset + length)
+    folder = path.absolute().parent
     for name, size in least.items():
         file = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:

@@ -13,25 +13,11 @@ import numpy as np
 from onnx import NodeProto
 
 from whycam.model.onnx.graph import Graph, name_node, read_attributes
+from whycam.model.onnx.pool import Pool, find_pool
 
 ACTIVATIONS = ("Softmax", "LogSoftmax", "Sigmoid")
 # What changes the shape, the type or the name of a vector (N, C), and none of its numbers.
 _CARRIES = {"Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Pooling of a map over its cells.
-
-    Attributes:
-        features: the tensor that is pooled, of 4 axes.
-        is_channels_last: (N, h, w, C); else (N, C, h, w).
-        node: the first operator of it.
-    """
-
-    features: str
-    is_channels_last: bool
-    node: NodeProto
 
 
 @dataclass(frozen=True)
@@ -67,31 +53,70 @@ class _Affine:
     scale: np.ndarray
     shift: np.ndarray
 
+    def behind(self, inner: _Affine) -> _Affine:
+        """This of the other's result."""
+        shift = inner.shift
+        if self.scale.ndim < 2:
+            moved = self.scale * shift
+        else:
+            moved = self.scale @ shift if shift.size > 1 else self.scale.sum(1) * shift
+        return _Affine(_compose(self.scale, inner.scale), self.shift + moved)
 
-def find_head(graph: Graph, scores: str) -> Head:
+
+@dataclass(frozen=True)
+class _Found:
+    """An affine map of what is pooled, and the operators from the pooling on."""
+
+    pool: Pool
+    affine: _Affine
+    tail: tuple[str, ...]
+
+
+def find_head(graph: Graph, scores: str, size_px: tuple[int, int]) -> Head:
     """The pooling and the affine map behind it that give these scores.
+
+    Args:
+        graph: whose shapes are known at that size.
+        scores: a tensor.
+        size_px: (height, width) of the input.
 
     Raises:
         NotAffineError: what was found instead.
     """
-    weight, bias, tail, name = np.ones(1), np.zeros(1), list[str](), scores
-    while True:
-        node = graph.find_maker(name)
-        if node is None:
-            raise NotAffineError(f"The scores are computed of '{name}' without any pooling over cells.")
-        pool = find_pool(graph, node)
-        if pool is not None:
-            tail.append(pool.node.op_type)
-            wide = _widen(weight, graph, pool)
-            return Head(pool, wide, bias.astype(np.float32), " + ".join(reversed(tail)))
-        if node.op_type in _CARRIES:
-            name = node.input[0]
-            continue
-        step, name = _read_step(graph, node)
-        bias = bias + _spread(weight, step.shift)
-        weight = _compose(weight, step.scale)
-        if node.op_type not in {"Add", "Sub"}:
-            tail.append(node.op_type)
+    found = _solve(graph, scores, size_px)
+    weight = _widen(found.affine.scale, graph, found.pool)
+    return Head(found.pool, weight, found.affine.shift.astype(np.float32), " + ".join(found.tail))
+
+
+def _solve(graph: Graph, name: str, size_px: tuple[int, int]) -> _Found:
+    node = graph.find_maker(name)
+    if node is None:
+        raise NotAffineError(f"The scores are computed of '{name}' without any pooling over cells.")
+    pool = find_pool(graph, node, size_px)
+    if pool is not None:
+        return _Found(pool, _Affine(np.ones(1), np.zeros(1)), (pool.node.op_type,))
+    if node.op_type in _CARRIES:
+        return _solve(graph, node.input[0], size_px)
+    if node.op_type in {"Add", "Sub"} and all(map(graph.is_computed, node.input)):
+        return _join(node, [_solve(graph, each, size_px) for each in node.input])
+    step, before = _read_step(graph, node)
+    found = _solve(graph, before, size_px)
+    word = () if node.op_type in {"Add", "Sub"} else (node.op_type,)
+    return _Found(found.pool, step.behind(found.affine), found.tail + word)
+
+
+def _join(node: NodeProto, sides: list[_Found]) -> _Found:
+    """The sum of two heads on one pooled map, as those of a distilled network."""
+    one, other = sides
+    if (one.pool.features, one.pool.is_channels_last) != (other.pool.features, other.pool.is_channels_last):
+        raise NotAffineError(f"Found {name_node(node)} of what is pooled from two maps.")
+    sign = 1 if node.op_type == "Add" else -1
+    scales = [side.affine.scale for side in sides]
+    if scales[0].ndim != scales[1].ndim:
+        channels = next(scale.shape[1] for scale in scales if scale.ndim == 2)
+        scales = [scale if scale.ndim == 2 else np.diag(np.broadcast_to(scale, channels)) for scale in scales]
+    affine = _Affine(scales[0] + sign * scales[1], one.affine.shift + sign * other.affine.shift)
+    return _Found(one.pool, affine, (*one.tail, *other.tail[1:]))
 
 
 def _widen(weight: np.ndarray, graph: Graph, pool: Pool) -> np.ndarray | None:
@@ -99,7 +124,7 @@ def _widen(weight: np.ndarray, graph: Graph, pool: Pool) -> np.ndarray | None:
     if weight.ndim == 1:
         if (weight == 1).all():
             return None
-        channels = (graph.shapes.get(pool.features) or (None,) * 4)[3 if pool.is_channels_last else 1]
+        channels = (graph.shapes.get(pool.features) or (None,) * 4)[-1 if pool.is_channels_last else 1]
         if weight.size == 1:
             if not isinstance(channels, int):
                 raise NotAffineError(f"How many channels '{pool.features}' has is not known.")
@@ -108,86 +133,11 @@ def _widen(weight: np.ndarray, graph: Graph, pool: Pool) -> np.ndarray | None:
     return np.ascontiguousarray(weight, dtype=np.float32)
 
 
-def _spread(weight: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """What a shift of the inputs, the same for all or for each its own, adds to the outputs."""
-    if weight.ndim < 2:
-        return np.asarray(weight * shift)
-    return np.asarray(weight @ shift if shift.size > 1 else weight.sum(1) * shift)
-
-
 def _compose(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
     """The scale of an affine map behind another."""
     if outer.ndim == 2 and inner.ndim == 2:
         return np.asarray(outer @ inner)
     return np.asarray(outer[:, None] * inner if inner.ndim == 2 else outer * inner)
-
-
-def find_pool(graph: Graph, node: NodeProto) -> Pool | None:
-    """The mean over all cells of a map, of which this is the last operator; None where it is none."""
-    if node.op_type == "GlobalAveragePool":
-        return Pool(node.input[0], is_channels_last=False, node=node)
-    if node.op_type == "AveragePool":
-        return _find_whole_window(graph, node)
-    if node.op_type != "ReduceMean":
-        return None
-    axes = _read_axes(graph, node)
-    first = graph.find_maker(node.input[0])
-    if len(axes) == 1 and first is not None and first.op_type == "ReduceMean":
-        return _find_two_steps(graph, first, axes[0])
-    if len(axes) == 1 and graph.find_rank(node.input[0]) == 3:
-        return _find_flattened(graph, node, axes[0] % 3)
-    return _name_pool(node.input[0], {axis % 4 for axis in axes}, node)
-
-
-def _find_two_steps(graph: Graph, first: NodeProto, axis: int) -> Pool | None:
-    """The mean over one axis, and then over another one of what remains."""
-    others = _read_axes(graph, first)
-    if len(others) != 1:
-        return None
-    other = others[0] % 4
-    if read_attributes(first).get("keepdims", 1):
-        return _name_pool(first.input[0], {other, axis % 4}, first)
-    rest = [each for each in range(4) if each != other]
-    return _name_pool(first.input[0], {other, rest[axis]}, first)
-
-
-def _name_pool(features: str, axes: set[int], node: NodeProto) -> Pool | None:
-    is_last = axes == {1, 2}
-    return Pool(features, is_last, node) if is_last or axes == {2, 3} else None
-
-
-def _read_axes(graph: Graph, node: NodeProto) -> list[int]:
-    """The axes that are reduced; an attribute up to opset 17, an input since."""
-    axes = read_attributes(node).get("axes")
-    if axes is None and len(node.input) > 1:
-        axes = graph.read_constant(node.input[1])
-    return [] if axes is None else [int(axis) for axis in np.atleast_1d(axes)]
-
-
-def _find_whole_window(graph: Graph, node: NodeProto) -> Pool | None:
-    """AveragePool whose window is the whole map; what is padded must not count."""
-    how, shape = read_attributes(node), graph.shapes.get(node.input[0])
-    kernel = how["kernel_shape"]
-    pads = how.get("pads") or [0] * 2 * len(kernel)
-    if shape is None or len(shape) != 2 + len(kernel) or (any(pads) and how.get("count_include_pad")):
-        return None
-    sides = zip(shape[2:], pads, kernel, strict=False)
-    is_whole = all(isinstance(side, int) and begin + side <= window for side, begin, window in sides)
-    return Pool(node.input[0], is_channels_last=False, node=node) if is_whole else None
-
-
-def _find_flattened(graph: Graph, node: NodeProto, axis: int) -> Pool | None:
-    """The map (N, C, h, w) whose cells, flattened to (N, C, h w), are averaged; also behind a transpose of these."""
-    maker = graph.find_maker(node.input[0])
-    if axis == 1 and maker is not None and maker.op_type == "Transpose":
-        if read_attributes(maker).get("perm") != [0, 2, 1]:
-            return None
-        maker, axis = graph.find_maker(maker.input[0]), 2
-    if maker is None or maker.op_type not in {"Reshape", "Flatten"} or axis != 2:
-        return None
-    before, after = graph.shapes.get(maker.input[0]), graph.shapes.get(maker.output[0])
-    is_flat = before and after and len(before) == 4 and len(after) == 3 and before[1] == after[1]
-    return Pool(maker.input[0], is_channels_last=False, node=node) if is_flat else None
 
 
 def _read_step(graph: Graph, node: NodeProto) -> tuple[_Affine, str]:

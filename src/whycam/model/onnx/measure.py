@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Literal
 
 import numpy as np
 
 from whycam.model.onnx.engine import IDENTITY_LIMIT
+from whycam.model.onnx.maps import MAPS
 from whycam.model.onnx.runner import Runner, tell
 
 Output = Literal["logits", "softmax", "sigmoid"]
 # In half precision a graph's own scores are no finer than this part of their range.
 HALF_LIMIT = 1e-2
+# In the order of the image at most an eighth of a network's cells lies elsewhere, in another order half and more.
+_MOST_AWAY = 0.25
 # Two runs of the same images, one by one and together, differ by summation order alone.
 _BATCH_LIMIT = 1e-3
 
@@ -111,6 +115,39 @@ def measure_maps(
     return (
         f"At the {layer} mean(map) + bias misses the score by {worst:.2g} of the scores' range; the limit is {limit:g}."
     ), worst
+
+
+def measure_places(runner: Runner, images: np.ndarray) -> str:
+    """Why a grid of tokens is not the image's, in a sentence that is empty where that was not seen.
+
+    One quarter of an image after the other becomes another image's. A cell that lies elsewhere answers more than twice
+    as much to another quarter than to its own; where each cell sees the whole image, it answers to all alike.
+    """
+    (before,) = runner.run(images[1:2], [MAPS])
+    grid = before.shape[2:]
+    answers, owns = [], []
+    for rows, columns in product((0, 1), repeat=2):
+        area = tuple(_half(side, part) for side, part in zip(images.shape[2:], (rows, columns), strict=True))
+        changed = images[1:2].copy()
+        changed[:, :, *area] = images[2:3, :, *area]
+        own = np.zeros(grid, dtype=bool)
+        own[tuple(_half(side, part) for side, part in zip(grid, (rows, columns), strict=True))] = True
+        change = (runner.run(changed, [MAPS])[0] - before)[0]
+        # Attention hands a part of each change to every cell.
+        answer = np.square(change - change.mean((1, 2), keepdims=True)).sum(0)
+        answers.append(np.sqrt(answer / max(float(answer.sum()), np.finfo(np.float32).tiny)))
+        owns.append(own)
+    answer, own = np.stack(answers), np.stack(owns)
+    away = float((np.where(own, 0, answer).max(0) > 2 * np.where(own, answer, 0).max(0)).mean())
+    if away <= _MOST_AWAY:
+        return ""
+    return f"Its tokens stand in another order than the image's parts: {away:.0%} of them answer to another quarter."
+
+
+def _half(length: int, part: int) -> slice:
+    """The pixels or cells of one half of an axis."""
+    middle = -(-length // 2)
+    return slice(middle, None) if part else slice(middle)
 
 
 def flatten_scores(scores: np.ndarray) -> np.ndarray:

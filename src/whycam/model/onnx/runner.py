@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,9 @@ import numpy as np
 import onnxruntime
 
 from whycam.errors import UserError
+from whycam.model.onnx.maps import MAPS, WANTED
 from whycam.model.onnx.takes import Takes
+from whycam.runs import is_utf8
 
 _FOLDER = "session.model_external_initializers_file_folder_path"
 
@@ -19,7 +21,7 @@ def start_session(content: bytes, path: Path, threads: int | None = None) -> onn
     """A graph in ONNX Runtime on the CPU.
 
     Args:
-        content: the model, whose external weights lie beside `path`.
+        content: the model; weights of other files lie beside `path`.
         path: the file that it is from.
         threads: that one call uses; None takes one for each core.
 
@@ -28,16 +30,31 @@ def start_session(content: bytes, path: Path, threads: int | None = None) -> onn
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.add_session_config_entry(_FOLDER, str(path.absolute().parent))
+    if is_utf8(path.absolute().parent):
+        options.add_session_config_entry(_FOLDER, str(path.absolute().parent))
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - ONNX Runtime raises classes that it does not name publicly
         raise UserError(
             f"'{path.absolute()}' can't be opened by ONNX Runtime {onnxruntime.__version__} ({tell(error)}). "
             "Install a newer onnxruntime, or export the model with ONNX's own operators and opset 17."
         ) from None
+    if hasattr(session, "_model_bytes"):
+        # It is kept for a change of the device, which never comes, and holds all weights a second time.
+        session._model_bytes = b""
+    return session
+
+
+def run_session(
+    session: onnxruntime.InferenceSession, names: Sequence[str], given: Mapping[str, np.ndarray]
+) -> list[np.ndarray]:
+    """Those outputs; what goes wrong is raised, and not printed too."""
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = 4
+    values: list[np.ndarray] = session.run(list(names), dict(given), options)
+    return values
 
 
 def tell(error: Exception) -> str:
@@ -50,23 +67,23 @@ class Runner:
     """A session that takes images (B, C, H, W) float32 of any number; safe to call from many threads.
 
     Attributes:
-        session: of ONNX Runtime.
+        session: of the graph.
         takes: its input.
         batch: how many images each run must have; None for any. The last run is filled with copies.
+        has_maps: whether the graph is told if maps are wanted.
     """
 
     session: onnxruntime.InferenceSession = field(repr=False)
     takes: Takes
     batch: int | None = None
+    has_maps: bool = False
 
     def run(self, images: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
         """Those outputs of the graph, each (B, ...)."""
-        options = onnxruntime.RunOptions()
-        options.log_severity_level = 4
-        options.only_execute_path_to_fetches = True
         given = self.to_input(images)
+        more = {WANTED: np.array(MAPS in names)} if self.has_maps else {}
         parts = [
-            [value[:count] for value in self.session.run(list(names), {self.takes.name: part}, options)]
+            [value[:count] for value in run_session(self.session, names, {self.takes.name: part, **more})]
             for part, count in iter_pieces(given, self.batch)
         ]
         return [np.concatenate(values) if len(values) > 1 else values[0] for values in zip(*parts, strict=True)]

@@ -12,7 +12,7 @@ from whycam.errors import UserError
 from whycam.model.onnx.axes import Cells
 from whycam.model.onnx.graph import Graph, Part, list_inputs
 from whycam.model.onnx.measure import flatten_scores
-from whycam.model.onnx.runner import Runner, iter_pieces, start_session, tell
+from whycam.model.onnx.runner import Runner, iter_pieces, run_session, start_session, tell
 from whycam.model.onnx.takes import Takes
 
 _WHOLE = {TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL}
@@ -41,12 +41,11 @@ class Split:
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
         """Scores (B, K), features (B, C, h, w) float32 and what is kept, of images (B, C, H, W) float32."""
         scores, raw, *kept = self.front.run(images, [self.scores, self.cells.name, *self.kept])
-        features = raw.transpose(0, 3, 1, 2) if self.cells.is_channels_last else raw
-        return flatten_scores(scores), np.ascontiguousarray(features, dtype=np.float32), kept
+        return flatten_scores(scores), self.cells.read(raw), kept
 
     def run_tail(self, features: np.ndarray, kept: list[np.ndarray], images: np.ndarray) -> np.ndarray:
         """Scores (B, K) of features (B, C, h, w), and of the rows of what is kept and of the images they belong to."""
-        raw = features.transpose(0, 2, 3, 1) if self.cells.is_channels_last else features
+        raw = self.cells.write(features)
         given = {self.cells.name: raw, **dict(zip(self.kept, kept, strict=True))}
         given[self.front.takes.name] = self.front.to_input(images)
         taken = {value.name: value.type for value in self.tail.get_inputs()}
@@ -56,10 +55,8 @@ class Split:
             if name in taken
         }
         counts = [count for _, count in iter_pieces(raw, self.front.batch)]
-        options = onnxruntime.RunOptions()
-        options.log_severity_level = 4
         rows = [
-            self.tail.run([self.scores], {name: pieces[i] for name, pieces in parts.items()}, options)[0][:count]
+            run_session(self.tail, [self.scores], {name: pieces[i] for name, pieces in parts.items()})[0][:count]
             for i, count in enumerate(counts)
         ]
         return flatten_scores(np.concatenate(rows))
