@@ -65,7 +65,9 @@ def take_off(module: nn.Module, images: Tensor, output: str | int | None = None)
         scores = select_output(module(images), output)
 
         def run(times: float) -> np.ndarray:
-            return select_output(module(images * times), output).float().cpu().numpy()
+            # A blank image is as blank however strong it is.
+            noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0)).to(images)
+            return select_output(module((images + noise) * times), output).float().cpu().numpy()
 
         found = measure_activation(scores.float().cpu().numpy(), run)
         if found == "none":
