@@ -152,9 +152,8 @@ def _check(scene: Scene, root: Path, wanted: Mapping[str, dict[str, str]], case:
     codes = (0, 2, 130) if case.stop.number == signal.SIGINT else (0, -case.stop.number)
     faults = check_end(end, case.name, codes=codes)
     if case.stop.number == signal.SIGINT and "Exception ignored in" in end.err:
-        # Python drops an interrupt that falls into a callback of its own, and says so: nothing a command can help.
-        # Where it then waits, logging's lock still held, until it is killed, that is not counted as a hang either.
-        faults = []
+        # Python drops an interrupt that falls into a callback of its own, and says so: the command then goes on.
+        faults = [fault for fault in faults if fault.kind == "hang"]
     faults += _check_names(room, out, whole, old, case)
     again = [*command.words, *(["--overwrite"] if old or out.exists() else [])]
     if command.has_resume and not out.exists():

@@ -34,6 +34,7 @@ from whycam.config import (
     make_train_options,
 )
 from whycam.errors import EXIT_CODE, UserError
+from whycam.jobs.interrupt import hold_interrupts_in_logging
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -330,6 +331,7 @@ def main() -> None:
     os.environ.setdefault("PILLOW_BLOCK_SIZE", "64m")
     # Pillow's remarks on damaged metadata, which no one needs to see a photo: what matters it raises.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    hold_interrupts_in_logging()
     try:
         app()
     except UserError as error:
