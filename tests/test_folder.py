@@ -220,3 +220,14 @@ def test_fingerprint_changes_with_content_name_and_label(tmp_path: Path) -> None
     assert word == fingerprint(folder.root, folder.samples[::-1], hashes)
     assert word != fingerprint(folder.root, folder.samples, hashes | {folder.samples[0].path: "other"})
     assert word != fingerprint(folder.root, folder.samples[1:], hashes)
+
+
+def test_the_order_of_the_classes_may_be_given(tmp_path: Path) -> None:
+    root = make_photos(tmp_path, b=3, a=3, c=3)
+    found = read_folder(root, order=["c", "a", "b"])
+    assert found.class_names == ("c", "a", "b")
+    assert {sample.label for sample in found.samples if "c" in sample.path.parts} == {0}
+    with pytest.raises(UserError, match="'d' has no folder with photos"):
+        read_folder(root, order=["c", "a", "b", "d"])
+    with pytest.raises(UserError, match="the folder 'b' has no line"):
+        read_folder(root, order=["c", "a"])

@@ -71,7 +71,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def read(path: Path) -> Any:
     """The content of a JSON file or table; None of others."""
-    if path.suffix == ".json" and path.name != "config.json":
+    if path.suffix == ".json" and path.name not in {"config.json", "options.json"}:
         return clean(json.loads(path.read_text(encoding="utf-8")))
     if path.suffix == ".csv":
         with path.open(encoding="utf-8", newline="") as file:

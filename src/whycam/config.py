@@ -44,6 +44,9 @@ class TrainOptions(Options):
         le=64,
         description="Pixels a map cell spans: 16 gives 14x14 maps at 224 px where 32 gives 7x7 [the backbone's own].",
     )
+    classes: Path | None = Field(
+        None, description="The class folders in the order that their classes are to have, a name a line [by name]."
+    )
     val_fraction: float = Field(0.2, gt=0, lt=1, description="Share held out where FOLDER has no train/ and val/.")
     allow_empty: bool = Field(
         False, description="Train without the classes of which fewer than 2 photos can be read, instead of stopping."

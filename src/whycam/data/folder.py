@@ -35,13 +35,14 @@ class PhotoFolder:
 
     Attributes:
         root: the folder.
-        class_names: in the order of the labels, which is that of `sort_names`.
+        class_names: in the order of the labels.
         train: training samples.
         val: held-out samples.
         is_split_by_us: there was no held-out folder.
         val_fraction: share that was held out, where it was.
         seed: that it was drawn by.
         left_out: class folders without photos.
+        order: of the class names as it was given; empty for that of `sort_names`.
     """
 
     root: Path
@@ -52,6 +53,7 @@ class PhotoFolder:
     val_fraction: float = 0.2
     seed: int = 0
     left_out: tuple[str, ...] = ()
+    order: tuple[str, ...] = ()
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -59,15 +61,23 @@ class PhotoFolder:
         return self.train + self.val
 
 
-def read_folder(root: Path, *, val_fraction: float = 0.2, seed: int = 0, allow_empty: bool = False) -> PhotoFolder:
+def read_folder(
+    root: Path,
+    *,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    allow_empty: bool = False,
+    order: Sequence[str] = (),
+) -> PhotoFolder:
     """The samples of `root/CLASS/photo.jpg`, or of `root/train/CLASS/..` and `root/val/CLASS/..`.
 
     Where there is no held-out folder, `val_fraction` of each class (at least one photo) is held out, chosen by seed
     and file name alone, so the split does not change with the order in which a disk lists its files. Class folders
-    without a photo are left out; with `allow_empty` also those with a single one.
+    without a photo are left out; with `allow_empty` also those with a single one. `order` names the classes in the
+    order that they are to have.
 
     Raises:
-        UserError: no folder, no photos, one class, photos beside the class folders, class names that differ in case
+        UserError: an order that names other classes, no folder, no photos, one class, photos beside the class folders, class names that differ in case
             only, a class with fewer than 2 photos, or two splits with different classes.
     """
     root = root.absolute()
@@ -83,12 +93,27 @@ def read_folder(root: Path, *, val_fraction: float = 0.2, seed: int = 0, allow_e
         train, val = _read_classes(train_root), _read_classes(val_root)
         _check_same_classes(train, val, train_root, val_root)
         kept = _drop_few(train, train_root, allow_empty=allow_empty)
-        about = PhotoFolder(root, (), (), (), False, left_out=_list_missing(train, kept))
+        _check_order(order, kept, where=train_root)
+        about = PhotoFolder(root, (), (), (), False, left_out=_list_missing(train, kept), order=tuple(order))
         return make_folder(about, kept, val)
     where = train_root if train_root.is_dir() else root
     classes = _read_classes(where)
     kept = _drop_few(classes, where, allow_empty=allow_empty)
-    return make_folder(PhotoFolder(root, (), (), (), True, val_fraction, seed, _list_missing(classes, kept)), kept)
+    _check_order(order, kept, where=where)
+    missing = _list_missing(classes, kept)
+    return make_folder(PhotoFolder(root, (), (), (), True, val_fraction, seed, missing, tuple(order)), kept)
+
+
+def _check_order(order: Sequence[str], classes: Mapping[str, object], *, where: Path) -> None:
+    if not order:
+        return
+    extra, missing = [name for name in order if name not in classes], [name for name in classes if name not in order]
+    if extra or missing:
+        told = f"{extra[0]!r} has no folder with photos" if extra else f"the folder {missing[0]!r} has no line"
+        raise UserError(
+            f"--classes does not name the classes of '{where}': {told} ({len(extra) + len(missing)} such). Name each "
+            "class folder once, in the order that the classes are to have."
+        )
 
 
 def _list_missing(classes: Iterable[str], kept: Mapping[str, object]) -> tuple[str, ...]:
@@ -110,7 +135,7 @@ def make_folder(
     about: PhotoFolder, classes: Mapping[str, Sequence[Path]], val: Mapping[str, Sequence[Path]] | None = None
 ) -> PhotoFolder:
     """The folder with these classes: split as `about` says, or, where `val` is given, with those held out."""
-    names = tuple(sort_names(classes))
+    names = tuple(name for name in about.order if name in classes) or tuple(sort_names(classes))
     held = {
         name: sorted(_hold_out(classes[name], about.val_fraction, about.seed, name)) if val is None else val[name]
         for name in names

@@ -17,6 +17,7 @@ from whycam.data.check import drop_unreadable, find_same_content, hash_photos
 from whycam.data.folder import count_labels, fingerprint, read_folder
 from whycam.errors import UserError
 from whycam.intake.device import choose_device
+from whycam.intake.request import read_classes
 from whycam.jobs.progress import log_to, show_progress
 from whycam.jobs.run_files import write_results
 from whycam.model.backbone import make_backbone
@@ -33,7 +34,13 @@ def train(folder: Path, out: Path, options: TrainOptions) -> dict[str, Any]:
         UserError: a folder that can't be trained on, weights out of reach, a run of that name, a full disk.
     """
     start = time.perf_counter()
-    photos = read_folder(folder, val_fraction=options.val_fraction, seed=options.seed, allow_empty=options.allow_empty)
+    photos = read_folder(
+        folder,
+        val_fraction=options.val_fraction,
+        seed=options.seed,
+        allow_empty=options.allow_empty,
+        order=read_classes(options.classes) if options.classes else (),
+    )
     device = torch.device(choose_device(options.device))
     with (
         open_run(out, overwrite=options.overwrite, resume=options.resume, keep="checkpoints") as run,
