@@ -77,8 +77,8 @@ def read_folder(
     order that they are to have.
 
     Raises:
-        UserError: an order that names other classes, no folder, no photos, one class, photos beside the class folders, class names that differ in case
-            only, a class with fewer than 2 photos, or two splits with different classes.
+        UserError: an order that names other classes, no folder, no photos, one class, photos beside the class folders,
+            class names that differ in case only, a class with fewer than 2 photos, or two splits with different classes.
     """
     root = root.absolute()
     if not root.is_dir():
