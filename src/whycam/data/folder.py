@@ -78,7 +78,7 @@ def read_folder(
 
     Raises:
         UserError: an order that names other classes, no folder, no photos, one class, photos beside the class folders,
-            class names that differ in case only, a class with fewer than 2 photos, or two splits with different classes.
+            class names that differ in case only, a class with fewer than 2 photos, two splits of different classes.
     """
     root = root.absolute()
     if not root.is_dir():
