@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from whycam.data.samples import load_samples
-from whycam.errors import UserError, as_clause
+from whycam.errors import UserError, as_clause, with_article
 from whycam.intake.request import Found, Kind, Request
 from whycam.model.activation import Activation, describe_activation, invert, measure_activation
 from whycam.model.card import Card
@@ -104,7 +104,7 @@ def open_function(
         request.name_classes(scores.shape[1]),
         preprocess,
         {"network": request.name, "versions": read_versions()},
-        no_exact_map=f"{request.name!r} is a {kind}, which shows no features, so it has no exact maps. "
+        no_exact_map=f"{request.name!r} is {with_article(kind)}, which shows no features, so it has no exact maps. "
         "Take --method rise or occlusion.",
         kind=kind,
         preprocess_from=told,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -103,7 +104,9 @@ def _open_script(request: Request, path: Path) -> Found:
     import torch  # noqa: PLC0415 - slow, and other kinds do without
 
     try:
-        script = torch.jit.load(str(path), map_location="cpu").eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # its advice to whoever wrote the file
+            script = torch.jit.load(str(path), map_location="cpu").eval()
     except Exception as error:  # noqa: BLE001 - a damaged file raises whatever its reader stumbles over
         raise UserError(
             f"'{path}' can't be opened as TorchScript ({as_clause(error)}). Expected a whole file."

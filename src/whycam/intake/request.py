@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whycam.data.preprocess import NAMED, Preprocess
-from whycam.errors import UserError, as_clause, make_unknown_name
+from whycam.errors import UserError, as_clause, make_unknown_name, with_article
 from whycam.model.card import Card
 from whycam.model.runtime import Runtime
 
@@ -62,8 +62,8 @@ class Request:
             if getattr(self, word) is not None:
                 option = {"class_names": "classes"}.get(word, word.replace("_", "-"))
                 raise UserError(
-                    f"{self.name!r} is a {kind}, which says by itself what --{option} would say; found it beside. "
-                    "Leave it out."
+                    f"{self.name!r} is {with_article(kind)}, which says by itself what --{option} would say; found it "
+                    "beside. Leave it out."
                 )
 
     def name_classes(self, count: int, known: Sequence[str] | None = None, where: str = "the model") -> tuple[str, ...]:
