@@ -183,9 +183,7 @@ def make_timm(root: Path) -> KindCase:
     (root / "classes.txt").write_text("\n".join(NAMES), encoding="utf-8")
     words = ("test_resnet", "--weights", str(root / "timm.safetensors"), "--classes", str(root / "classes.txt"))
     scale = (net.pretrained_cfg["mean"], net.pretrained_cfg["std"])
-    return KindCase(
-        (*words, "--image-size", str(SIDE_PX)), ask_module(net, scale), "timm network", is_exportable=True
-    )
+    return KindCase((*words, "--image-size", str(SIDE_PX)), ask_module(net, scale), "timm network", is_exportable=True)
 
 
 def make_torchvision(root: Path) -> KindCase:
@@ -220,7 +218,7 @@ def make_hugging_face(root: Path) -> KindCase:
     )
     processor.save_pretrained(root / "hf")
     scale = ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
-    return KindCase((str(root / "hf"),), ask_module(lambda images: net(images), scale), "Hugging Face model")
+    return KindCase((str(root / "hf"),), ask_module(net, scale), "Hugging Face model")
 
 
 def export(net: nn.Module, path: Path) -> Path:

@@ -37,6 +37,8 @@ class FunctionRuntime:
         try:
             found = self._function(images)
             scores = np.asarray(found.detach().cpu() if hasattr(found, "detach") else found, dtype=np.float32)
+        except UserError:
+            raise
         except Exception as error:
             raise UserError(
                 f"{self._name!r} fails on an array {images.shape} of {images.dtype}: {type(error).__name__}: "
@@ -98,6 +100,10 @@ def open_function(
     photo = preprocess.normalise(preprocess.to_pixels(load_samples(1)[0]))
     images = np.stack([photo, np.random.default_rng(0).standard_normal(photo.shape).astype(np.float32)])
     scores = runtime.scores(images)
+    if not np.isfinite(scores).all():
+        raise UserError(
+            f"The scores of {request.name!r} for a photo are not finite; expected numbers. Mend what it gives."
+        )
     runtime.activation = measure_activation(scores, lambda times: runtime.scores(images * np.float32(times)))
     card = Card(
         request.name,

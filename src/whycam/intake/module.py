@@ -54,7 +54,7 @@ def open_module(network: nn.Module, request: Request, kind: str, known: Known) -
     from whycam.model.input import make_probe  # noqa: PLC0415 - torch
 
     images = make_probe(preprocess, request.device)
-    scores = _ask(network, images)
+    scores = _ask(network, images, is_size_known=bool(size or request.image_size))
     names = request.name_classes(scores.shape[1], known.class_names)
 
     bare, activation, is_layer = take_off(network, images)
@@ -121,16 +121,32 @@ def _count_channels(network: nn.Module) -> int:
     return 1 if first is not None and first.in_channels == 1 else 3
 
 
-def _ask(network: nn.Module, images: Tensor) -> Tensor:
+def _ask(network: nn.Module, images: Tensor, *, is_size_known: bool) -> Tensor:
     import torch  # noqa: PLC0415 - whoever has a network has imported it
 
     from whycam.model.cut.blame import blame  # noqa: PLC0415 - torch
     from whycam.model.cut.output import select_output  # noqa: PLC0415 - torch
     from whycam.model.cut.tap import as_input  # noqa: PLC0415 - torch
 
-    with blame(network, images), torch.no_grad():
-        output = network(as_input(network, images))
-    return select_output(output)
+    try:
+        with blame(network, images), torch.no_grad():
+            output = network(as_input(network, images))
+    except UserError as error:
+        height, width = images.shape[-2:]
+        if is_size_known:
+            raise UserError(
+                f"{error} Or it takes another size than {height} x {width} px: see --image-size."
+            ) from error
+        raise UserError(
+            f"{error} Nobody said which size it takes, so {height} x {width} px was tried: give --image-size."
+        ) from error
+    scores = select_output(output)
+    if not bool(scores.isfinite().all()):
+        raise UserError(
+            f"The scores of {type(network).__name__} for a photo are not finite; expected numbers. Look for NaN in its "
+            "weights, or in how photos are prepared."
+        )
+    return scores
 
 
 def _is_it(request: Request) -> bool:

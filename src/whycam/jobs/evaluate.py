@@ -168,8 +168,8 @@ def tell(found: Evaluation) -> list[str]:
     if scores := found.classifier():
         if found.is_multi_label:
             lines.append(
-                f"The classifier gives several labels: that of the folder is the strongest on {scores['accuracy']:.1%} of "
-                f"{scores['photos']} photos, among the first five on {scores['top5_accuracy']:.1%}."
+                f"The classifier gives several labels: that of the folder is the strongest on {scores['accuracy']:.1%} "
+                f"of {scores['photos']} photos, among the first five on {scores['top5_accuracy']:.1%}."
             )
             return lines
         lines.append(

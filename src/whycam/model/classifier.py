@@ -172,7 +172,7 @@ class Classifier:
         from whycam.model.input import make_probe  # noqa: PLC0415 - torch
 
         cut = self.cut(make_probe(self.card.preprocess, self.card.device), reads_tail=False)
-        return cast("Tensor", cut.bias).tolist()  # type: ignore[no-any-return]
+        return [float(value) for value in cast("Tensor", cut.bias)]
 
     @property
     def runtime(self) -> Answerer:
