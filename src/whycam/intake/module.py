@@ -133,13 +133,10 @@ def _ask(network: nn.Module, images: Tensor, *, is_size_known: bool) -> Tensor:
             output = network(as_input(network, images))
     except UserError as error:
         height, width = images.shape[-2:]
+        told = f"Nobody said which size it takes, so {height} x {width} px was tried: give --image-size."
         if is_size_known:
-            raise UserError(
-                f"{error} Or it takes another size than {height} x {width} px: see --image-size."
-            ) from error
-        raise UserError(
-            f"{error} Nobody said which size it takes, so {height} x {width} px was tried: give --image-size."
-        ) from error
+            told = f"Or it takes another size than {height} x {width} px: see --image-size."
+        raise UserError(f"{as_clause(error)}. {told}") from error
     scores = select_output(output)
     if not bool(scores.isfinite().all()):
         raise UserError(
