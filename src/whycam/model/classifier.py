@@ -189,23 +189,24 @@ class Classifier:
 
     def scores(self, pixels: np.ndarray) -> np.ndarray:
         """(B, K) logits of any number of photos' pixels (B, 3, H, W) uint8."""
-        if self._parts.runtime is not None:
-            return self._parts.runtime.scores(self.card.preprocess.normalise(pixels))
+        parts = [pixels[start : start + _CHUNK] for start in range(0, len(pixels), _CHUNK)]
+        if (runtime := self._parts.runtime) is not None:
+            return np.concatenate([runtime.scores(self.card.preprocess.normalise(part)) for part in parts])
         graph = self._find_graph("maps")
         if graph is None:
             return self.score_inputs(self._normalise(pixels)).cpu().numpy()
-        return np.concatenate([graph(pixels[start : start + _CHUNK]).logits for start in range(0, len(pixels), _CHUNK)])
+        return np.concatenate([graph(part).logits for part in parts])
 
     def score_inputs(self, images: Tensor) -> Tensor:
         """(B, K) logits of any number of images (B, 3, H, W) float32, normalised, on any device; on theirs."""
         import torch  # noqa: PLC0415 - whoever has a tensor has imported it
 
-        if self._parts.runtime is not None:
-            return torch.from_numpy(self._parts.runtime.scores(images.cpu().numpy())).to(images.device)
+        runtime = self._parts.runtime
         graph = self._find_graph("scores")
-        if graph is None:
+        if runtime is None and graph is None:
             return self._score_by_network(images)
-        parts = [graph(part.cpu().numpy()).logits for part in images.split(_CHUNK)]
+        run = runtime.scores if runtime is not None else lambda part: cast(OnnxEngine, graph)(part).logits
+        parts = [run(part.cpu().numpy()) for part in images.split(_CHUNK)]
         return torch.from_numpy(np.concatenate(parts)).to(images.device)
 
     def read(self, pixels: np.ndarray) -> Answer:
