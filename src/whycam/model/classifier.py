@@ -168,10 +168,10 @@ class Classifier:
         return self.exact_network.classifier.bias.tolist() if graph is None else list(graph.metadata.bias)
 
     @property
-    def runtime(self) -> Answerer:
-        """What gives scores; a graph that can be had is made for the answer."""
+    def runtime(self) -> str:
+        """What gives scores: onnx, torch, or a function; a graph that can be had is made for the answer."""
         if self._parts.runtime is not None:
-            return "onnx"
+            return self._parts.runtime.name
         return "torch" if self._find_graph("scores") is None else "onnx"
 
     @property
