@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whycam.errors import UserError
+from whycam.errors import UserError, as_clause
 from whycam.intake.folder import describe
 from whycam.intake.request import Found, Kind, Request
 
@@ -130,8 +130,8 @@ def _read_hub(name: str, best: Any) -> dict[str, Tensor]:
         return dict(torch.hub.load_state_dict_from_url(best.url, weights_only=True, progress=False))
     except OSError as error:
         raise UserError(
-            f"torchvision's weights of {name!r} are not on this machine and can't be fetched ({error}). Give "
-            f"--weights FILE, or put {best.url} into '{kept.parent}'."
+            f"torchvision's weights of {name!r} are not on this machine and can't be fetched ({as_clause(error)}). "
+            f"Give --weights FILE, or put {best.url} into '{kept.parent}'."
         ) from None
 
 
