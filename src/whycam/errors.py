@@ -25,6 +25,11 @@ def as_clause(reason: object) -> str:
     return str(reason).strip().rstrip(".") or type(reason).__name__
 
 
+def with_article(words: str) -> str:
+    """A or an before it."""
+    return f"{'an' if words[:1].lower() in set('aeiou') else 'a'} {words}"
+
+
 def nearest_names(name: str, choices: Iterable[str], count: int = 3) -> list[str]:
     """The choices spelled most like `name`, best first; names that contain it come next."""
     folded = {choice.casefold(): choice for choice in choices}

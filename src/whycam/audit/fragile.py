@@ -76,14 +76,17 @@ def _tell_changes(data: AuditData, k: int, rows: list[int], changes: dict[int, d
         for row in rows[:_MOST_PHOTOS]
     ]
     low, high = find_interval(len(rows), total)
+    which, what = f"taken for {name!r}", "change their class"
+    if data.classifier.card.is_multi_label:
+        which, what = f"whose strongest label is {name!r}", "get another strongest label"
     return Finding(
         kind="fragile",
         severity=len(rows) / total,
         certainty=1.0,
-        title=f"{len(rows)} of {total} photos taken for {name!r} change their class if cropped, shifted or mirrored.",
+        title=f"{len(rows)} of {total} photos {which} {what} if cropped, shifted or mirrored.",
         detail=(
-            f"Each was {', '.join(VIEWS)}; {len(rows) / total:.1%} of the photos taken for {name!r} (95 % interval "
-            f"{low:.1%} to {high:.1%}) are taken for another class in one of these at least."
+            f"Each was {', '.join(VIEWS)}; {len(rows) / total:.1%} of the photos {which} (95 % interval "
+            f"{low:.1%} to {high:.1%}) {what} in one of these at least."
         ),
         class_name=name,
         photos=tuple(photos),

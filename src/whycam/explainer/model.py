@@ -176,7 +176,7 @@ class Model:
             elif not card.answers_for(method.needs):
                 works = [one.name for one in iter_methods() if card.answers_for(one.needs)]
                 raise UserError(
-                    f"{method.name} needs {method.needs}, which a {card.kind} such as {card.name!r} does not give. "
+                    f"{method.name} needs {method.needs}, which {card.a_kind} such as {card.name!r} does not give. "
                     f"What works on it: {', '.join(works)}."
                 )
         return methods

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from whycam.errors import UserError
 from whycam.intake.device import choose_device
-from whycam.intake.request import Found, Kind, Request
+from whycam.intake.request import SUFFIXES, Found, Kind, Request
 from whycam.model.card import Card
 from whycam.model.classifier import Classifier
 from whycam.model.onnx.engine import check_engine, find_engine, open_kept
@@ -89,4 +89,6 @@ def _open(request: Request) -> Found:
     known = ", ".join(kind.name for kind in iter_kinds())
     path = Path(request.name)
     found = f"Found a file at '{path.absolute()}' that is none of them" if path.is_file() else f"Found {request.name!r}"
+    if not path.exists() and (len(path.parts) > 1 or path.suffix.lower() in SUFFIXES):
+        found = f"Found no file or folder at '{path.absolute()}' (check the path)"
     raise UserError(f"{found}; expected a model: {known}. See docs/models.md.")

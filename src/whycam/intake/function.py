@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from whycam.data.samples import load_samples
-from whycam.errors import UserError, as_clause
+from whycam.errors import UserError, as_clause, with_article
 from whycam.intake.request import Found, Kind, Request
 from whycam.model.activation import Activation, describe_activation, invert, measure_activation
 from whycam.model.card import Card
@@ -37,6 +37,8 @@ class FunctionRuntime:
         try:
             found = self._function(images)
             scores = np.asarray(found.detach().cpu() if hasattr(found, "detach") else found, dtype=np.float32)
+        except UserError:
+            raise
         except Exception as error:
             raise UserError(
                 f"{self._name!r} fails on an array {images.shape} of {images.dtype}: {type(error).__name__}: "
@@ -98,13 +100,17 @@ def open_function(
     photo = preprocess.normalise(preprocess.to_pixels(load_samples(1)[0]))
     images = np.stack([photo, np.random.default_rng(0).standard_normal(photo.shape).astype(np.float32)])
     scores = runtime.scores(images)
+    if not np.isfinite(scores).all():
+        raise UserError(
+            f"The scores of {request.name!r} for a photo are not finite; expected numbers. Mend what it gives."
+        )
     runtime.activation = measure_activation(scores, lambda times: runtime.scores(images * np.float32(times)))
     card = Card(
         request.name,
         request.name_classes(scores.shape[1]),
         preprocess,
         {"network": request.name, "versions": read_versions()},
-        no_exact_map=f"{request.name!r} is a {kind}, which shows no features, so it has no exact maps. "
+        no_exact_map=f"{request.name!r} is {with_article(kind)}, which shows no features, so it has no exact maps. "
         "Take --method rise or occlusion.",
         kind=kind,
         preprocess_from=told,

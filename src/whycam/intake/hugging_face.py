@@ -23,6 +23,11 @@ def _is_it(request: Request) -> bool:
 def _open(request: Request) -> Found:
     request.refuse("Hugging Face model", "weights")
     where = request.name.removeprefix(_HUB) if request.name.startswith(_HUB) else request.name
+    if (Path(where) / "saved_model.pb").is_file():
+        raise UserError(
+            f"'{where}' is a SavedModel of TensorFlow, which only TensorFlow opens. Save the model as a file, "
+            "model.save('model.keras'), or convert it: python -m tf2onnx.convert --saved-model DIR --output model.onnx."
+        )
     config = _read_json(where, "config.json", is_needed=True)
     if "architectures" not in config and "model_type" not in config:
         raise UserError(
@@ -63,9 +68,10 @@ def _load(transformers: Any, where: str, config: Mapping[str, Any]) -> Any:
         kind = transformers.AutoModelForImageClassification
         network, about = kind.from_pretrained(where, output_loading_info=True, trust_remote_code=False)
     except Exception as error:  # noqa: BLE001 - whatever the library stumbles over
+        told = as_clause(str(error).strip().partition("\n")[0])  # behind it come lists and advice of its own
         raise UserError(
             f"'{where}' ({named or 'of no named architecture'}) can't be opened as an image classifier "
-            f"({type(error).__name__}: {as_clause(error)}). Expected a folder of save_pretrained() of a "
+            f"({type(error).__name__}: {told}). Expected a folder of save_pretrained() of a "
             "...ForImageClassification model, with its weights in it."
         ) from None
     if lost := [name for name in about["missing_keys"] if "num_batches_tracked" not in name]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from whycam.data.preprocess import Preprocess
-from whycam.data.samples import load_samples
 from whycam.errors import UserError, as_clause
 from whycam.intake.request import Found, Kind, Request
 from whycam.model.activation import describe_activation
@@ -51,10 +50,12 @@ def open_module(network: nn.Module, request: Request, kind: str, known: Known) -
     size = known.size or _read_size(known.preprocess)
     channels = _count_channels(network)
     preprocess, told = request.choose_preprocess(size, known.preprocess, known.preprocess_from, channels=channels)
-    images = _make_probe(preprocess, request.device)
-    scores = _ask(network, images)
-    names = request.name_classes(scores.shape[1], known.class_names)
     from whycam.model.bare import take_off  # noqa: PLC0415 - torch
+    from whycam.model.input import make_probe  # noqa: PLC0415 - torch
+
+    images = make_probe(preprocess, request.device)
+    scores = _ask(network, images, is_size_known=bool(size or request.image_size))
+    names = request.name_classes(scores.shape[1], known.class_names)
 
     bare, activation, is_layer = take_off(network, images)
     is_several = known.is_multi_label or (activation == "sigmoid" and scores.shape[1] > 1)
@@ -120,26 +121,32 @@ def _count_channels(network: nn.Module) -> int:
     return 1 if first is not None and first.in_channels == 1 else 3
 
 
-def _make_probe(preprocess: Preprocess, device: str) -> Tensor:
-    """(2, C, H, W): an installed photo and noise, as the network takes them."""
-    import numpy as np  # noqa: PLC0415 - beside what it is used with
-    import torch  # noqa: PLC0415 - whoever has a network has imported it
-
-    photo = preprocess.to_pixels(load_samples(1)[0])
-    noise = np.random.default_rng(0).integers(0, 256, photo.shape, dtype=np.uint8)
-    return torch.from_numpy(preprocess.normalise(np.stack([photo, noise]))).to(device)
-
-
-def _ask(network: nn.Module, images: Tensor) -> Tensor:
+def _ask(network: nn.Module, images: Tensor, *, is_size_known: bool) -> Tensor:
     import torch  # noqa: PLC0415 - whoever has a network has imported it
 
     from whycam.model.cut.blame import blame  # noqa: PLC0415 - torch
     from whycam.model.cut.output import select_output  # noqa: PLC0415 - torch
     from whycam.model.cut.tap import as_input  # noqa: PLC0415 - torch
 
-    with blame(network, images), torch.no_grad():
-        output = network(as_input(network, images))
-    return select_output(output)
+    try:
+        with blame(network, images), torch.no_grad():
+            output = network(as_input(network, images))
+    except UserError as error:
+        height, width = images.shape[-2:]
+        if is_size_known:
+            raise UserError(
+                f"{error} Or it takes another size than {height} x {width} px: see --image-size."
+            ) from error
+        raise UserError(
+            f"{error} Nobody said which size it takes, so {height} x {width} px was tried: give --image-size."
+        ) from error
+    scores = select_output(output)
+    if not bool(scores.isfinite().all()):
+        raise UserError(
+            f"The scores of {type(network).__name__} for a photo are not finite; expected numbers. Look for NaN in its "
+            "weights, or in how photos are prepared."
+        )
+    return scores
 
 
 def _is_it(request: Request) -> bool:

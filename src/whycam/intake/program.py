@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,9 +32,15 @@ def _open(request: Request) -> Found:
         return _open_program(request, path)
     if path.suffix != ".safetensors" and _is_script(path):
         return _open_script(request, path)
+    if not _holds_tensors(path):
+        raise UserError(
+            f"'{path}' is neither TorchScript nor a file of weights, or it is damaged; expected a model. Check the "
+            "file; docs/models.md says what comes in."
+        )
     raise UserError(
-        f"'{path}' holds weights alone, which say nothing of the network that they belong to. Give its name or code: "
-        f"whycam explain resnet50 PHOTOS --weights {path.name}, or net.py:make_model with --weights {path.name}."
+        f"'{path}' holds weights alone (or a pickled object, which is not opened: that would run its code), and they "
+        "say nothing of the network that they belong to. Give its name or code: whycam explain resnet50 PHOTOS "
+        f"--weights {path.name}, or net.py:make_model with --weights {path.name}."
     )
 
 
@@ -45,14 +52,23 @@ def _is_script(path: Path) -> bool:
         return any("/code/" in name for name in file.namelist())
 
 
+def _holds_tensors(path: Path) -> bool:
+    """Whether it begins as a pickle, a zip of torch.save or a safetensors file does."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return head[:1] == b"\x80" or head[8:] == b"{" or zipfile.is_zipfile(path)
+
+
 def _open_program(request: Request, path: Path) -> Found:
     import torch  # noqa: PLC0415 - slow, and other kinds do without
 
     from whycam.intake.module import Known, open_module  # noqa: PLC0415 - torch
+    from whycam.model.onnx.export import quiet  # noqa: PLC0415 - torch
 
     try:
-        program = torch.export.load(path)
-        network: nn.Module = torch.export.unflatten(program)
+        with quiet():  # it logs a traceback of its own
+            program = torch.export.load(path)
+            network: nn.Module = torch.export.unflatten(program)
         shape = _read_shape(program)
     except Exception as error:  # noqa: BLE001 - a damaged file raises whatever its reader stumbles over
         raise UserError(
@@ -61,6 +77,11 @@ def _open_program(request: Request, path: Path) -> Found:
         ) from None
     count, channels, height, width = shape
     size = (height, width) if height is not None and width is not None else None
+    side = request.image_size
+    if size is not None and side is not None and size != (side, side):
+        raise UserError(
+            f"'{path}' takes {height} x {width} px; found a size of {side} x {side} px. Leave the size out."
+        )
     if count is not None:
         # A fixed batch: its layers can't be asked about more images at once.
         run = _in_pieces(program.module(), count)
@@ -76,9 +97,10 @@ def _read_shape(program: Any) -> list[int | None]:
     """
     names = program.graph_signature.user_inputs
     nodes = {node.name: node for node in program.graph.nodes}
-    if len(names) != 1 or nodes[names[0]].meta["val"].ndim != 4:
-        raise ValueError(f"it takes {len(names)} inputs; expected one, images (N, C, H, W)")
-    return [side if isinstance(side, int) else None for side in nodes[names[0]].meta["val"].shape]
+    shapes = [tuple(nodes[name].meta["val"].shape) for name in names]
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        raise ValueError(f"it takes {', '.join(map(str, shapes))}; expected one input, images (N, C, H, W)")
+    return [side if isinstance(side, int) else None for side in shapes[0]]
 
 
 def _in_pieces(network: Callable[[Tensor], Any], count: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -103,7 +125,9 @@ def _open_script(request: Request, path: Path) -> Found:
     import torch  # noqa: PLC0415 - slow, and other kinds do without
 
     try:
-        script = torch.jit.load(str(path), map_location="cpu").eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # its advice to whoever wrote the file
+            script = torch.jit.load(str(path), map_location="cpu").eval()
     except Exception as error:  # noqa: BLE001 - a damaged file raises whatever its reader stumbles over
         raise UserError(
             f"'{path}' can't be opened as TorchScript ({as_clause(error)}). Expected a whole file."

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from whycam.errors import UserError, as_clause, make_unknown_name
-from whycam.intake.request import Found, Kind, Request
+from whycam.intake.request import Found, Kind, Request, as_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,6 +22,8 @@ _MODULE = re.compile(r"[A-Za-z_][\w.]*")
 
 
 def _is_it(request: Request) -> bool:
+    if (path := as_path(request)) is not None and path.suffix == ".py":
+        return True
     where, sign, attribute = request.name.rpartition(":")
     is_named = isinstance(request.model, str | Path) and bool(sign) and attribute.isidentifier()
     return is_named and (where.endswith(".py") or bool(_MODULE.fullmatch(where)))
@@ -29,6 +31,11 @@ def _is_it(request: Request) -> bool:
 
 def _open(request: Request) -> Found:
     where, _, attribute = request.name.rpartition(":")
+    if request.name.endswith(".py"):
+        raise UserError(
+            f"Found the Python file '{request.name}'; expected what in it is the model, or makes it. Name that behind "
+            f"a colon: {request.name}:make_model."
+        )
     module = _import(where, request.name)
     if not hasattr(module, attribute):
         raise make_unknown_name(
@@ -64,7 +71,7 @@ def _import(where: str, name: str) -> ModuleType:
     sys.path.insert(0, beside)
     try:
         return _run_file(path) if where.endswith(".py") else importlib.import_module(where)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         told = f"{type(error).__name__}: {as_clause(error)}"
         raise UserError(f"The code of {name!r} fails when it is imported: {told}. Run it by itself first.") from error
     finally:
@@ -106,7 +113,7 @@ def _make(found: Any, request: Request) -> Any:
         )
     try:
         return found()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(
             f"{request.name!r} fails when it is called: {type(error).__name__}: {as_clause(error)}."
         ) from error

@@ -7,13 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from whycam.data.preprocess import NAMED, Preprocess
-from whycam.errors import UserError, as_clause, make_unknown_name
+from whycam.errors import UserError, as_clause, make_unknown_name, with_article
 from whycam.model.card import Card
 from whycam.model.runtime import Runtime
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+# Of files that hold a model, or a part of one: a name that ends so is no network's.
+SUFFIXES = {".onnx", ".keras", ".h5", ".hdf5", ".pt2", ".pt", ".pth", ".pkl", ".bin", ".safetensors", ".ckpt"}
+SUFFIXES |= {".ts", ".torchscript", ".py", ".pb", ".tflite"}
 
 
 @dataclass(frozen=True)
@@ -62,8 +69,8 @@ class Request:
             if getattr(self, word) is not None:
                 option = {"class_names": "classes"}.get(word, word.replace("_", "-"))
                 raise UserError(
-                    f"{self.name!r} is a {kind}, which says by itself what --{option} would say; found it beside. "
-                    "Leave it out."
+                    f"{self.name!r} is {with_article(kind)}, which says by itself what --{option} would say; found it "
+                    "beside. Leave it out."
                 )
 
     def name_classes(self, count: int, known: Sequence[str] | None = None, where: str = "the model") -> tuple[str, ...]:
@@ -116,6 +123,8 @@ class Request:
         assert found is not None  # noqa: S101 - one of the two is there
         side = (self.image_size, self.image_size) if self.image_size else size
         changes: dict[str, Any] = {}
+        if side is None and isinstance(given, str) and given in NAMED:
+            told = f"as given; its size of {found.height_px} px by habit, as nobody says another (--image-size)"
         if side is not None:
             changes = {"height_px": side[0], "width_px": side[1]}
         if channels == 1:
@@ -158,12 +167,20 @@ def read_preprocess(given: object) -> Preprocess:
             return Preprocess.model_validate_json(Path(word).read_bytes())
         except (OSError, ValueError) as error:
             raise UserError(
-                f"'{word}' can't be read as a preprocessing ({as_clause(error)}); expected JSON such as "
+                f"'{word}' can't be read as a preprocessing ({_tell_first(error)}); expected JSON such as "
                 f"{Preprocess().model_dump_json()}."
             ) from None
     from whycam.intake.transform import read_transform  # noqa: PLC0415 - torchvision, for who gives a transform
 
     return read_transform(given)
+
+
+def _tell_first(error: OSError | ValueError) -> str:
+    """Why; of the faults in a description, the first."""
+    if not isinstance(error, ValidationError):
+        return as_clause(error)
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from whycam.errors import UserError, as_clause
 from whycam.intake.folder import describe
-from whycam.intake.request import Found, Kind, Request
+from whycam.intake.request import SUFFIXES, Found, Kind, Request
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,7 +19,7 @@ def _is_it(request: Request) -> bool:
     if not isinstance(name, str | Path):
         return False
     path = Path(name)
-    return not path.exists() and len(path.parts) == 1
+    return not path.exists() and len(path.parts) == 1 and ":" not in request.name and path.suffix not in SUFFIXES
 
 
 def _open(request: Request) -> Found:
@@ -99,7 +99,7 @@ def _build(name: str, tensors: dict[str, Tensor], request: Request) -> nn.Module
     from torchvision import models  # noqa: PLC0415 - slow, and other kinds do without
 
     # Some have no auxiliary heads in their files, and none is asked.
-    network: nn.Module = models.get_model(name, num_classes=_count_outputs(tensors))
+    network: nn.Module = models.get_model(name, num_classes=max(1, _count_outputs(tensors)))
     own = network.state_dict()
     needed = [k for k in own if not k.startswith(("aux", "AuxLogits")) and not k.endswith("num_batches_tracked")]
     missing = [k for k in needed if k not in tensors or tensors[k].shape != own[k].shape]

@@ -166,6 +166,12 @@ def tell(found: Evaluation) -> list[str]:
             listed = ", ".join(f"{m} {count}" for m, count in few.items())
             lines.append(f"{metric.name} is not defined on some of {len(found)} photos: {listed}.")
     if scores := found.classifier():
+        if found.is_multi_label:
+            lines.append(
+                f"The classifier gives several labels: that of the folder is the strongest on {scores['accuracy']:.1%} "
+                f"of {scores['photos']} photos, among the first five on {scores['top5_accuracy']:.1%}."
+            )
+            return lines
         lines.append(
             f"The classifier: accuracy {scores['accuracy']:.3f} on {scores['photos']} photos with labels, among the "
             f"first five {scores['top5_accuracy']:.3f}"

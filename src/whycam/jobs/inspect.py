@@ -23,6 +23,7 @@ from whycam.model.classifier import Classifier
 
 _MOST_PHOTOS, _SHOWN_CLASSES, _SHOWN_TRIALS = 200, 8, 10
 _CHANNELS: tuple[Channels, ...] = ("rgb", "bgr")
+_OWN = "as the model says"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Trial:
     channels: str
     resize: str
     accuracy: float
+    way: Preprocess
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def inspect(model_name: str, folder: Path | None, options: InspectOptions) -> In
         if folder is None or options.preprocess is not None:
             raise
         classifier, is_known = open_classifier(model_name, **given | {"preprocess": "imagenet"}, engine="torch"), False
-    trials, notes = try_preprocessing(classifier, folder, options) if folder else ((), ())
+    trials, notes = try_preprocessing(classifier, folder, options, is_known=is_known) if folder else ((), ())
     facts = describe(classifier)
     if not is_known:
         facts["preprocessing"] = "said by nobody: see below, and give --preprocess"
@@ -111,25 +113,43 @@ def find_methods(classifier: Classifier) -> Iterator[str]:
 
 
 def try_preprocessing(
-    classifier: Classifier, folder: Path, options: InspectOptions
+    classifier: Classifier, folder: Path, options: InspectOptions, *, is_known: bool
 ) -> tuple[tuple[Trial, ...], tuple[str, ...]]:
     """The accuracy on photos in class folders by each way to prepare them, the best first; and what was assumed."""
     photos, labels, notes = _read_labelled(classifier, folder, options)
     side, trials = classifier.card.preprocess, []
-    own = {"as the model says": side.model_dump(include={"mean", "std", "channels"})}
     for resize in ("squash", "crop"):
         cut = [photo if resize == "squash" else _crop(photo) for photo in photos]
         pixels = np.stack([side.to_pixels(photo) for photo in cut])
-        ways = (
-            itertools.product(own | NAMED, _CHANNELS) if side.channels != "grey" else ((n, "grey") for n in own | NAMED)
-        )
-        for name, channels in ways:
-            changes = (own | NAMED)[name] | {"channels": channels}
-            one = Preprocess.model_validate(side.model_dump() | changes)
+        for name, channels, one in _list_ways(side, is_known=is_known):
             scores = classifier.having(preprocess=one, engine="torch").scores(pixels)
-            trials.append(Trial(name, channels, resize, float((scores.argmax(1) == labels).mean())))
+            accuracy = float((scores.argmax(1) == labels).mean())
+            trials.append(Trial(name, channels, resize, accuracy, one))
     trials.sort(key=lambda trial: -trial.accuracy)
-    return tuple(trials), (f"Tried on {len(photos)} photos of {folder}.", *notes)
+    return tuple(trials), (f"Tried on {len(photos)} photos of {folder}.", *notes, _tell_best(trials, side))
+
+
+def _list_ways(side: Preprocess, *, is_known: bool) -> Iterator[tuple[str, Channels, Preprocess]]:
+    """The ways of the model's own size: as it says, where it does, then those that have a name."""
+    own = {_OWN: side.model_dump(include={"mean", "std", "channels"})} if is_known else {}
+    orders: tuple[Channels, ...] = ("grey",) if side.channels == "grey" else _CHANNELS
+    for name, channels in itertools.product(own | NAMED, orders):
+        changes = (own | NAMED)[name] | {"channels": channels}
+        yield name, channels, Preprocess.model_validate(side.model_dump() | changes)
+
+
+def _tell_best(trials: Sequence[Trial], side: Preprocess) -> str:
+    """How the best of those is said that leave the photo whole, as whycam does."""
+    best = next(trial for trial in trials if trial.resize == "squash")
+    if best.preprocess in NAMED and best.channels in {NAMED[best.preprocess].get("channels", "rgb"), "grey"}:
+        how = f"--preprocess {best.preprocess}"
+    elif best.way == side:
+        how = "as the model says, which is what is done"
+    else:
+        how = f"--preprocess FILE.json, with this in the file: {best.way.model_dump_json()}"
+    crop = max((trial.accuracy for trial in trials if trial.resize == "crop"), default=0.0)
+    more = f" A crop gives {crop:.3f}; whycam keeps the whole photo under the map." if crop > best.accuracy else ""
+    return f"The best, {best.accuracy:.3f}: {how}.{more}"
 
 
 def _read_labelled(

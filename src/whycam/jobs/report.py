@@ -74,6 +74,7 @@ def make_report(model: str, folder: Path | None, out: Path, options: ReportOptio
             model=model,
             title=Path(model).resolve().name if run else model,
             class_names=kept.reader.class_names,
+            is_multi_label=kept.reader.is_multi_label,
             entries=entries,
             tally=kept.tally,
             photos_told=reported.told,

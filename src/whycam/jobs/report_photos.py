@@ -181,7 +181,7 @@ class MapReader:
         )
         card = self._classifier.card
         self.class_names, self.preprocess, self.is_exact = card.class_names, card.preprocess, card.is_exact
-        self._stand_in = choose_stand_in(card)
+        self.is_multi_label, self._stand_in = card.is_multi_label, choose_stand_in(card)
         # A network changes its state while a method runs.
         self._lock = threading.Lock()
 

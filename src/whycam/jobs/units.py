@@ -91,7 +91,7 @@ class Features:
     def __init__(self, classifier: Classifier) -> None:
         self.preprocess, self._device = classifier.card.preprocess, classifier.card.device
         blank = np.zeros((1, 3, self.preprocess.height_px, self.preprocess.width_px), dtype=np.uint8)
-        self._cut = classifier.cut(self._normalise(blank))
+        self._cut = classifier.cut(self._normalise(blank), reads_tail=False)
         if self._cut.weight is None:
             raise RuntimeError(f"{classifier.card.name!r} is said to be exact, and its tail is {self._cut.how!r}.")
         self.weight = self._cut.weight.cpu()

@@ -16,7 +16,7 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from whycam.data.annotations import Annotation
+from whycam.data.annotations import Annotation, read_photos
 from whycam.data.folder import Sample, sort_names
 from whycam.data.loader import Photo, in_batches, stream_photos
 from whycam.errors import UserError
@@ -172,7 +172,7 @@ class Evaluation:
 
 def evaluate(
     model: Model | str | Path,
-    samples: Iterable[str | Path | Sample | Annotation],
+    samples: str | Path | Iterable[str | Path | Sample | Annotation],
     *,
     methods: Sequence[str] = ("cam",),
     metrics: Sequence[str] = ("quick",),
@@ -189,7 +189,8 @@ def evaluate(
 
     Args:
         model: what `whycam.load` gives, or takes.
-        samples: paths; `Sample`s with their labels; or `Annotation`s, as `read_photos` makes them, with boxes or masks.
+        samples: a folder, whose sub-folders name classes; paths; `Sample`s with their labels; or `Annotation`s, as
+            `read_photos` makes them, with boxes or masks.
         methods: names that `whycam methods` lists.
         metrics: `quick`, `all`, a category, or names; see docs/metrics.md.
         target: which class is explained: `true`, `predicted`, or `auto`: the true one where it is known.
@@ -207,6 +208,7 @@ def evaluate(
     """
     model = model if isinstance(model, Model) else load(model)
     chosen = get_metrics(metrics)
+    samples = read_photos(Path(samples)) if isinstance(samples, str | Path) else samples
     listed = _draw_samples([_to_annotation(one) for one in samples], limit, seed)
     names = tuple(dict.fromkeys([*methods, *baselines]))
     model.check_methods(names)

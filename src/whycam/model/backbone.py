@@ -254,7 +254,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             "not opened further, because loading it would run its code. "
             "Expected a state dict of tensors: save the model's state_dict() as .safetensors."
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise UserError(
             f"'{path.absolute()}' can't be read as weights ({as_clause(error)}). "
             "Expected a whole .safetensors or .pth file: fetch it again."

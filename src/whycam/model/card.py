@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from whycam.data.preprocess import Preprocess
-from whycam.errors import UserError
+from whycam.errors import UserError, with_article
 
 Output = Literal["logits", "multi-label logits"]
 # Where exact maps come from, in the words that are recorded.
@@ -53,6 +53,11 @@ class Card:
     def is_exact(self) -> bool:
         """Whether mean(map) + bias is the logit of every class."""
         return not self.no_exact_map
+
+    @property
+    def a_kind(self) -> str:
+        """The kind with its article."""
+        return with_article(self.kind)
 
     @property
     def is_multi_label(self) -> bool:

@@ -55,7 +55,7 @@ def choose_runtime(engine: str, card: Card, *, is_at_hand: bool, photos: int) ->
         if not card.is_exportable:
             raise UserError(
                 f"--engine onnx has the exported graph of models that whycam trained and of timm's; {card.name!r} is "
-                f"a {card.kind}. Leave --engine out; or export it to ONNX with its own library, and explain that file."
+                f"{card.a_kind}. Leave --engine out; or export it to ONNX with its own library, and explain that file."
             )
         return "onnx"
     is_possible = engine == "auto" and card.is_exact and card.is_exportable and card.device == "cpu"
@@ -147,8 +147,9 @@ class Classifier:
         self.card.check_exact()
         if not self.card.is_exportable:
             raise UserError(
-                f"{self.card.name!r} is a {self.card.kind}; export, channels and refined maps need a model that whycam "
-                "trained, or a timm name whose maps are exact. Its plain maps are exact: leave the refinement out."
+                f"{self.card.name!r} is {self.card.a_kind}; export and refined maps need a model that whycam trained, "
+                "or a timm name whose maps are exact. Its plain maps are exact: leave the refinement out; or export it "
+                "to ONNX with its own library, and explain that file."
             )
         return cast("GapClassifier", self.network)
 
@@ -165,7 +166,13 @@ class Classifier:
         if self._parts.runtime is not None:
             return [float(value) for value in cast(np.ndarray, self._parts.runtime.bias)]
         graph = self._find_graph("maps")
-        return self.exact_network.classifier.bias.tolist() if graph is None else list(graph.metadata.bias)
+        return self._read_bias() if graph is None else list(graph.metadata.bias)
+
+    def _read_bias(self) -> list[float]:
+        from whycam.model.input import make_probe  # noqa: PLC0415 - torch
+
+        cut = self.cut(make_probe(self.card.preprocess, self.card.device), reads_tail=False)
+        return [float(value) for value in cast("Tensor", cut.bias)]
 
     @property
     def runtime(self) -> str:
@@ -231,7 +238,7 @@ class Classifier:
         """The model in two halves, for normalised images of that size; found once.
 
         Args:
-            images: (N, 3, H, W), of which the first are probed with.
+            images: (N, 3, H, W); those of another size than photos are prepared in are probed with themselves.
             layer: its dotted name; None takes the last one with cells.
             reads_tail: whether the cells must reach the output.
             output: which entry of a dict or tuple holds the logits; None finds it.
@@ -247,12 +254,20 @@ class Classifier:
         key = (layer, images.shape[1:], images.dtype, reads_tail, output)
         with self._parts.lock:
             if key not in self._parts.cuts:
+                probe = self._make_probe(images)
                 if layer is None:
-                    found = cut_by_itself(self.network, images, reads_tail=reads_tail, output=output)
+                    found = cut_by_itself(self.network, probe, reads_tail=reads_tail, output=output)
                 else:
-                    found = cut_model(self.network, images, layer, needs_gradient=reads_tail, output=output)
+                    found = cut_model(self.network, probe, layer, needs_gradient=reads_tail, output=output)
                 self._parts.cuts[key] = found
             return self._parts.cuts[key]
+
+    def _make_probe(self, images: Tensor) -> Tensor:
+        """Images to find a cut with: of a user's first photo, which may be black, nothing may depend."""
+        from whycam.model.input import make_probe  # noqa: PLC0415 - torch
+
+        found = make_probe(self.card.preprocess, self.card.device)
+        return found.to(images) if found.shape[1:] == images.shape[1:] else images
 
     def _find_graph(self, gives: Literal["maps", "scores"]) -> OnnxEngine | None:
         """The graph that gives this, opened or made where it should answer; None where the network should."""
@@ -311,7 +326,7 @@ class Classifier:
 
         images = self._normalise(pixels)
         with self._parts.lock, torch.no_grad():
-            cut = self.cut(images)
+            cut = self.cut(images, reads_tail=False)
             if cut.weight is None:
                 raise RuntimeError(f"{self.card.name!r} is said to be exact, and its tail is {cut.how!r}.")
             logits, features = cut.run(images)

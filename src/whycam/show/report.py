@@ -42,6 +42,7 @@ class Report:
         model: what it was loaded by.
         title: the page's: the name of the run or of the model.
         class_names: K names.
+        is_multi_label: several labels may be right at once.
         entries: photos for the viewer, as `make_entry` makes them, with `isEvidence`.
         tally: counts over all photos, shown or not.
         photos_told: in words, which photos these are.
@@ -66,6 +67,7 @@ class Report:
     unreadable: Sequence[tuple[str, str]]
     bias: Sequence[float] | None
     record: Mapping[str, Any]
+    is_multi_label: bool = False
     summary: Mapping[str, Any] | None = None
     epochs: Sequence[Mapping[str, Any]] = ()
     audit: Mapping[str, Any] | None = None
@@ -103,7 +105,8 @@ def render_report(report: Report) -> str:
         findings=_list_findings(report),
         open_findings=_OPEN_FINDINGS,
         curves=[curve for name in ("accuracy", "loss") if (curve := make_curve(report.epochs, name))],
-        confusion=_make_confusion(report),
+        # Where labels go together, none is taken for another.
+        confusion=None if report.is_multi_label else _make_confusion(report),
         classes=report.tally.rows(),
         even_border=report.tally.even_border,
         quality=_make_quality(report.evaluation),
@@ -135,6 +138,7 @@ def _make_data(report: Report) -> dict[str, Any]:
     """What the scripts read."""
     return {
         "classNames": report.class_names,
+        "isMultiLabel": report.is_multi_label,
         "colormaps": encode_colormaps(),
         "bias": report.bias,
         "entries": report.entries,
@@ -152,6 +156,9 @@ def describe_model(report: Report) -> list[str]:
     names = report.class_names
     listed = ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:8])} and {len(names) - 8:,} more"
     facts = [f"It tells {len(names):,} classes apart: {listed}." if len(names) > 1 else f"It scores {names[0]}."]
+    if report.is_multi_label:
+        about = "each has a percentage of its own, and several may be right at once"
+        facts = [f"It gives {len(names):,} labels: {listed}; {about}."]
     if (run := report.summary) is not None:
         facts.append(
             f"It is {run['backbone']} with a {run['head']} head, trained on {run['data']['train']:,} photos; "
@@ -172,13 +179,15 @@ def describe_score(report: Report) -> dict[str, Any] | None:
     tally = report.tally
     if not tally.labelled:
         return None
-    low, high = find_interval(tally.right, tally.labelled)
+    right = tally.over_half.total() if report.is_multi_label else tally.right
+    low, high = find_interval(right, tally.labelled)
     return {
-        "accuracy": tally.right / tally.labelled,
+        "accuracy": right / tally.labelled,
+        "strongest": tally.right / tally.labelled,
         "low": low,
         "high": high,
         "photos": tally.labelled,
-        "wrong": tally.labelled - tally.right,
+        "wrong": tally.labelled - right,
         "top5": tally.top5 / tally.labelled if len(report.class_names) > MATRIX_CLASSES else None,
         "note": (report.summary or {}).get("val_note", ""),
     }

@@ -11,6 +11,7 @@ import numpy as np
 from whycam.explainer.reading import Reading
 
 TOP = 5
+OVER_HALF = 0.5
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Tally:
         classes: K.
         pairs: (truth, predicted) -> photos.
         top5: photos whose class is among the first five.
+        over_half: class -> its own photos in which its probability is over one half.
         unlabelled: photos of no known class.
         heats: class -> its heat, over the photos of that class (over those called so, where no class is known).
     """
@@ -54,6 +56,7 @@ class Tally:
     classes: int
     pairs: Counter[tuple[int, int]] = field(default_factory=Counter)
     top5: int = 0
+    over_half: Counter[int] = field(default_factory=Counter)
     unlabelled: int = 0
     heats: dict[int, ClassHeat] = field(default_factory=dict)
 
@@ -64,6 +67,7 @@ class Tally:
         else:
             self.pairs[truth, reading.predicted] += 1
             self.top5 += int((reading.logits > reading.logits[truth]).sum() < TOP)
+            self.over_half[truth] += int(reading.probabilities[truth] > OVER_HALF)
         of = reading.predicted if truth is None else truth
         row = np.flatnonzero(reading.targets == of)
         if len(row):
@@ -97,6 +101,7 @@ class Tally:
                 "index": k,
                 "photos": of_class[k],
                 "accuracy": make_share(right, of_class[k]),
+                "over_half": make_share(self.over_half[k], of_class[k]),
                 "named": named[k],
                 "precision": make_share(right, named[k]),
                 "border": heat.border / heat.photos if heat.photos else None,

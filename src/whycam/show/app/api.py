@@ -107,10 +107,13 @@ async def model(served: ModelHere, options: OptionsHere) -> ModelAnswer:
     return ModelAnswer(
         name=served.classifier.card.name,
         class_names=list(served.classifier.card.class_names),
+        is_multi_label=classifier.card.is_multi_label,
         bias=classifier.bias,
         identity_error=about.get("identity_error"),
         methods=[MethodAnswer(name=m.name, differs=m.differs, cost=m.cost, paper=m.paper) for m in served.methods],
-        engine=classifier.describe_read().get("engine", "torch") if served.exact else "torch",
+        engine=classifier.describe_read().get("engine", "torch")
+        if served.exact or classifier.is_torch_free
+        else "torch",
         record={**about, "preprocess": served.classifier.card.preprocess.model_dump()},
         colormaps=encode_colormaps(),
         defaults={"colormap": render.COLORMAP_POSITIVE, "opacity": render.ALPHA},

@@ -92,8 +92,13 @@ def _make_error(
 async def index(request: Request) -> Response:
     """The app's page."""
     names = [name.rpartition(".")[0] for name in _SAMPLES]
-    model = request.app.state.served.classifier.card.name
-    words = {"model": model, "short_name": Path(model).name, "samples": dict(zip(names, _SAMPLES, strict=True))}
+    card = request.app.state.served.classifier.card
+    words = {
+        "model": card.name,
+        "short_name": Path(card.name).name,
+        "is_multi_label": card.is_multi_label,
+        "samples": dict(zip(names, _SAMPLES, strict=True)),
+    }
     return templates.TemplateResponse(request, "app.html", words)
 
 

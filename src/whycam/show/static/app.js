@@ -1,6 +1,6 @@
 /* The app's page: photos in, the viewer for each; all questions go to this server's own API. */
 
-import { Viewer, bindTheme, make, tellName, tellShare } from "./viewer.js";
+import { Viewer, bindTheme, isOverHalf, make, tellName, tellShare } from "./viewer.js";
 
 const PHOTO_PX = 1280;
 const AT_ONCE = 4;
@@ -92,13 +92,19 @@ async function start(photo) {
   describe(photo, "looking");
   try {
     photo.entry = (await explain(photo)).entry;
-    const [best] = photo.entry.classes;
-    describe(photo, `${tellShare(photo.entry.probabilities[0])} ${tellName(model.classNames[best])}`);
+    describe(photo, tellAnswer(photo.entry));
   } catch (error) {
     refuse(photo, error.message);
   }
   wanted ??= photos.find((one) => !one.fault);
   if (wanted !== current && wanted?.entry) select(wanted);
+}
+
+/** The class; of labels that may go together, all that are given, or the strongest where none is. */
+function tellAnswer({ classes, probabilities }) {
+  const told = classes.map((classIndex, i) => `${tellShare(probabilities[i])} ${tellName(model.classNames[classIndex])}`);
+  const given = told.filter((_, i) => model.isMultiLabel && isOverHalf(probabilities[i]));
+  return given.length ? given.join(", ") : told[0];
 }
 
 function describe(photo, words) {

@@ -1,13 +1,13 @@
 /* The report's own behaviour: thumbnails, mistakes, filters, and the dialog with the viewer. */
 
-import { Viewer, bindTheme, decodeMaps, drawBoxes, findPeak, fitSize, make, paintHeat, resizeMap, tell, tellName, tellShare } from "whycam/viewer";
+import { Viewer, bindTheme, decodeMaps, drawBoxes, findPeak, fitSize, isOverHalf, make, paintHeat, resizeMap, tell, tellName, tellShare } from "whycam/viewer";
 
 const THUMB_PX = 160;
 const MISTAKES_AT_ONCE = 6;
 const find = (selector) => document.querySelector(selector);
 
 const data = JSON.parse(find("#data").textContent);
-const { classNames, entries, findings } = data;
+const { classNames, entries, findings, isMultiLabel } = data;
 const byId = new Map(entries.map((entry) => [entry.id, entry]));
 const listed = entries.filter((entry) => !entry.isEvidence);
 const viewer = new Viewer(find("#viewer"), data);
@@ -15,10 +15,15 @@ const viewer = new Viewer(find("#viewer"), data);
 const nameOf = (classIndex) => tellName(classNames[classIndex]);
 const isKnown = (entry) => entry.truth !== null;
 const predicted = (entry) => entry.classes[0];
-const isWrong = (entry) => isKnown(entry) && predicted(entry) !== entry.truth;
 const probability = (entry, classIndex) => entry.probabilities[entry.classes.indexOf(classIndex)] ?? 0;
+/** Whether another class was named; of labels that may go together, whether its own was missed. */
+const isWrong = (entry) => isKnown(entry)
+  && (isMultiLabel ? !isOverHalf(probability(entry, entry.truth)) : predicted(entry) !== entry.truth);
 /** How far a photo is from being right: the named class's probability less the true one's. */
-const margin = (entry) => (isKnown(entry) ? probability(entry, predicted(entry)) - probability(entry, entry.truth) : 0);
+const margin = (entry) => {
+  if (!isKnown(entry)) return 0;
+  return (isMultiLabel ? 1 : probability(entry, predicted(entry))) - probability(entry, entry.truth);
+};
 const badness = (entry) => (isKnown(entry) ? margin(entry) : 1 - entry.probabilities[0]) + (isWrong(entry) ? 1 : 0);
 const surest = (a, b) => b.probabilities[0] - a.probabilities[0];
 
@@ -70,6 +75,10 @@ function makePicture(entry, { classIndex = null, versus = null, boxes = [], alt 
 function describe(entry) {
   const called = `${tellShare(entry.probabilities[0])} ${nameOf(predicted(entry))}`; // a long name is cut at its end
   if (!isKnown(entry)) return [called, ""];
+  if (isMultiLabel) {
+    const own = `${tellShare(probability(entry, entry.truth))} ${nameOf(entry.truth)}, its own`;
+    return [`${isWrong(entry) ? "✗" : "✓"} ${called}`, predicted(entry) === entry.truth ? "" : own];
+  }
   return isWrong(entry) ? [`✗ ${called}`, `is ${nameOf(entry.truth)}`] : [`✓ ${called}`, ""];
 }
 
@@ -100,7 +109,16 @@ function open(entry, list, classIndex = null) {
   history.replaceState(null, "", `#photo=${encodeURIComponent(entry.id)}`);
 }
 
+/** The labels that are given, and what the photo's own one has; no label excludes another. */
+function tellLabels(entry) {
+  const over = entry.classes.filter((classIndex) => isOverHalf(probability(entry, classIndex)));
+  const list = (indices) => indices.map((k) => `${nameOf(k)} (${tellShare(probability(entry, k))})`).join(", ");
+  const given = over.length ? `Over 50 %: ${list(over)}.` : `No label has over 50 %; the strongest: ${list(entry.classes.slice(0, 1))}.`;
+  return isWrong(entry) ? `${given} Its own label is missed: ${list([entry.truth])}.` : given;
+}
+
 function tellVerdict(entry) {
+  if (isMultiLabel) return tellLabels(entry);
   const named = `Named ${nameOf(predicted(entry))} (${tellShare(entry.probabilities[0])})`;
   if (!isKnown(entry)) return `${named}.`;
   return isWrong(entry)
@@ -161,6 +179,9 @@ function makeMistake(entry) {
     open(entry, mistakes);
     viewer.setVersus(right);
   });
+  if (isMultiLabel) {
+    return make("article", { className: "mistake" }, pictures, make("p", {}, tellLabels(entry), make("span", { className: "path" }, entry.name)));
+  }
   return make("article", { className: "mistake" }, pictures, make("p", {},
     make("b", {}, `Named ${nameOf(wrong)} (${tellShare(entry.probabilities[0])})`), ", is ",
     make("b", {}, `${nameOf(right)} (${tellShare(probability(entry, right))})`), `. The scores differ by ${tell(gap)}.`,

@@ -154,6 +154,9 @@ export function tell(value) {
   return (value < 0 && Number(text) !== 0 ? "−" : "") + text;
 }
 
+/** Whether a label that excludes no other is given. */
+export const isOverHalf = (share) => share > 0.5;
+
 export const tellShare = (share) => `${share > 0 && share < 0.01 ? "<1" : Math.round(100 * share)}\u00a0%`;
 
 /** A name for the middle of a sentence: written from right to left, it would draw the numbers beside it along. */
@@ -179,9 +182,10 @@ export class Viewer extends EventTarget {
   #parts = {};
 
   /** @param root an empty element. @param bias of each class, where mean(map) + bias is the score; else null. */
-  constructor(root, { classNames, colormaps, bias = null, defaults = {} }) {
+  constructor(root, { classNames, colormaps, isMultiLabel = false, bias = null, defaults = {} }) {
     super();
     this.classNames = classNames;
+    this.isMultiLabel = isMultiLabel;
     this.bias = bias;
     this.colors = Object.fromEntries(Object.entries(colormaps).map(([name, text]) => [name, decodeBytes(text)]));
     this.settings = { heat: true, opacity: 0.6, threshold: 0, boxes: false, signed: false, colormap: "inferno", ...defaults };
@@ -340,7 +344,9 @@ export class Viewer extends EventTarget {
     this.#parts.chips.replaceChildren(...classes.map((classIndex, i) => {
       const bar = make("span", { className: "viewer-bar" });
       bar.style.setProperty("--share", probabilities[i]);
-      const told = [i === 0 && "predicted", classIndex === truth && "true class"].filter(Boolean).join(", ");
+      const isGiven = this.isMultiLabel ? isOverHalf(probabilities[i]) : i === 0;
+      const own = this.isMultiLabel ? "its label" : "true class";
+      const told = [isGiven && (this.isMultiLabel ? "over 50 %" : "predicted"), classIndex === truth && own].filter(Boolean).join(", ");
       const chip = make("button", { type: "button", className: "viewer-chip" }, bar,
         make("span", { className: "viewer-chip-name name", dir: "auto", title: this.classNames[classIndex] }, this.classNames[classIndex]),
         told ? make("span", { className: "viewer-tag" }, told) : null,
