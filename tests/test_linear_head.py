@@ -86,3 +86,11 @@ def test_an_exported_program_has_exact_maps(kind: str, tmp_path: Path) -> None:
     model = open_classifier(tmp_path / "net.pt2", device="cpu", preprocess="imagenet")
     assert model.card.is_exact, model.card.no_exact_map
     assert model.card.origin["identity_error"] < 1e-5
+
+
+def test_the_bias_of_a_module_is_told() -> None:
+    torch.manual_seed(0)
+    model = open_classifier(Squeezed(), device="cpu", preprocess="imagenet", image_size=32)
+    assert model.bias == [0.0] * 5
+    net = Functional(is_turned=False)
+    assert open_classifier(net, device="cpu", preprocess="imagenet", image_size=32).bias == net.shift.tolist()

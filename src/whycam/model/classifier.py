@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
 
+from whycam.data.samples import load_samples
 from whycam.errors import UserError
 from whycam.model.cache import is_cached
 from whycam.model.card import Card
@@ -165,7 +166,12 @@ class Classifier:
         if self._parts.runtime is not None:
             return [float(value) for value in cast(np.ndarray, self._parts.runtime.bias)]
         graph = self._find_graph("maps")
-        return self.exact_network.classifier.bias.tolist() if graph is None else list(graph.metadata.bias)
+        if graph is not None:
+            return list(graph.metadata.bias)
+        if self.card.is_exportable:
+            return self.exact_network.classifier.bias.tolist()
+        pixels = self.card.preprocess.to_pixels(load_samples(1)[0])
+        return cast("Tensor", self.cut(self._normalise(pixels[None])).bias).tolist()
 
     @property
     def runtime(self) -> Answerer:
