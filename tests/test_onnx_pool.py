@@ -27,6 +27,15 @@ class Tokens(nn.Module):
         cells = self.conv(images).relu()
         if self.how == "of a map":
             pooled = nn.functional.adaptive_avg_pool1d(cells.flatten(2), 1).flatten(1)
+        elif self.how == "of computed rows":
+            # As in Swin, whose windows are cut by what the sides are: no shape can be inferred behind it.
+            count, _, height, width = cells.shape
+            rows = cells.permute(0, 2, 3, 1).reshape(count, height // 2, 2, width // 2, 2, 8)
+            tokens = self.norm(rows.reshape(count, (height // 2) * 2 * width, 8))
+            pooled = nn.functional.adaptive_avg_pool1d(tokens.transpose(1, 2), 1).flatten(1)
+        elif self.how == "window":
+            # As in EfficientNet of Hugging Face.
+            pooled = nn.functional.avg_pool2d(cells[:, :, : cells.shape[2]], 64, ceil_mode=True).flatten(1)
         elif self.how == "of rows":
             tokens = self.norm(cells.flatten(2).transpose(1, 2))
             pooled = nn.functional.adaptive_avg_pool1d(tokens.transpose(1, 2), 1).flatten(1)
@@ -36,7 +45,7 @@ class Tokens(nn.Module):
         return self.head(pooled)
 
 
-@pytest.mark.parametrize("how", ["of a map", "of rows", "rebuilt"])
+@pytest.mark.parametrize("how", ["of a map", "of rows", "of computed rows", "window", "rebuilt"])
 def test_pooled_tokens_are_exact(how: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     net, path = Tokens(how).eval(), tmp_path / "net.onnx"

@@ -22,6 +22,7 @@ from whycam.model.onnx.axes import Cells, choose_cells, find_cells, find_named
 from whycam.model.onnx.engine import Answer
 from whycam.model.onnx.graph import Graph, Part, load_graph
 from whycam.model.onnx.head import Head, NotAffineError, find_activation, find_head
+from whycam.model.onnx.learn import Shapes, learn_shapes
 from whycam.model.onnx.maps import LOGITS, MAPS, add_maps
 from whycam.model.onnx.measure import Output, find_batch, flatten_scores, measure_maps, measure_places, measure_scores
 from whycam.model.onnx.runner import Runner, start_session, tell
@@ -82,9 +83,10 @@ class OnnxFile:
         self.channels, self.height_px, self.width_px = self.takes.channels, self.takes.height_px, self.takes.width_px
         self.size_px = self._choose_size(size_px)
         self.preprocess, self.preprocess_from = find_preprocess(graph.metadata, self.takes, self.size_px)
-        scores = find_scores(graph, self.path, output)
+        self._own = find_scores(graph, self.path, output)
+        self._learned: Shapes | None = None
         self._infer_sizes(graph)
-        self._measure(graph, scores)
+        self._measure(graph, self._own)
         names, self.names_from = find_class_names(graph.metadata)
         self.class_names = names if names and len(names) == self.class_count else None
         if names and self.class_names is None:
@@ -249,6 +251,10 @@ class OnnxFile:
         if self.height_px is None or self.width_px is None:
             graph.infer_at(sides)
         graph.settle(sides)
+        if self._learned is None:
+            self._learned = learn_shapes(graph, self._own, self.takes, self.make_probes()[:1], self.path)
+        for name, shape in self._learned.items():
+            graph.shapes[name] = (None, *shape[1:])
 
     def describe(self) -> dict[str, Any]:
         """What is recorded of it with each result."""
