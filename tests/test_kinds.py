@@ -114,7 +114,7 @@ def check_model(model: whycam.Model, case: KindCase, world: World) -> None:
         spread = np.ptp(every.logits.numpy())
         np.testing.assert_allclose(every.maps.mean((2, 3)) + bias, every.logits, atol=1e-5 * max(1, spread))
     else:
-        with pytest.raises(whycam.UserError, match="(no|has no) exact|Exact maps need"):
+        with pytest.raises(whycam.UserError, match=r"(no|has no) exact|Exact maps need"):
             model.explain_pixels(world.pixels)
 
 
