@@ -202,7 +202,7 @@ def test_the_mean_of_the_patches_is_followed_where_the_model_averages_them() -> 
 
 
 class Averaging(nn.Module):
-    """A class token that nobody reads, as in BEiT: the patches are averaged, and no attribute says so."""
+    """A class token that nobody reads, as in Hugging Face's BEiT: the patches are averaged, which no name tells."""
 
     def __init__(self, reads: str = "patches") -> None:
         super().__init__()

@@ -223,3 +223,15 @@ def test_one_source_of_boxes(shapes_folder: Path, tmp_path: Path) -> None:
     options = EvaluateOptions(boxes=tmp_path / "boxes.csv", masks=tmp_path)
     with pytest.raises(UserError, match="more than one of --boxes, --masks and --coco"):
         evaluate_folder("imagenet", shapes_folder, tmp_path / "out", options)
+
+
+def test_what_the_model_does_not_give_is_left_out_or_told(model: Model, photos: list[Annotation]) -> None:
+    foreign = Model(model.classifier.having(answers=frozenset({"scores", "image"}), kind="function"))
+    found = measure(foreign, photos[:3], methods=["random"], baselines=(), metrics=["sanity"])
+    assert "parameter-randomization" in found.record["left_out"]
+    with pytest.raises(UserError, match="parameter-randomization draws the model's weights anew"):
+        measure(foreign, photos[:3], methods=["random"], baselines=(), metrics=["parameter-randomization"])
+    with pytest.raises(
+        UserError, match=r"grad-cam needs gradients.*What works on it: cam, contrast, rise, occlusion, random"
+    ):
+        measure(foreign, photos[:3], methods=["grad-cam"])

@@ -353,6 +353,15 @@ def test_efficientnet_says_its_preprocessing() -> None:
     assert (cut.how, cut.layer, found.activation) == ("GAP + linear", "top_activation", "predictions")
 
 
+@pytest.mark.parametrize("name", ["MobileNetV3Small", "ConvNeXtTiny"])
+def test_h5_files_that_keras_writes_and_does_not_read(name: str, tmp_path: Path) -> None:
+    model = getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3), classes=4)
+    model.save(tmp_path / "net.h5")
+    images = make_images(2, 64)
+    found = open_keras(tmp_path / "net.h5").network(images).softmax(1).detach()
+    np.testing.assert_allclose(found, run_keras(model, images), atol=1e-5)
+
+
 def save_custom(path: Path) -> None:
     class Halve(layers.Layer):  # type: ignore[misc]
         def call(self, x: Any) -> Any:

@@ -31,7 +31,9 @@ class TrainOptions(Options):
     )
     backbone: str = Field("imagenet", description="'imagenet' (the installed network) or any timm name.")
     weights: Path | None = Field(
-        None, description="Backbone weights from this file (.safetensors, .pth), in timm's or torchvision's names."
+        None,
+        description="Backbone weights from this file, in timm's or torchvision's names (.safetensors, .pth), or in "
+        "Keras's (.h5, of VGG16).",
     )
     scratch: bool = Field(False, description="Start from random weights and train the whole network.")
     head: Head = Field("linear", description="linear: GAP + linear. conv: 3x3 conv x 1024 + ReLU, then GAP + linear.")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class FunctionRuntime:
     """A function (N, C, H, W) float32 array -> (N, K) array of scores."""
 
-    bias = None
+    name, bias = "function", None
 
     def __init__(self, function: Callable[[np.ndarray], Any], name: str) -> None:
         self._function, self._name = function, name

@@ -47,12 +47,12 @@ def _open(request: Request) -> Found:
     preprocess = _read_preprocess(_read_json(where, "preprocessor_config.json"), request)
     if preprocess is None:
         preprocess = _read_timm(network, request)
-    labels = {int(k): str(v) for k, v in dict(network.config.id2label).items()}
+    labels = {int(k): str(v) for k, v in dict(network.config.id2label or {}).items()}
     known = Known(
         preprocess,
         "preprocessor_config.json" if preprocess else "",
         _read_side(config),
-        [labels[k] for k in sorted(labels)],
+        [labels[k] for k in sorted(labels)] or None,
         {"backbone": type(network).__name__, "weights": where},
         config.get("problem_type") == "multi_label_classification",
     )

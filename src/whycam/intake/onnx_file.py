@@ -22,6 +22,8 @@ _ANSWERS = frozenset({"features", "tail scores", "scores", "features and scores"
 class OnnxRuntime:
     """See Runtime."""
 
+    name = "onnx"
+
     def __init__(self, file: OnnxFile) -> None:
         self.file = file
         self.bias = None if file.bias is None else np.asarray(file.bias)

@@ -157,7 +157,7 @@ def tell(found: Evaluation) -> list[str]:
             lines.append(f"{', '.join(twins)}: the maps of {first} up to scale and negative values, measured once.")
     lines += [f"Left out: {what}: {count}." for what, count in found.counts.items()]
     if missing := found.record["left_out"]:
-        lines.append(f"Not measured without boxes or masks: {', '.join(missing)}.")
+        lines.append(f"Not measured, as photos or model lack what they need (docs/metrics.md): {', '.join(missing)}.")
     for metric in found.metrics:
         few = {m: e.undefined for m in found.distinct if (e := found.estimate(m, metric.name)).undefined}
         if few and len(set(few.values())) == 1 and len(few) == len(found.distinct):

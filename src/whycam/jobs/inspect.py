@@ -21,7 +21,7 @@ from whycam.explainer.targets import find_class
 from whycam.intake.door import open_classifier
 from whycam.model.classifier import Classifier
 
-_MOST_PHOTOS, _SHOWN_CLASSES = 200, 8
+_MOST_PHOTOS, _SHOWN_CLASSES, _SHOWN_TRIALS = 200, 8, 10
 _CHANNELS: tuple[Channels, ...] = ("rgb", "bgr")
 _OWN = "as the model says"
 
@@ -98,15 +98,17 @@ def find_methods(classifier: Classifier) -> Iterator[str]:
 
     pixels, works = classifier.card.preprocess.to_pixels(load_samples(1)[0])[None], {}
     for method in iter_methods():
-        if method.needs not in works:
+        # What combines layers may fail where one layer works.
+        kind = (method.needs, method.layers > 1)
+        if kind not in works:
             how: dict[str, Any] = {"masks": 2} if method.name == "rise" else {}
             try:
                 Model(classifier).explain_pixels(pixels, None, method.name, **how)
             except UserError:
-                works[method.needs] = False
+                works[kind] = False
             else:
-                works[method.needs] = True
-        if works[method.needs]:
+                works[kind] = True
+        if works[kind]:
             yield method.name
 
 
@@ -202,6 +204,6 @@ def tell(found: Inspection) -> Iterator[str]:
     if found.trials:
         yield ""
         yield f"{'--preprocess':20} {'channels':9} {'resize':7} accuracy"
-        for trial in found.trials:
+        for trial in found.trials[:_SHOWN_TRIALS]:
             yield f"{trial.preprocess:20} {trial.channels:9} {trial.resize:7} {trial.accuracy:.3f}"
     yield from found.notes

@@ -211,7 +211,8 @@ def evaluate(
     samples = read_photos(Path(samples)) if isinstance(samples, str | Path) else samples
     listed = _draw_samples([_to_annotation(one) for one in samples], limit, seed)
     names = tuple(dict.fromkeys([*methods, *baselines]))
-    chosen, left_out = _choose_metrics(chosen, metrics, listed)
+    model.check_methods(names)
+    chosen, left_out = _choose_metrics(chosen, metrics, listed, model)
     running = EvaluationInProgress(
         model=model,
         methods=names,
@@ -250,18 +251,24 @@ def _draw_samples(samples: list[Annotation], limit: int | None, seed: int) -> li
 
 
 def _choose_metrics(
-    chosen: list[Metric], words: Sequence[str], samples: Sequence[Annotation]
+    chosen: list[Metric], words: Sequence[str], samples: Sequence[Annotation], model: Model
 ) -> tuple[list[Metric], list[str]]:
-    """The metrics that the photos allow: one that was named and lacks boxes is an error, one of `all` is left out."""
+    """The metrics that photos and model allow: one that was named and lacks what it needs is an error, others go."""
     has = {
         "nothing": True,
         "boxes": any(s.has_truth for s in samples),
         "region": any(s.has_truth for s in samples),
         "mask": any(s.mask is not None for s in samples),
+        "weights": model.classifier.card.answers_for("weights"),
     }
     lacking = [m for m in chosen if not has[m.needs]]
     named = [m.name for m in lacking if {m.name, m.family, m.category} & set(words)]
     if m := next((m for m in lacking if {m.name, m.family} & set(words)), None):
+        if m.needs == "weights":
+            raise UserError(
+                f"{m.name} draws the model's weights anew, and {model.name!r} is a {model.classifier.card.kind}, whose "
+                "weights are not at hand. Leave it out, or evaluate the network that it was made of."
+            )
         raise UserError(
             f"{m.name} needs {'masks' if m.needs == 'mask' else 'boxes or masks'}, and none of the {len(samples)} "
             "photos has any. Give --boxes, --masks or --coco."

@@ -16,7 +16,8 @@ from whycam.metrics.pooling import MEAN, Pool
 
 Better = Literal["higher", "lower"]
 Category = Literal["faithfulness", "localization", "sanity", "complexity"]
-Needs = Literal["nothing", "boxes", "region", "mask"]
+# Of a photo: boxes, either of boxes and masks, a mask; of the model: weights that can be drawn anew.
+Needs = Literal["nothing", "boxes", "region", "mask", "weights"]
 ARROWS: dict[Better, str] = {"higher": "↑", "lower": "↓"}
 # The files that hold metrics; importing them fills the table.
 _FILES = ("faithfulness", "regions", "localization", "sanity", "complexity")
@@ -36,8 +37,9 @@ class Metric:
         differs: each departure from the paper; empty where there is none.
         baseline: what stands where pixels are taken away; empty where none are.
         pool: from the rows of photos to the one number.
-        needs: what has to be known of a photo.
+        needs: what has to be known of a photo, or had of the model.
         is_quick: it asks the network for a few dozen changed photos at the most.
+        home: the module that holds it.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Metric:
     pool: Pool
     needs: Needs
     is_quick: bool
+    home: str = ""
 
     @property
     def title(self) -> str:
@@ -85,7 +88,7 @@ def metric(
                 raise RuntimeError(f"Two metrics are named {full!r}: {_metrics[full].run} and {run}.")
             bound = partial(run, baseline=baseline) if baseline else run
             _metrics[full] = Metric(
-                full, name, bound, better, category, paper, differs, baseline, pool, needs, is_quick
+                full, name, bound, better, category, paper, differs, baseline, pool, needs, is_quick, run.__module__
             )
         return run
 
@@ -93,9 +96,12 @@ def metric(
 
 
 def _load() -> dict[str, Metric]:
-    for file in _FILES:
-        importlib.import_module(f"whycam.metrics.{file}")
-    return _metrics
+    files = [f"whycam.metrics.{file}" for file in _FILES]
+    for file in files:
+        importlib.import_module(file)
+    # Whichever file was imported first.
+    places = {name: place for place, name in enumerate(files)}
+    return dict(sorted(_metrics.items(), key=lambda item: places.get(item[1].home, len(files))))
 
 
 def iter_metrics() -> Iterator[Metric]:

@@ -56,6 +56,7 @@ def compare_ranks(left: Tensor, right: Tensor) -> Tensor:
     category="sanity",
     paper="arXiv:1810.03292, sec. 3.1",
     differs=f"Mean over {STAGES} stages; weights are drawn with their tensor's own mean and deviation.",
+    needs="weights",
     is_quick=False,
 )
 def parameter_randomization(case: Case) -> Tensor:
@@ -76,6 +77,7 @@ def _explain_randomised(photos: Photos) -> list[dict[str, Tensor]]:
     category="sanity",
     paper="arXiv:2401.06465",
     differs=f"Mean over {STAGES} stages and {_NOISY_VIEWS} noisy views, not 50.",
+    needs="weights",
     is_quick=False,
 )
 def parameter_randomization_smooth(case: Case) -> Tensor:

@@ -175,10 +175,10 @@ class Classifier:
         return [float(value) for value in cast("Tensor", cut.bias)]
 
     @property
-    def runtime(self) -> Answerer:
-        """What gives scores; a graph that can be had is made for the answer."""
+    def runtime(self) -> str:
+        """What gives scores: onnx, torch, or a function; a graph that can be had is made for the answer."""
         if self._parts.runtime is not None:
-            return "onnx"
+            return self._parts.runtime.name
         return "torch" if self._find_graph("scores") is None else "onnx"
 
     @property

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 
 class Runtime(Protocol):
-    """Answers for normalised images (B, C, H, W) float32; called from several threads."""
+    """Answers for normalised images (B, C, H, W) float32; called from several threads.
+
+    Attributes:
+        name: onnx or function.
+    """
+
+    name: str
 
     @property
     def bias(self) -> np.ndarray | None:

@@ -8,17 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from whycam.errors import UserError, as_clause
 from whycam.model.cut.layout import Layout
-from whycam.model.cut.output import Wanted, iter_tensors, read_wanted, select_output
+from whycam.model.cut.output import Wanted, iter_tensors, read_wanted
 
 # How far two computations of one output may lie apart, as a part of the largest output.
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 # Two passes that lie further apart than this draw at random: kernels that add in another order stay far below.
 _NOISE = 1e-3
 
@@ -175,7 +173,8 @@ def is_same(output: object, expected: object) -> bool:
     if type(output) is not type(expected) or not pairs:
         return False
     return all(
-        a.shape == b.shape and a.dtype == b.dtype and _distance(a, b) <= _TOLERANCE.get(b.dtype, 0) for a, b in pairs
+        a.shape == b.shape and a.dtype == b.dtype and measure_distance(a, b) <= TOLERANCE.get(b.dtype, 0)
+        for a, b in pairs
     )
 
 
@@ -183,64 +182,17 @@ def measure_noise(output: object, again: object) -> float:
     """How far two answers to the same images lie apart, as a part of the largest number; 0 up to float error."""
     pairs = zip(iter_tensors(output), iter_tensors(again), strict=False)
     found = [
-        (_distance(a, b), max(_NOISE, _TOLERANCE[b.dtype]))
+        (measure_distance(a, b), max(_NOISE, TOLERANCE[b.dtype]))
         for a, b in pairs
-        if a.shape == b.shape and b.dtype in _TOLERANCE and b.numel()
+        if a.shape == b.shape and b.dtype in TOLERANCE and b.numel()
     ]
     return max((gap for gap, limit in found if gap > limit), default=0.0)
 
 
-def _distance(a: Tensor, b: Tensor) -> float:
+def measure_distance(a: Tensor, b: Tensor) -> float:
+    """The largest difference, as a part of b's largest number."""
     largest = b.detach().abs().max()
     return float((a.detach() - b.detach()).abs().max() / largest) if largest else float(a.detach().abs().max())
-
-
-def find_linear(
-    probe: Probe, later: Sequence[nn.Module], wanted: Wanted, *, with_relu: bool
-) -> tuple[Tensor, Tensor] | str:
-    """The (K, C) weight and (K,) bias with mean(weight @ features) + bias == logits; or the reason why there are none.
-
-    It is measured on the real and on disturbed features, so nothing is taken on trust from names or types.
-
-    Args:
-        probe: what the model gives.
-        later: the modules that run after the layer, of which one may be the classifier.
-        wanted: what of the output is explained; a function of it needs the whole output, which may be the logits alone.
-        with_relu: take the ReLU of the features.
-    """
-    features = [sample.features.detach().relu() if with_relu else sample.features.detach() for sample in probe.samples]
-    try:
-        outputs = [_read_logits(sample.output, wanted).detach() for sample in probe.samples]
-    except UserError as error:
-        return f"the output has no logits to compare with: {as_clause(error)}"
-    if len(outputs[0]) != len(features[0]) or outputs[0].dtype not in _TOLERANCE:
-        return f"the output, {tuple(outputs[0].shape)} of {outputs[0].dtype}, is not logits (N, K)"
-    shape = outputs[0].shape[1], features[0].shape[1]
-    reason = f"no linear layer leads from the {shape[1]} features to the {shape[0]} outputs"
-    for layer in later:
-        if (
-            not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
-            or layer.weight.flatten(1).shape != shape
-        ):
-            continue
-        weight = layer.weight.detach().flatten(1).to(features[0].dtype)
-        bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().to(weight.dtype)
-        gap = max(_distance(run_linear(x, weight, bias), y.to(x.dtype)) for x, y in zip(features, outputs, strict=True))
-        if gap <= _TOLERANCE[outputs[0].dtype]:
-            return weight, bias
-        reason = (
-            f"the output is not the classifier of the mean feature: they differ by {gap:.2g} of the largest output, so "
-            "something stands between the features and the pooling, or between the pooling and the classifier"
-        )
-    return reason
-
-
-def _read_logits(output: object, wanted: Wanted) -> Tensor:
-    if not callable(wanted):
-        return select_output(output, wanted)
-    if not is_logits(output):
-        raise UserError("A function is explained, and it reads more than a tensor (N, K).")
-    return cast(Tensor, output)
 
 
 def is_logits(output: object) -> bool:
@@ -283,7 +235,7 @@ def _gives(tail: RawTail, probe: Probe, sample: Sample, kept: Sequence[Tensor]) 
     gradient, expected = measure_gradient(output, leaf), measure_gradient(sample.output, sample.features)
     if gradient is None or expected is None:
         return gradient is expected
-    return _distance(gradient, expected) <= 100 * _TOLERANCE[sample.dtype]
+    return measure_distance(gradient, expected) <= 100 * TOLERANCE[sample.dtype]
 
 
 def _forward_head(site: Site) -> RawTail | None:

@@ -25,12 +25,12 @@ from whycam.model.cut.layer import (
     settle,
 )
 from whycam.model.cut.layout import Layout
+from whycam.model.cut.linear import find_linear
 from whycam.model.cut.output import Wanted, read_wanted
 from whycam.model.cut.tail import (
     Probe,
     RawTail,
     Site,
-    find_linear,
     find_tail,
     is_logits,
     measure_noise,
@@ -175,7 +175,7 @@ def cut_model(
     if layout is None:
         raise RuntimeError(f"Layer {call.label!r} was chosen without a layout.")
     at = next(i for i, other in enumerate(calls) if other.site is call.site)
-    later = [other.site.layer for other in calls[at + 1 :]]
+    later = [*(other.site.layer for other in calls[at + 1 :]), module]
     sample = call.sample or trace_site(call.site, layout, images)
     probe = Probe(images, layout, [sample, trace_site(call.site, layout, images, disturb=True)])
     cut = _measure(call, probe, later, may_rectify=layer is None)

@@ -42,8 +42,12 @@ def read_file(path: Path) -> Any:
             scopes.enter_context(torch.inference_mode(mode=False))
             scopes.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")  # of how an old file might have been written better
-            place = scopes.enter_context(mended(path, config)) if kind == ".h5" else path
-            return keras.saving.load_model(place, compile=False, safe_mode=True)
+            place, own = path, {}
+            if kind == ".h5":
+                place = scopes.enter_context(mended(path, config))
+                # A class of Keras's own, which it finds in its .keras files alone.
+                own = {"LayerScale": keras.src.applications.convnext.LayerScale}
+            return keras.saving.load_model(place, custom_objects=own, compile=False, safe_mode=True)
     except Exception as error:  # noqa: BLE001 - what Keras raises for a file's content has no common class
         raise _explain_failure(path, config, error) from None
 

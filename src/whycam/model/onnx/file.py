@@ -16,12 +16,13 @@ import onnxruntime
 from whycam.data.images import content_hash
 from whycam.data.preprocess import Preprocess
 from whycam.data.samples import load_samples
-from whycam.errors import UserError
+from whycam.errors import UserError, as_clause
 from whycam.model.onnx.about import find_class_names, find_preprocess, find_size
 from whycam.model.onnx.axes import Cells, choose_cells, find_cells, find_named
 from whycam.model.onnx.engine import Answer
 from whycam.model.onnx.graph import Graph, Part, load_graph
 from whycam.model.onnx.head import Head, NotAffineError, find_activation, find_head
+from whycam.model.onnx.learn import Shapes, learn_shapes
 from whycam.model.onnx.maps import LOGITS, MAPS, add_maps
 from whycam.model.onnx.measure import Output, find_batch, flatten_scores, measure_maps, measure_places, measure_scores
 from whycam.model.onnx.runner import Runner, start_session, tell
@@ -82,9 +83,10 @@ class OnnxFile:
         self.channels, self.height_px, self.width_px = self.takes.channels, self.takes.height_px, self.takes.width_px
         self.size_px = self._choose_size(size_px)
         self.preprocess, self.preprocess_from = find_preprocess(graph.metadata, self.takes, self.size_px)
-        scores = find_scores(graph, self.path, output)
+        self._own = find_scores(graph, self.path, output)
+        self._learned: Shapes | None = None
         self._infer_sizes(graph)
-        self._measure(graph, scores)
+        self._measure(graph, self._own)
         names, self.names_from = find_class_names(graph.metadata)
         self.class_names = names if names and len(names) == self.class_count else None
         if names and self.class_names is None:
@@ -96,14 +98,21 @@ class OnnxFile:
         logits = own if activation is None else activation.input[0]
         images = self.make_probes()
         head, self.no_exact_map = _find_head(graph, logits, self.size_px)
-        self._runner, self._logits = self._start(graph, [own, logits], head)
+        try:
+            self._runner, self._logits = self._start(graph, [own, logits], head)
+        except UserError as error:
+            if head is None:
+                raise
+            # Whatever the maps are in the way of, the file itself may run.
+            head, self.no_exact_map = None, f"The maps can't be added to the graph ({as_clause(error)})."
+            self._runner, self._logits = self._start(graph, [own, logits], head)
         kind = "" if activation is None else activation.op_type
         self._scores = measure_scores(self._runner, images, own, logits, kind)
         self.identity_error: float | None = None
         if head is not None:
             names = (self._logits or self._scores.name, MAPS, self._scores.name)
             self.no_exact_map, self.identity_error = measure_maps(self._runner, images, names, head.bias, head.layer)
-            if not self.no_exact_map and head.pool.grid:
+            if not self.no_exact_map and head.pool.is_row:
                 self.no_exact_map = measure_places(self._runner, images)
             if self.no_exact_map:
                 head = None
@@ -237,9 +246,15 @@ class OnnxFile:
         return find_cells(graph, self.takes)
 
     def _infer_sizes(self, graph: Graph) -> None:
+        sides = [*self.size_px]
+        sides = [*sides, self.channels] if self.takes.is_channels_last else [self.channels, *sides]
         if self.height_px is None or self.width_px is None:
-            sides = list(self.size_px)
-            graph.infer_at([*sides, self.channels] if self.takes.is_channels_last else [self.channels, *sides])
+            graph.infer_at(sides)
+        graph.settle(sides)
+        if self._learned is None:
+            self._learned = learn_shapes(graph, self._own, self.takes, self.make_probes()[:1], self.path)
+        for name, shape in self._learned.items():
+            graph.shapes[name] = (None, *shape[1:])
 
     def describe(self) -> dict[str, Any]:
         """What is recorded of it with each result."""

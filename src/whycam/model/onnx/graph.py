@@ -78,11 +78,33 @@ class Graph:
 
     def infer_at(self, sides: Sequence[int]) -> None:
         """Finds the shapes anew, for an input of those sides behind the batch."""
+        self.shapes, self.types = _infer(self.proto, self._size_input(sides))
+
+    def settle(self, sides: Sequence[int]) -> None:
+        """Finds the sizes that are known only once the batch is: those that are the same in batches of 3 and of 5.
+
+        Exporters compute the length of a row of tokens from the shape of the batch.
+        """
+        is_open = any(not isinstance(side, int) for shape in self.shapes.values() for side in shape[1:])
+        if not is_open or self.inputs[0].type.tensor_type.shape.dim[0].dim_value > 0:
+            return
+        three, five = (_infer(self.proto, self._size_input(sides, batch))[0] for batch in (3, 5))
+        for name in three.keys() & five.keys():
+            one, other, known = three[name], five[name], self.shapes.get(name)
+            if len(one) != len(other) or not one or (known is not None and len(known) != len(one)):
+                continue
+            same = [a if a == b else None for a, b in zip(one, other, strict=True)]
+            told = known or (None,) * len(one)
+            inner = (t if isinstance(t, int) else s for t, s in zip(told[1:], same[1:], strict=True))
+            self.shapes[name] = (told[0], *inner)
+
+    def _size_input(self, sides: Sequence[int], batch: int | None = None) -> ValueInfoProto:
         value = ValueInfoProto()
         value.CopyFrom(self.inputs[0])
-        for dim, side in zip(list(value.type.tensor_type.shape.dim)[1:], sides, strict=True):
-            dim.dim_value = side
-        self.shapes, self.types = _infer(self.proto, value)
+        for dim, side in zip(value.type.tensor_type.shape.dim, [batch, *sides], strict=True):
+            if side is not None:
+                dim.dim_value = side
+        return value
 
     @property
     def opset(self) -> int:

@@ -19,12 +19,14 @@ class Pool:
         is_channels_last: (N, h, w, C), or tokens (N, h w, C); else (N, C, h, w).
         node: the first operator of it.
         grid: (h, w) of tokens; None for a tensor of 4 axes.
+        is_row: whether the cells stood in a row when they were pooled, so that their order says little.
     """
 
     features: str
     is_channels_last: bool
     node: NodeProto
     grid: tuple[int, int] | None = None
+    is_row: bool = False
 
 
 def find_pool(graph: Graph, node: NodeProto, size_px: tuple[int, int]) -> Pool | None:
@@ -35,10 +37,11 @@ def find_pool(graph: Graph, node: NodeProto, size_px: tuple[int, int]) -> Pool |
         node: any.
         size_px: (height, width) of the input: tokens are laid out on a grid of its shape.
     """
-    if node.op_type == "GlobalAveragePool":
-        return Pool(node.input[0], is_channels_last=False, node=node)
-    if node.op_type == "AveragePool":
-        return _find_whole_window(graph, node)
+    if node.op_type in {"GlobalAveragePool", "AveragePool"}:
+        whole = Pool(node.input[0], is_channels_last=False, node=node)
+        pool = whole if node.op_type == "GlobalAveragePool" else _find_whole_window(graph, node)
+        is_row = pool is not None and graph.find_rank(node.input[0]) == 3
+        return _find_row(graph, node, node.input[0], 2, size_px) if is_row else pool
     if node.op_type != "ReduceMean":
         return None
     axes = _read_axes(graph, node)
@@ -46,7 +49,7 @@ def find_pool(graph: Graph, node: NodeProto, size_px: tuple[int, int]) -> Pool |
     if len(axes) == 1 and first is not None and first.op_type == "ReduceMean":
         return _find_two_steps(graph, first, axes[0])
     if len(axes) == 1 and graph.find_rank(node.input[0]) == 3:
-        return _find_flattened(graph, node, axes[0] % 3) or _find_tokens(graph, node, axes[0] % 3, size_px)
+        return _find_row(graph, node, node.input[0], axes[0] % 3, size_px)
     return _name_pool(node.input[0], {axis % 4 for axis in axes}, node)
 
 
@@ -87,26 +90,27 @@ def _find_whole_window(graph: Graph, node: NodeProto) -> Pool | None:
     return Pool(node.input[0], is_channels_last=False, node=node) if is_whole else None
 
 
-def _find_flattened(graph: Graph, node: NodeProto, axis: int) -> Pool | None:
-    """The map (N, C, h, w) whose cells, flattened to (N, C, h w), are averaged; also behind a transpose of these."""
-    maker = graph.find_maker(node.input[0])
-    if axis == 1 and maker is not None and maker.op_type == "Transpose":
-        if read_attributes(maker).get("perm") != [0, 2, 1]:
-            return None
-        maker, axis = graph.find_maker(maker.input[0]), 2
-    if maker is None or maker.op_type not in {"Reshape", "Flatten"} or axis != 2:
+def _find_row(graph: Graph, node: NodeProto, name: str, axis: int, size_px: tuple[int, int]) -> Pool | None:
+    """The mean over cells in a row: of a flattened map, or of tokens (N, h w, C) on a grid of the image's shape.
+
+    Args:
+        graph: whose shapes are known.
+        node: the operator that pools.
+        name: of the tensor of 3 axes that it pools, under whatever turns.
+        axis: of the cells, 1 or 2.
+        size_px: (height, width) of the input.
+    """
+    maker, shape = graph.find_maker(name), graph.shapes.get(name)
+    if maker is not None and maker.op_type == "Transpose" and read_attributes(maker).get("perm") == [0, 2, 1]:
+        return _find_row(graph, node, maker.input[0], 3 - axis, size_px)
+    if axis not in {1, 2} or shape is None or len(shape) != 3:
         return None
-    before, after = graph.shapes.get(maker.input[0]), graph.shapes.get(maker.output[0])
-    is_flat = before and after and len(before) == 4 and len(after) == 3 and before[1] == after[1]
-    return Pool(maker.input[0], is_channels_last=False, node=node) if is_flat else None
-
-
-def _find_tokens(graph: Graph, node: NodeProto, axis: int, size_px: tuple[int, int]) -> Pool | None:
-    """The mean over tokens (N, h w, C), row by row on a grid of the image's shape."""
-    shape = graph.shapes.get(node.input[0])
-    count = shape[1] if shape is not None and len(shape) == 3 else None
+    before = graph.shapes.get(maker.input[0]) if maker is not None and maker.op_type in {"Reshape", "Flatten"} else None
+    if maker is not None and before and len(before) == 4 and before[1 if axis == 2 else 3] == shape[3 - axis]:
+        return Pool(maker.input[0], is_channels_last=axis == 1, node=node, is_row=True)
+    count = shape[axis]
     grid = find_grid(count, size_px) if axis == 1 and isinstance(count, int) else None
-    return Pool(node.input[0], is_channels_last=True, node=node, grid=grid) if grid else None
+    return Pool(name, is_channels_last=True, node=node, grid=grid, is_row=True) if grid else None
 
 
 def find_grid(tokens: int, size_px: tuple[int, int]) -> tuple[int, int] | None:
