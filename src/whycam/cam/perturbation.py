@@ -105,7 +105,7 @@ def ablation_cam(p: Pass) -> Tensor:
 @method(
     "recipro-cam",
     needs="tail scores",
-    paper="arXiv:2209.14074, eq. 2-4",
+    paper="arXiv:2209.14074, sec. 3",
     differs="Always: a cell counts by the probability that it gives alone, through a softmax that depends on the "
     "logit's unit, as in the paper.",
     cost="one tail run per cell: 49 for a map of 7 x 7",
@@ -117,7 +117,7 @@ def recipro_cam(p: Pass) -> Tensor:
     taken. Option `score`: `softmax`, or `logit` for the explained score itself: behind GAP and a linear head that is
     the class map smoothed by the Gaussian. A difference of two classes or a function is always taken itself.
 
-    Paper: arXiv:2209.14074, equations 2 to 4. Differs: the authors' program spreads each cell's own features over its
+    Paper: arXiv:2209.14074, section 3. Differs: the authors' program spreads each cell's own features over its
     neighbours, where the paper masks the map.
     """
     is_share = _takes_share(p)
