@@ -195,7 +195,7 @@ def make_torchvision(root: Path) -> KindCase:
     words = ("squeezenet1_1", "--weights", str(root / "torchvision.pth"), "--image-size", str(SIDE_PX))
     names = ("class 0", "class 1", "class 2")
     scale = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    return KindCase(words, ask_module(net, scale), "torchvision network", names, "gradients")
+    return KindCase(words, ask_module(net, scale), "torchvision network", names)
 
 
 def make_hugging_face(root: Path) -> KindCase:
@@ -277,7 +277,7 @@ def make_program(root: Path) -> KindCase:
     torch.export.save(program, root / "net.pt2")
     names = ("class 0", "class 1", "class 2")
     words = (str(root / "net.pt2"), "--preprocess", "unit")
-    return KindCase(words, ask_module(program.module()), "torch.export program", names, "gradients")
+    return KindCase(words, ask_module(program.module()), "torch.export program", names)
 
 
 def make_script(root: Path) -> KindCase:

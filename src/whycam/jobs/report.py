@@ -34,7 +34,7 @@ from whycam.jobs.report_photos import (
 from whycam.runs import open_atomic, read_versions
 from whycam.show.entries import make_entry
 from whycam.show.report import EVIDENCE_PHOTOS, PICTURED_FINDINGS, Report, render_report
-from whycam.show.tally import Tally
+from whycam.show.tally import OVER_HALF, Tally
 
 
 @dataclass(frozen=True)
@@ -144,12 +144,18 @@ class _Kept:
             self._evidence.append((self._seen, self._make_entry(read, read.reading)))
             return
         self.tally.add(read.reading, read.truth)
-        is_wrong = read.truth is not None and read.truth != read.reading.predicted
+        is_wrong = read.truth is not None and not self._is_right(read.reading, read.truth)
         rank = (read.item.name in self.wanted, is_wrong, self._draw.random(), self._seen)
         if len(self._kept) < self.options.limit:
             heapq.heappush(self._kept, (*rank, self._make_entry(read, read.reading)))
         elif rank > self._kept[0][:4]:
             heapq.heapreplace(self._kept, (*rank, self._make_entry(read, read.reading)))
+
+    def _is_right(self, reading: Reading, truth: int) -> bool:
+        """Whether the class is named; of labels that may go together, whether its own is given."""
+        if self.reader.is_multi_label:
+            return bool(reading.probabilities[truth] > OVER_HALF)
+        return truth == reading.predicted
 
     def _begin(self, reading: Reading) -> None:
         self.record = {name: value for name, value in reading.record.items() if name != "target"}

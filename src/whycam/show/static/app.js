@@ -284,6 +284,7 @@ function describeModel() {
   part("search-field").hidden = classNames.length <= MAX_CHIPS;
   const others = methods.slice(1).map(({ name }) => make("option", { value: name }, name));
   part("method").append(make("option", { value: "" }, "–"), ...others);
+  part("method").closest("label").hidden = !others.length;
 }
 
 async function open() {

@@ -77,7 +77,8 @@ function describe(entry) {
   if (!isKnown(entry)) return [called, ""];
   if (isMultiLabel) {
     const own = `${tellShare(probability(entry, entry.truth))} ${nameOf(entry.truth)}, its own`;
-    return [`${isWrong(entry) ? "✗" : "✓"} ${called}`, predicted(entry) === entry.truth ? "" : own];
+    if (predicted(entry) === entry.truth) return [isWrong(entry) ? `✗ ${own}` : `✓ ${called}`, ""];
+    return [`${isWrong(entry) ? "✗" : "✓"} ${called}`, own];
   }
   return isWrong(entry) ? [`✗ ${called}`, `is ${nameOf(entry.truth)}`] : [`✓ ${called}`, ""];
 }
