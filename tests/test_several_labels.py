@@ -106,6 +106,7 @@ def test_the_app_in_a_browser(page: Page, root: Path) -> None:
         try:
             page.goto(describe_address(door))
             assert "which labels the network gives them" in page.locator("#welcome").inner_text()
+            assert "3 labels, maps exact" in page.locator("#about").inner_text()
             page.locator("#choose").set_input_files(root / "photos/red/both.png")
             page.locator("#first .viewer-chip").first.wait_for()
             answer = page.locator(".app-answer").inner_text()

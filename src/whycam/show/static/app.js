@@ -277,9 +277,9 @@ function press(event) {
 }
 
 function describeModel() {
-  const { classNames, methods, bias, identityError } = model;
+  const { classNames, isMultiLabel, methods, bias, identityError } = model;
   const exact = bias ? `maps exact to ${identityError.toExponential(0)} of the score` : `maps by ${methods[0].name}`;
-  part("about").textContent = `${classNames.length.toLocaleString("en")} classes, ${exact}`;
+  part("about").textContent = `${classNames.length.toLocaleString("en")} ${isMultiLabel ? "labels" : "classes"}, ${exact}`;
   part("class-names").append(...classNames.map((name) => make("option", { value: name })));
   part("search-field").hidden = classNames.length <= MAX_CHIPS;
   const others = methods.slice(1).map(({ name }) => make("option", { value: name }, name));
