@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 from common import RESULTS
-from intake_cases import Case, SkippedError, count_millions, export, list_cases
-from intake_checks import Row, ask_module, find_head, measure
+from intake_cases import SIDES, Case, SkippedError, count_millions, export, list_cases, start_at
+from intake_checks import Row, ask_file, ask_module, find_head, measure
 from intake_costs import measure_costs
 from intake_report import write_report
 
@@ -63,7 +63,8 @@ def _list_torch(case: Case, net: torch.nn.Module, side: int, folder: Path) -> It
     except Exception as error:  # noqa: BLE001 - an exporter raises anything
         yield {"kind": "ONNX", "answer": "skipped", "reason": f"torch does not export it: {type(error).__name__}"}
         return
-    yield {"kind": "ONNX"} | about | measure(path, side, ask, with_gradients=False, takes_size=False)
+    # The file's own logits: in a net of random weights an exporter's folding may move them.
+    yield {"kind": "ONNX"} | about | measure(path, side, ask_file(path), with_gradients=False, takes_size=False)
 
 
 def _list_keras(model: Any, side: int, folder: Path) -> Iterator[Row]:
@@ -152,7 +153,8 @@ def main() -> None:
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--timm", type=int, default=400, help="how many of timm's names")
     parser.add_argument("--only", default="", help="a part of a name")
-    parser.add_argument("--again", default="", help="measure rows of this answer again; 'failure' and 'wrong' too")
+    parser.add_argument("--again", default="", help="rows of this answer once more; also failure, wrong, unclear")
+    parser.add_argument("--side", type=int, default=SIDES[0], help="the first side in pixels that is tried")
     parser.add_argument("--rows", type=Path, default=RESULTS / "intake.jsonl")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--costs", action="store_true")
@@ -164,14 +166,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             costs.write_text(json.dumps(measure_costs(Path(folder)), indent=1) + "\n")
     elif not args.report:
-        from intake_report import is_wrong  # noqa: PLC0415 - beside its use
+        from intake_report import is_unclear, is_wrong  # noqa: PLC0415 - beside its use
 
         def again(row: Row) -> bool:
             if args.only and args.only in row["name"]:
                 return True
-            named = {"failure": bool(row.get("failure")), "wrong": is_wrong(row)}
+            named = {"failure": bool(row.get("failure")), "wrong": is_wrong(row), "unclear": is_unclear(row)}
             return bool(args.again) and named.get(args.again, row["answer"] == args.again)
 
+        start_at(args.side)
         cases = [case for case in list_cases(args.kinds.split(","), args.timm) if args.only in case.name]
         run(cases, args.rows, args.minutes, again)
     write_report(read_rows(args.rows), json.loads(costs.read_text()) if costs.exists() else [], args.out)

@@ -19,8 +19,8 @@ from torchvision import models
 
 from whycam.model.onnx.export import quiet
 
-CLASSES, SIDES = 10, (64, 96, 128, 160, 192, 224, 256)
-LARGEST = 60e6
+CLASSES, SIDES = 10, [64, 96, 128, 160, 192, 224, 256]
+LARGEST = 30e6
 TOO_LARGE = "too large for this run"
 _BIG = re.compile(
     r"huge|giant|gigantic|large|xl|_l\d?(_|$)|_[htg]$|base|_b(_|$)|so\d+m|_[1-9]b|[34]\d\d(_|$)|5\d\d|200|152"
@@ -78,6 +78,11 @@ def list_cases(kinds: Iterable[str], timm_count: int) -> list[Case]:
     return [case for _, case in sorted(places, key=lambda place: place[0])]
 
 
+def start_at(side: int) -> None:
+    """Tries no smaller sides."""
+    SIDES[:] = [each for each in SIDES if each >= side]
+
+
 def list_timm() -> list[str]:
     """The names, one of each family first, then a second of each; in a family small ones first."""
     families = [sorted(timm.list_models(module=module), key=_rank) for module in timm.list_modules()]
@@ -125,13 +130,14 @@ def _check_size(make: Callable[[], nn.Module]) -> None:
 
 
 def find_side(net: nn.Module, sides: Iterable[int]) -> tuple[nn.Module, int]:
-    """The network awake, and the first side that it takes."""
+    """The network awake, and the first side that it takes with cells to see, if there is one."""
     error: Exception | None = None
+    sides = list(sides)
     for side in sides:
         try:
             images = torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(0))
-            with torch.no_grad():
-                net.eval()(images[:2])
+            if has_lone_cell(net.eval(), images[:2]) and side < 128 and side != sides[-1]:
+                continue
             wake(net, images)
             if is_blind(net, images):
                 for part in net.modules():
@@ -145,6 +151,23 @@ def find_side(net: nn.Module, sides: Iterable[int]) -> tuple[nn.Module, int]:
         return net.eval(), side
     assert error is not None
     raise error
+
+
+@torch.no_grad()
+def has_lone_cell(net: nn.Module, images: Tensor) -> bool:
+    """Whether a convolution with neighbours is left with one cell, of which there is no map."""
+    found = []
+
+    def look(part: nn.Module, _inputs: Any, output: Any) -> None:
+        found.append(max(part.kernel_size) > 1 and output.shape[2:].numel() == 1)
+
+    hooks = [part.register_forward_hook(look) for part in net.modules() if isinstance(part, nn.Conv2d)]
+    try:
+        net(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return any(found)
 
 
 @torch.no_grad()

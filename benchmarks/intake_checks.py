@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
 from intake_cases import read_logits
 from torch import Tensor, nn
@@ -60,10 +61,7 @@ def measure(
         row |= _measure_scores(model, pixels, ask(images))
         row["reason"] = model.card.no_exact_map
         step = "explain"
-        row["answer"] = _find_answer(model, torch.from_numpy(images[:1]), row)
-        step = "grad-cam"
-        if with_gradients and row["answer"] in {"exact", "gradients"}:
-            row["grad_cam"], row["layer"] = compare_grad_cam(model.network, torch.from_numpy(images[:1]))
+        row |= _explain(model, torch.from_numpy(images[:1]), row["reason"], with_gradients=with_gradients)
         step = "place"
         if row["answer"] != "scores":
             row |= measure_place(_read_cells(model, pixels, images))
@@ -90,20 +88,29 @@ def _measure_scores(model: Classifier, pixels: np.ndarray, own: np.ndarray) -> R
     return found
 
 
-def _find_answer(model: Classifier, images: Tensor, row: Row) -> str:
-    if model.card.is_exact:
-        return "exact"
-    for name, method in (("gradients", "grad-cam"), ("tail scores", "recipro-cam")):
-        if not model.card.answers_for(name):
-            continue
+def _explain(model: Classifier, images: Tensor, reason: str, *, with_gradients: bool) -> Row:
+    """What answers, and how far Grad-CAM is from the gradient by hand where there is one."""
+    is_exact = model.card.is_exact
+    if model.card.answers_for("gradients") and (with_gradients or not is_exact):
         try:
-            whycam.explain(model.network, images, method=method)
+            gap, layer = compare_grad_cam(model, images)
         except UserError as error:
-            row["reason"] += f" [{method}: {error}]"
-            continue
-        return name
-    whycam.explain(model.network, images, method="rise", masks=64)
-    return "scores"
+            if is_exact:
+                raise
+            reason += f" [grad-cam: {error}]"
+        else:
+            return {"answer": "exact" if is_exact else "gradients", "grad_cam": gap, "layer": layer}
+    if is_exact:
+        return {"answer": "exact"}
+    if model.card.answers_for("tail scores"):
+        try:
+            whycam.explain(model.network, images, method="recipro-cam", layer=model.cut(images))
+        except UserError as error:
+            reason += f" [recipro-cam: {error}]"
+        else:
+            return {"answer": "tail scores"}
+    whycam.explain(model.network, images, method="rise", masks=32)
+    return {"answer": "scores", "reason": reason}
 
 
 def _read_cells(model: Classifier, pixels: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -139,12 +146,13 @@ def measure_place(cells: np.ndarray) -> Row:
         centre -= centre.mean()
         patch = np.array([part[axis] for part in PARTS], dtype=np.float64)
         found.append(float(centre @ patch / (np.linalg.norm(centre) * np.linalg.norm(patch) + 1e-12)))
-    return {"place": min(found), "away": float(away.mean())}
+    return {"place": min(found), "away": float(away.mean()), "grid": list(cells.shape[2:])}
 
 
-def compare_grad_cam(net: nn.Module, images: Tensor) -> tuple[float, str]:
+def compare_grad_cam(model: Classifier, images: Tensor) -> tuple[float, str]:
     """How far ours is from the formula by a hook on the same layer, as a part of the map's largest; and the layer."""
-    found = whycam.explain(net, images, method="grad-cam")
+    net = model.network
+    found = whycam.explain(net, images, method="grad-cam", layer=model.cut(images))
     label, maps = str(found.record["layer"]), found.maps[0].detach()
     name, _, number = label.removeprefix("relu of ").partition("#")
     if name == "features before pooling":
@@ -249,5 +257,10 @@ def ask_module(net: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
     return ask
 
 
-def size_mb(path: Path) -> float:
-    return path.stat().st_size / 1e6
+def ask_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def ask(images: np.ndarray) -> np.ndarray:
+        return np.asarray(session.run(None, {session.get_inputs()[0].name: images})[0])
+
+    return ask

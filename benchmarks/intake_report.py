@@ -21,6 +21,11 @@ def is_wrong(row: Row) -> bool:
     return bool(tell_wrong(row))
 
 
+def is_unclear(row: Row) -> bool:
+    """Whether a patch did not show where the cells stand: too few of them, or each sees the whole image."""
+    return row.get("place", 1.0) < PLACE_LIMIT and (row["away"] <= AWAY_LIMIT or min(row.get("grid", [2])) < 3)
+
+
 def tell_wrong(row: Row) -> str:
     """What is wrong with a row's maps or scores, in words."""
     found = []
@@ -30,7 +35,7 @@ def tell_wrong(row: Row) -> str:
         found.append(f"scores off by {row['scores']:.2g}")
     if row.get("grad_cam") is not None and row["grad_cam"] > GRADIENT_LIMIT:
         found.append(f"Grad-CAM off by {row['grad_cam']:.2g}")
-    if row.get("place", 1) < PLACE_LIMIT and row["away"] > AWAY_LIMIT:
+    if row.get("place", 1.0) < PLACE_LIMIT and not is_unclear(row):
         found.append(f"the map follows a patch by {row['place']:.2f}, {row['away']:.0%} of its cells answer to others")
     return ", ".join(found)
 
@@ -39,7 +44,7 @@ def write_report(rows: Sequence[Row], costs: Sequence[Row], out: Path) -> None:
     lines = [
         "# Any classifier comes in",
         "`python benchmarks/intake.py`: random weights, 10 classes, 64 px or the smallest side that the network takes;",
-        "batch norms were fed once, and gains near zero were raised, so that no network is blind. Those of over 60 M",
+        "batch norms were fed once, and gains near zero were raised, so that no network is blind. Those of over 30 M",
         "parameters, or too slow, are left out and listed as skipped. All that whycam is held against is computed by",
         "hand: logits by the model's own library; a head of pooling and one linear layer by watching every output of",
         "the network for one whose mean, weighed once, is the logits; Grad-CAM by hooks on the same layer; and the",
@@ -105,7 +110,7 @@ def _list_claims(rows: Sequence[Row]) -> list[str]:
     places = [row for row in done if "place" in row]
     right, blurred = (
         sum(r["place"] >= PLACE_LIMIT for r in places),
-        sum(r["place"] < PLACE_LIMIT and r["away"] <= AWAY_LIMIT for r in places),
+        sum(map(is_unclear, places)),
     )
     return [
         *lines,
@@ -113,8 +118,8 @@ def _list_claims(rows: Sequence[Row]) -> list[str]:
         f"Largest identity error of {len(identities)} exact models: {max(identities, default=0):.2g} of the logits' "
         f"range. Grad-CAM of {len(grads)} models lies at most {max(grads, default=0):.2g} of the map's largest value "
         f"from the formula by hand. Of {len(places)} maps of more than one cell {right} follow the patch "
-        f"(correlation of at least {PLACE_LIMIT}); {blurred} don't, and hardly a cell of theirs answers more "
-        "to one place than to another, as where every cell of deep random weights sees all.",
+        f"(correlation of at least {PLACE_LIMIT}); of {blurred} it can't be told: "
+        "2 x 2 cells, or hardly one that answers to one place more than to another, as in deep nets of random weights.",
     ]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument
@@ -24,7 +25,8 @@ class _Outline(fx.Tracer):
 def split_graph(module: nn.Module, layer: str, call: int) -> Halves | None:
     """`before(images)`: what `after(raw, *values)` needs beside the layer's output. None if not traceable."""
     try:
-        nodes = list(_Outline(layer).trace(module).nodes)
+        with _unchanged(module):
+            nodes = list(_Outline(layer).trace(module).nodes)
     except Exception:  # noqa: BLE001 - the model's own code runs here on stand-ins and may fail in any way
         return None
     cuts = [node for node in nodes if node.op == "call_module" and node.target == layer]
@@ -45,6 +47,22 @@ def split_graph(module: nn.Module, layer: str, call: int) -> Halves | None:
     after, _ = _copy([cut, *values], [*parameters, *behind], fixed, position)
     # Called as a module, a graph prints a traceback of its own where it fails, and these are only tried.
     return fx.GraphModule(module, before).forward, fx.GraphModule(module, after).forward
+
+
+@contextmanager
+def _unchanged(module: nn.Module) -> Iterator[None]:
+    """Afterwards no module keeps a stand-in that passed through it, as an attribute or in a cache of its own."""
+    states = [(part, dict(vars(part))) for part in module.modules()]
+    caches = [(value, value.copy()) for _, state in states for value in state.values() if type(value) is dict]
+    try:
+        yield
+    finally:
+        for part, state in states:
+            vars(part).clear()
+            vars(part).update(state)
+        for cache, content in caches:
+            cache.clear()
+            cache.update(content)
 
 
 def _needed(ends: Iterable[fx.Node], stop: fx.Node | None) -> set[fx.Node]:

@@ -101,10 +101,11 @@ def choose_call(calls: list[Call], images: Tensor, *, needs_gradient: bool = Tru
         return settle(replace(call, sample=sample), images) if sample or not needs_gradient else None
 
     found = try_out(last)
-    if found is None and _is_tokens(last) and needs_gradient:
-        first = next(index for index, call in enumerate(spatial) if _is_tokens(call))
-        norms = [call for call in spatial if _is_tokens(call) and "Norm" in type(call.site.layer).__name__]
-        spatial = [*spatial[:first], *norms]
+    first = next((index for index, call in enumerate(spatial) if _is_tokens(call)), None)
+    if found is None and first is not None and needs_gradient:
+        # Among them stand maps that tokens were made of, or turned back to between two stages.
+        behind = [call for call in spatial[first:] if not _is_tokens(call) or "Norm" in type(call.site.layer).__name__]
+        spatial = [*spatial[:first], *behind]
     tries = (call for call in spatial[: -_MOST_TRIES - 1 : -1] if call is not last)
     found = found or next(filter(None, map(try_out, tries)), None)
     return found and _remark_parallel(found, calls, images)

@@ -123,6 +123,11 @@ def _explain_failure(path: Path, config: dict[str, Any], error: Exception) -> Us
                 f"{where} has an operation of TensorFlow's, {title} ({name}), which Keras 3 doesn't have. "
                 "Build the model in Keras 3, load the weights, and save it again as .keras."
             )
+        if name == "LayerScale" and path.suffix.lower() != ".keras":
+            return UserError(
+                f"{where} is a ConvNeXt of keras.applications ({title}), which Keras itself can't read from an .h5 "
+                "file. Build it in Python, model.load_weights of the file, and save it again as .keras."
+            )
     for entry in entries:
         if _is_custom(entry):
             return UserError(
