@@ -13,6 +13,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=SIDES[0], help="the first side in pixels that is tried")
     parser.add_argument("--rows", type=Path, default=RESULTS / "intake.jsonl")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--no-onnx", action="store_true", help="export nothing")
     parser.add_argument("--costs", action="store_true")
     parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
@@ -176,6 +178,8 @@ def main() -> None:
 
         start_at(args.side)
         cases = [case for case in list_cases(args.kinds.split(","), args.timm) if args.only in case.name]
+        if args.no_onnx:
+            cases = [replace(case, has_onnx=False) for case in cases]
         run(cases, args.rows, args.minutes, again)
     write_report(read_rows(args.rows), json.loads(costs.read_text()) if costs.exists() else [], args.out)
 
