@@ -163,10 +163,11 @@ def main() -> None:
     parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    costs = args.out / "intake_costs.json"
+    known = args.out / "intake.json"
+    costs = json.loads(known.read_text())["costs"] if known.exists() else []
     if args.costs:
         with tempfile.TemporaryDirectory() as folder:
-            costs.write_text(json.dumps(measure_costs(Path(folder)), indent=1) + "\n")
+            costs = measure_costs(Path(folder))
     elif not args.report:
         from intake_report import is_unclear, is_wrong  # noqa: PLC0415 - beside its use
 
@@ -181,7 +182,7 @@ def main() -> None:
         if args.no_onnx:
             cases = [replace(case, has_onnx=False) for case in cases]
         run(cases, args.rows, args.minutes, again)
-    write_report(read_rows(args.rows), json.loads(costs.read_text()) if costs.exists() else [], args.out)
+    write_report(read_rows(args.rows), costs, args.out)
 
 
 if __name__ == "__main__":
