@@ -13,6 +13,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,14 +158,16 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=SIDES[0], help="the first side in pixels that is tried")
     parser.add_argument("--rows", type=Path, default=RESULTS / "intake.jsonl")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--no-onnx", action="store_true", help="export nothing")
     parser.add_argument("--costs", action="store_true")
     parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    costs = args.out / "intake_costs.json"
+    known = args.out / "intake.json"
+    costs = json.loads(known.read_text())["costs"] if known.exists() else []
     if args.costs:
         with tempfile.TemporaryDirectory() as folder:
-            costs.write_text(json.dumps(measure_costs(Path(folder)), indent=1) + "\n")
+            costs = measure_costs(Path(folder))
     elif not args.report:
         from intake_report import is_unclear, is_wrong  # noqa: PLC0415 - beside its use
 
@@ -176,8 +179,10 @@ def main() -> None:
 
         start_at(args.side)
         cases = [case for case in list_cases(args.kinds.split(","), args.timm) if args.only in case.name]
+        if args.no_onnx:
+            cases = [replace(case, has_onnx=False) for case in cases]
         run(cases, args.rows, args.minutes, again)
-    write_report(read_rows(args.rows), json.loads(costs.read_text()) if costs.exists() else [], args.out)
+    write_report(read_rows(args.rows), costs, args.out)
 
 
 if __name__ == "__main__":

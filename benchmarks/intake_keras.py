@@ -10,6 +10,8 @@ from intake_cases import CLASSES, LARGEST, TOO_LARGE, SkippedError
 from whycam.model.keras.library import import_keras
 
 _SIDE = 96
+# At 96 px these end in one cell, of which there is no map.
+_WIDER = {"InceptionV3": 160, "InceptionResNetV2": 160}
 
 
 def list_applications() -> list[str]:
@@ -22,12 +24,13 @@ def build(name: str) -> tuple[Any, int]:
     if name.endswith(("XLarge", "NASNetLarge")):
         raise SkippedError(f"{TOO_LARGE}: over {LARGEST / 1e6:.0f} M parameters")
     keras.utils.set_random_seed(0)
-    how = {"weights": None, "input_shape": (_SIDE, _SIDE, 3), "classes": CLASSES}
+    side = _WIDER.get(name, _SIDE)
+    how = {"weights": None, "input_shape": (side, side, 3), "classes": CLASSES}
     model = getattr(keras.applications, name)(**how)
     if model.count_params() > LARGEST:
         raise SkippedError(f"{TOO_LARGE}: {model.count_params() / 1e6:.0f} M parameters")
     wake(model)
-    return model, _SIDE
+    return model, side
 
 
 def wake(model: Any) -> None:
@@ -60,6 +63,8 @@ def find_head(model: Any, images: np.ndarray) -> str:
         return ""
     values = keras.Model(model.inputs, pool.input)(images, training=False)
     features = np.asarray(keras.ops.convert_to_numpy(values))
+    if features.shape[1] * features.shape[2] == 1:
+        return ""
     matrix, bias = (np.asarray(keras.ops.convert_to_numpy(each)) for each in weights[0].weights)
     if matrix.size != features.shape[-1] * CLASSES:
         return ""

@@ -66,7 +66,7 @@ def write_report(rows: Sequence[Row], costs: Sequence[Row], out: Path) -> None:
         "",
         *_list_rows(rows),
     ]
-    save("intake", lines, {"rows": list(rows), "costs": list(costs)}, out)
+    save("intake", lines, {"costs": list(costs)}, out)
 
 
 def _summarise(rows: Sequence[Row]) -> list[str]:
@@ -212,10 +212,11 @@ def _list_rows(rows: Sequence[Row]) -> list[str]:
         "px",
         "answer",
         "pooling + linear",
-        "scores' error",
+        "scores off",
         "identity",
         "Grad-CAM",
         "place",
+        "away",
         "why not exact",
     ]
     return write_table(head, table)

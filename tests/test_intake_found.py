@@ -62,3 +62,23 @@ def test_convnext_of_keras_in_an_h5_file(tmp_path: Path) -> None:
     keras.Model(inputs, keras.layers.Dense(3)(pooled)).save(tmp_path / "net.h5")
     with pytest.raises(UserError, match=r"Keras itself can't read from an \.h5 file"):
         open_keras(tmp_path / "net.h5")
+
+
+class Constant(nn.Module):
+    """Makes a tensor in its forward, which a tracer keeps on the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act, self.head = nn.Conv2d(3, 8, 8, stride=8), nn.ReLU(), nn.Linear(8, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        pooled = self.act(self.conv(images)).mean((2, 3)).tanh()
+        return self.head(pooled * torch.tensor([0.5]))
+
+
+def test_a_model_that_makes_tensors_is_cut_and_keeps_none() -> None:
+    torch.manual_seed(0)
+    net = Constant().eval()
+    before = set(vars(net))
+    assert cut_model(net, IMAGES).how == "fx"
+    assert set(vars(net)) == before

@@ -24,11 +24,15 @@ class _Outline(fx.Tracer):
 
 def split_graph(module: nn.Module, layer: str, call: int) -> Halves | None:
     """`before(images)`: what `after(raw, *values)` needs beside the layer's output. None if not traceable."""
-    try:
-        with _unchanged(module):
-            nodes = list(_Outline(layer).trace(module).nodes)
-    except Exception:  # noqa: BLE001 - the model's own code runs here on stand-ins and may fail in any way
-        return None
+    with _unchanged(module):
+        try:
+            # The tracer keeps a model's constants on the model, from where the halves take copies.
+            return _split(module, list(_Outline(layer).trace(module).nodes), layer, call)
+        except Exception:  # noqa: BLE001 - the model's own code runs here on stand-ins and may fail in any way
+            return None
+
+
+def _split(module: nn.Module, nodes: list[fx.Node], layer: str, call: int) -> Halves | None:
     cuts = [node for node in nodes if node.op == "call_module" and node.target == layer]
     images, *options = [node for node in nodes if node.op == "placeholder"]
     if call >= len(cuts) or any(not node.args for node in options):
