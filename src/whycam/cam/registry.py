@@ -166,9 +166,12 @@ def register(about: About) -> Callable[[Callable[[Pass], Tensor]], Callable[[Pas
 
 
 def _load() -> dict[str, Method]:
-    for file in _FILES:
-        importlib.import_module(f"whycam.cam.{file}")
-    return _methods
+    files = [f"whycam.cam.{file}" for file in _FILES]
+    for file in files:
+        importlib.import_module(file)
+    # Whichever file was imported first.
+    places = {name: place for place, name in enumerate(files)}
+    return dict(sorted(_methods.items(), key=lambda item: places.get(item[1].run.__module__, len(files))))
 
 
 def iter_methods() -> Iterator[Method]:
