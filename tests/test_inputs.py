@@ -227,3 +227,16 @@ def test_a_model_of_scores_for_other_than_each_image_is_told() -> None:
     assert whycam.explain(Flat().eval(), make_images(2), method="grad-cam").logits.shape == (2, 4)
     with pytest.raises(UserError, match=r"scores of 4 images for 1.*\(N, K\)"):
         whycam.explain(Flat().eval(), make_images(1), method="grad-cam")
+
+
+@pytest.mark.parametrize("method", ["rise", "occlusion"])
+def test_a_network_without_cells_is_explained_by_its_scores(method: str) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)).eval()
+    options = {"masks": 20} if method == "rise" else {}
+    why = whycam.explain(net, torch.rand(2, 3, 16, 16), 1, method=method, **options)
+    assert why.maps.any()
+    assert why.record["cut"] == "scores alone"
+    with pytest.raises(UserError, match="gives features with cells"):
+        whycam.explain(net, torch.rand(2, 3, 16, 16), method="grad-cam")
+    model = whycam.load(net, preprocess="unit", image_size=16)
+    assert model.explain(np.zeros((20, 20, 3), np.uint8), method=method, **options).maps.isfinite().all()

@@ -165,3 +165,14 @@ def test_a_timm_module_says_how_it_is_prepared_for() -> None:
     model = whycam.load(net, class_names=["a", "b", "c"])
     assert model.classifier.card.preprocess_from == "timm's table"
     assert model.class_names == ("a", "b", "c")
+
+
+def test_a_models_own_word_on_preprocessing_is_not_overridden_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    known = Preprocess(**NAMED["half"])
+    found, told = Request("net", preprocess="bytes").choose_preprocess(None, known, "a layer in it")
+    assert found.std == NAMED["bytes"]["std"]
+    assert told.startswith("as given")
+    assert "'net' says by itself how to prepare photos (a layer in it); --preprocess overrides it." in caplog.text
+    caplog.clear()
+    Request("net", preprocess="half").choose_preprocess(None, known, "a layer in it")
+    assert not caplog.text

@@ -11,7 +11,7 @@ from whycam.errors import UserError
 from whycam.model.cut.base import Cut
 from whycam.model.cut.own import BlindCut, SelfCut
 
-_WITHOUT_FEATURES = {"scores", "image"}
+WITHOUT_FEATURES = {"scores", "image"}
 _INSIDE = {"attention", "image gradients"}
 
 
@@ -23,7 +23,7 @@ def cut_itself(
     Raises:
         UserError: no such layer, nothing to cut at, or a method that the model can't be explained by.
     """
-    reads = any(method.needs not in _WITHOUT_FEATURES for method in methods)
+    reads = any(method.needs not in WITHOUT_FEATURES for method in methods)
     layers = list(layer) if isinstance(layer, list | tuple) else [layer]
     if wrong := [one for one in layers if not isinstance(one, str | Cut | None)]:
         raise UserError(f"Found {wrong[0]!r} as a layer; expected the name of a tensor or node of the graph.")
@@ -58,7 +58,7 @@ _NAMES = {"image gradients": "gradients of the image", "attention": "the attenti
 
 def fits(method: Method, module: nn.Module, cut: Cut) -> bool:
     """Whether the model, cut there, gives what the method needs."""
-    if isinstance(cut, BlindCut) and method.needs not in _WITHOUT_FEATURES:
+    if isinstance(cut, BlindCut) and method.needs not in WITHOUT_FEATURES:
         return False
     if isinstance(module, SelfCut):
         # What combines several layers would take gradients at those before the head.

@@ -21,11 +21,13 @@ from whycam.errors import UserError
 from whycam.explainer.exact import ExactReader, is_answered
 from whycam.explainer.explain import Names, explain
 from whycam.explainer.explanation import Explanation
+from whycam.explainer.fits import WITHOUT_FEATURES
 from whycam.explainer.reading import Reading
 from whycam.explainer.targets import Target, describe_target, is_one
 from whycam.intake.door import open_classifier
 from whycam.maps.refine import Refiner, make_refiner
 from whycam.model.classifier import Classifier
+from whycam.model.cut.layer import NoCellsError
 from whycam.model.input import normalise_on
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
@@ -239,7 +241,12 @@ class Model:
             return layer
         if self.classifier.is_torch_free:
             return layer  # it remembers its cuts itself
-        return self.classifier.cut(inputs, layer, reads_tail=any(m.reads_tail for m in methods), output=output)
+        try:
+            return self.classifier.cut(inputs, layer, reads_tail=any(m.reads_tail for m in methods), output=output)
+        except NoCellsError:
+            if layer is not None or any(method.needs not in WITHOUT_FEATURES for method in methods):
+                raise
+            return None  # methods of scores alone do without
 
 
 def join_readings(readings: Sequence[Reading], paths: tuple[Path, ...], *, is_single: bool) -> Explanation:

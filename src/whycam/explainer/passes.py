@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from whycam.cam.fusion import Rule, fuse_maps
 from whycam.cam.registry import Method, Pass
 from whycam.errors import UserError, as_clause
-from whycam.explainer.fits import cut_itself
+from whycam.explainer.fits import WITHOUT_FEATURES, cut_itself
 from whycam.explainer.scores import check_scores, make_score
 from whycam.explainer.views import Smoothing
 from whycam.model.cut.base import Cut
 from whycam.model.cut.choose import cut_by_itself
-from whycam.model.cut.layer import Call, list_spatial, record_calls, settle_all
+from whycam.model.cut.layer import Call, NoCellsError, list_spatial, record_calls, settle_all
 from whycam.model.cut.layout import read_cells
 from whycam.model.cut.output import Wanted, read_logits
-from whycam.model.cut.own import SelfCut
+from whycam.model.cut.own import BlindCut, SelfCut
 from whycam.model.cut.tap import ModuleCut, as_input, cut_model, unwrap
 
 Layer = str | nn.Module | Cut
@@ -111,7 +111,13 @@ def cut_layers(
             else cut_model(module, images, one, needs_gradient=reads_tail, output=output)
             for one in layers
         ]
-    last = cut_by_itself(module, images, reads_tail=reads_tail, output=output)
+    try:
+        last = cut_by_itself(module, images, reads_tail=reads_tail, output=output)
+    except NoCellsError:
+        if any(method.needs not in WITHOUT_FEATURES for method in methods):
+            raise
+        # A network without cells has scores all the same.
+        return [BlindCut(layer="input", how="scores alone", has_gradient=False, module=module)]
     count = max(method.layers for method in methods)
     stages = find_stages(module, images, last, count - 1) if count > 1 else []
     return [*(replace(cut_model(module, images, stage, output=output), note="") for stage in stages), last]

@@ -35,7 +35,8 @@ def _is_anothers(folder: Path) -> bool:
 def _open(request: Request) -> Found:
     from whycam.model.gap import load_classifier  # noqa: PLC0415 - torch, which other kinds do without
 
-    request.refuse("folder of whycam's", "weights", "class_names", "preprocess", "image_size")
+    if (_find(Path(request.name)) / "config.json").is_file():
+        request.refuse("folder of whycam's", "weights", "class_names", "preprocess", "image_size")
     assert isinstance(request.model, str | Path)  # noqa: S101 - _is_it has seen to that
     network = load_classifier(_find(Path(request.model)))
     card = describe(network, request.name, kind="whycam folder", device=request.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 # Of files that hold a model, or a part of one: a name that ends so is no network's.
 SUFFIXES = {".onnx", ".keras", ".h5", ".hdf5", ".pt2", ".pt", ".pth", ".pkl", ".bin", ".safetensors", ".ckpt"}
 SUFFIXES |= {".ts", ".torchscript", ".py", ".pb", ".tflite"}
+
+
+log = logging.getLogger("whycam.intake")
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,10 @@ class Request:
             found, told = known, where
         else:
             found, told = read_preprocess(given), "as given"
+            if known is not None and not _is_alike(found, known):
+                log.warning(
+                    "%r says by itself how to prepare photos (%s); --preprocess overrides it.", self.name, where
+                )
         assert found is not None  # noqa: S101 - one of the two is there
         side = (self.image_size, self.image_size) if self.image_size else size
         changes: dict[str, Any] = {}
@@ -130,6 +138,11 @@ class Request:
         if channels == 1:
             changes["channels"] = "grey"
         return found.model_copy(update=changes), told
+
+
+def _is_alike(one: Preprocess, other: Preprocess) -> bool:
+    """Whether pixels become the same numbers."""
+    return (one.channels, one.mean, one.std) == (other.channels, other.mean, other.std)
 
 
 def read_classes(path: Path) -> list[str]:

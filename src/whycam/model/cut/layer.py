@@ -18,6 +18,10 @@ from whycam.model.cut.tail import Sample, Site, measure_gradient, trace_site, un
 _MOST_TRIES = 16
 
 
+class NoCellsError(UserError):
+    """A model that has no layer with cells: what needs scores alone can do without."""
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
     """One call of one module in the probe's forward pass.
@@ -174,7 +178,7 @@ def list_spatial(calls: list[Call]) -> list[Call]:
     """
     spatial = [call for call in calls if call.layout and not _is_inner(call)]
     if not spatial:
-        raise UserError(
+        raise NoCellsError(
             f"None of the {len(calls)} layer calls gives features with cells (N, C, h, w) or tokens (N, L, C). A map "
             "needs such a layer; explain this model with a method of the image, such as occlusion, rise or full-grad."
         )
