@@ -176,3 +176,18 @@ def test_a_models_own_word_on_preprocessing_is_not_overridden_in_silence(caplog:
     caplog.clear()
     Request("net", preprocess="half").choose_preprocess(None, known, "a layer in it")
     assert not caplog.text
+
+
+def test_a_grey_keras_file_takes_photos(tmp_path: Path) -> None:
+    from whycam.model.keras.library import import_keras
+
+    keras = import_keras()
+    inputs = keras.Input((32, 32, 1))
+    cells = keras.layers.Conv2D(8, 3, activation="relu")(inputs)
+    pooled = keras.layers.GlobalAveragePooling2D()(cells)
+    keras.Model(inputs, keras.layers.Dense(3)(pooled)).save(tmp_path / "grey.keras")
+    model = whycam.load(tmp_path / "grey.keras", preprocess="unit")
+    assert model.preprocess.channels == "grey"
+    why = model.explain(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    assert model.classifier.card.is_exact
+    assert why.maps.any()

@@ -24,6 +24,7 @@ def _open(request: Request) -> Found:
         file.preprocess_from,
         size,
         origin={"network": Path(request.name).name},
+        channels=file.channels,
         is_multi_label=file.output == "sigmoid" and file.class_count > 1,
     )
     found = open_module(file.network, request, "Keras file", known)

@@ -29,6 +29,7 @@ class Known:
         class_names: K names; None where nobody says.
         origin: recorded with each result.
         is_multi_label: whether the labels are said not to exclude each other.
+        channels: of the images; None finds them by the first convolution.
     """
 
     preprocess: Preprocess | None = None
@@ -37,6 +38,7 @@ class Known:
     class_names: Sequence[str] | None = None
     origin: Mapping[str, Any] | None = None
     is_multi_label: bool = False
+    channels: int | None = None
 
 
 def open_module(network: nn.Module, request: Request, kind: str, known: Known) -> Found:
@@ -48,7 +50,7 @@ def open_module(network: nn.Module, request: Request, kind: str, known: Known) -
     """
     network = network.requires_grad_(requires_grad=False).to(request.device).eval()
     size = known.size or _read_size(known.preprocess)
-    channels = _count_channels(network)
+    channels = known.channels or _count_channels(network)
     preprocess, told = request.choose_preprocess(size, known.preprocess, known.preprocess_from, channels=channels)
     from whycam.model.bare import take_off  # noqa: PLC0415 - torch
     from whycam.model.input import make_probe  # noqa: PLC0415 - torch
