@@ -166,17 +166,15 @@ def register(about: About) -> Callable[[Callable[[Pass], Tensor]], Callable[[Pas
 
 
 def _load() -> dict[str, Method]:
-    files = [f"whycam.cam.{file}" for file in _FILES]
-    for file in files:
-        importlib.import_module(file)
-    # Whichever file was imported first.
-    places = {name: place for place, name in enumerate(files)}
-    return dict(sorted(_methods.items(), key=lambda item: places.get(item[1].run.__module__, len(files))))
+    for file in _FILES:
+        importlib.import_module(f"whycam.cam.{file}")
+    return _methods
 
 
 def iter_methods() -> Iterator[Method]:
-    """All methods, in the order of the files and of the functions in them."""
-    return iter(_load().values())
+    """All methods, in the order of the files, whichever was imported first, and of the functions in them."""
+    places = {f"whycam.cam.{file}": place for place, file in enumerate(_FILES)}
+    return iter(sorted(_load().values(), key=lambda method: places.get(method.run.__module__, len(places))))
 
 
 def get_method(name: str) -> Method:

@@ -21,18 +21,16 @@ def cut_itself(
     """The cuts of a model that says itself where it can be cut.
 
     Raises:
-        UserError: no such layer, nothing to cut at, or a method that the model can't be explained by.
+        UserError: no such layer, or nothing to cut at.
     """
     reads = any(method.needs not in WITHOUT_FEATURES for method in methods)
     layers = list(layer) if isinstance(layer, list | tuple) else [layer]
     if wrong := [one for one in layers if not isinstance(one, str | Cut | None)]:
         raise UserError(f"Found {wrong[0]!r} as a layer; expected the name of a tensor or node of the graph.")
-    cuts = [
+    return [
         one if isinstance(one, Cut) else model.cut_for(images, one, reads_features=reads)  # type: ignore[arg-type]
         for one in layers
     ]
-    check_methods(model, cuts, methods)
-    return cuts
 
 
 def check_methods(module: nn.Module, cuts: Sequence[Cut], methods: Sequence[Method]) -> None:

@@ -17,6 +17,7 @@ from whycam.data.images import image_from_pil, load_image
 from whycam.data.loader import Photo, stream_batches
 from whycam.data.pixels import image_from_array
 from whycam.data.preprocess import Preprocess
+from whycam.data.samples import make_probe
 from whycam.errors import UserError
 from whycam.explainer.exact import ExactReader, is_answered
 from whycam.explainer.explain import Names, explain
@@ -172,16 +173,29 @@ class Model:
             UserError: an unknown one, or one that needs what this model has not; those that work are named.
         """
         card, methods = self.classifier.card, [get_method(name) for name in names]
+
+        def is_given(method: Method) -> bool:
+            # What combines layers would take gradients at those before a head that another library runs.
+            return card.answers_for(method.needs) and (method.layers == 1 or card.answers is None)
+
         for method in methods:
             if method.needs == "linear head":
                 card.check_exact()
-            elif not card.answers_for(method.needs):
-                works = [one.name for one in iter_methods() if card.answers_for(one.needs)]
+            elif not is_given(method):
+                works = [one.name for one in iter_methods() if is_given(one)]
                 raise UserError(
                     f"{method.name} needs {method.needs}, which {card.a_kind} such as {card.name!r} does not give. "
                     f"What works on it: {', '.join(works)}."
                 )
         return methods
+
+    def find_fault(self, name: str, **how: Any) -> str:
+        """Why a method can't explain this model, tried on an installed photo; empty where it can."""
+        try:
+            self.explain_pixels(make_probe(self.preprocess)[:1], None, name, **how)
+        except UserError as error:
+            return str(error)
+        return ""
 
     def stream(
         self, paths: Iterable[Path], target: Target = None, *, batch_size: int = 16, method: str = "cam", **how: Any

@@ -45,6 +45,14 @@ def find_class(word: int | str, class_names: Sequence[str]) -> int:
     return _find_name(word, class_names)
 
 
+def seek_class(word: int | str, class_names: Sequence[str]) -> int | None:
+    """As `find_class`; None where there is no such class."""
+    try:
+        return find_class(word, class_names)
+    except UserError:
+        return None
+
+
 def _find_name(word: str, class_names: Sequence[str]) -> int:
     if word in class_names:
         return class_names.index(word)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from whycam.errors import UserError
 from whycam.intake.device import choose_device
@@ -15,6 +16,9 @@ from whycam.intake.request import SUFFIXES, Found, Kind, Request
 from whycam.model.card import Card
 from whycam.model.classifier import Classifier
 from whycam.model.onnx.engine import check_engine, find_engine, open_kept
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # Objects first, then what a file or folder shows of itself, then names.
 _FILES = (
@@ -69,11 +73,11 @@ def open_classifier(
         about = graph.metadata
         kind = "whycam folder" if Path(request.name).is_dir() else "timm network"
         card = Card(request.name, about.class_names, about.preprocess, about.model, kind=kind)
-        found = Found(card, lambda: _open(request).network)  # type: ignore[arg-type, return-value]
-        made = Classifier(found.card, found.network, engine=engine, photos=photos, threads=threads, place=place)
-        return made.holding(graph)
-    found = _open(request)
-    return Classifier(found.card, found.network, engine=engine, photos=photos, threads=threads, place=place)
+        found = Found(card, lambda: cast("nn.Module", _open(request).network))
+    else:
+        found = _open(request)
+    made = Classifier(found.card, found.network, engine=engine, photos=photos, threads=threads, place=place)
+    return made if graph is None else made.holding(graph)
 
 
 def iter_kinds() -> Iterator[Kind]:

@@ -39,11 +39,11 @@ def _open(request: Request) -> Found:
         request.refuse("folder of whycam's", "weights", "class_names", "preprocess", "image_size")
     assert isinstance(request.model, str | Path)  # noqa: S101 - _is_it has seen to that
     network = load_classifier(_find(Path(request.model)))
-    card = describe(network, request.name, kind="whycam folder", device=request.device)
+    card = describe(network, request.name, kind="whycam folder", device=request.device, preprocess_from="config.json")
     return Found(card, network.requires_grad_(requires_grad=False).to(request.device).eval())
 
 
-def describe(network: GapClassifier, name: str, *, kind: str, device: str) -> Card:
+def describe(network: GapClassifier, name: str, *, kind: str, device: str, preprocess_from: str) -> Card:
     """The card of a network whose maps are exact."""
     from whycam.model.gap import probe_identity  # noqa: PLC0415 - torch, which other kinds do without
 
@@ -55,8 +55,9 @@ def describe(network: GapClassifier, name: str, *, kind: str, device: str) -> Ca
         "identity_error": probe_identity(network),
         "versions": read_versions(),
     }
-    told = "config.json" if kind == "whycam folder" else "timm's table"
-    return Card(name, network.class_names, network.preprocess, origin, device, kind=kind, preprocess_from=told)
+    return Card(
+        name, network.class_names, network.preprocess, origin, device, kind=kind, preprocess_from=preprocess_from
+    )
 
 
 KIND = Kind("a run or model folder of whycam's", _is_it, _open)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from whycam.data.samples import load_samples
+from whycam.data.samples import make_probe
 from whycam.errors import UserError, as_clause, with_article
 from whycam.intake.request import Found, Kind, Request
 from whycam.model.activation import Activation, describe_activation, invert, measure_activation
@@ -97,8 +97,7 @@ def open_function(
     """
     runtime = FunctionRuntime(function, request.name)
     preprocess, told = request.choose_preprocess(size, None, "", channels=channels)
-    photo = preprocess.normalise(preprocess.to_pixels(load_samples(1)[0]))
-    images = np.stack([photo, np.random.default_rng(0).standard_normal(photo.shape).astype(np.float32)])
+    images = preprocess.normalise(make_probe(preprocess))
     scores = runtime.scores(images)
     if not np.isfinite(scores).all():
         raise UserError(

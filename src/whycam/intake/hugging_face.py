@@ -83,7 +83,7 @@ def _load(transformers: Any, where: str, config: Mapping[str, Any]) -> Any:
 
 
 def _read_json(where: str, name: str, *, is_needed: bool = False) -> dict[str, Any]:
-    path: Path | None = Path(where) / name
+    path = Path(where) / name
     try:
         if not Path(where).is_dir():
             from huggingface_hub import hf_hub_download  # noqa: PLC0415 - only where it is used
@@ -92,7 +92,6 @@ def _read_json(where: str, name: str, *, is_needed: bool = False) -> dict[str, A
 
             check_hub(where, name)
             path = Path(hf_hub_download(where, name, etag_timeout=3))
-        assert path is not None  # noqa: S101 - set above
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
         return found if isinstance(found, dict) else {}
     except (OSError, ValueError, RecursionError) as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from whycam.data.preprocess import Preprocess
+from whycam.data.samples import make_probe
 from whycam.errors import UserError, as_clause
 from whycam.intake.request import Found, Kind, Request
 from whycam.model.activation import describe_activation
@@ -52,10 +53,12 @@ def open_module(network: nn.Module, request: Request, kind: str, known: Known) -
     size = known.size or _read_size(known.preprocess)
     channels = known.channels or _count_channels(network)
     preprocess, told = request.choose_preprocess(size, known.preprocess, known.preprocess_from, channels=channels)
-    from whycam.model.bare import take_off  # noqa: PLC0415 - torch
-    from whycam.model.input import make_probe  # noqa: PLC0415 - torch
+    import torch  # noqa: PLC0415 - whoever has a network has imported it
 
-    images = make_probe(preprocess, request.device)
+    from whycam.model.bare import take_off  # noqa: PLC0415 - torch
+    from whycam.model.input import normalise_on  # noqa: PLC0415 - torch
+
+    images = normalise_on(torch.from_numpy(make_probe(preprocess)).to(request.device), preprocess)
     scores = _ask(network, images, is_size_known=bool(size or request.image_size))
     names = request.name_classes(scores.shape[1], known.class_names)
 
@@ -81,17 +84,17 @@ def open_module(network: nn.Module, request: Request, kind: str, known: Known) -
 def _measure_tail(network: nn.Module, images: Tensor, card: Card) -> Card:
     """The card with where exact maps come from, or why there are none."""
     from whycam.model.cut.choose import cut_by_itself  # noqa: PLC0415 - torch
+    from whycam.model.gap import measure_identity  # noqa: PLC0415 - torch
 
     try:
         cut = cut_by_itself(network, images, reads_tail=False)
     except UserError as error:
         return replace(card, no_exact_map=_tell_inexact(card.name, as_clause(error)))
-    if cut.weight is None:
-        reason = getattr(cut, "why_not_linear", "") or "its tail is more than pooling and a linear layer"
+    if cut.weight is None or cut.bias is None:
+        reason = cut.why_not_linear or "its tail is more than pooling and a linear layer"
         return replace(card, no_exact_map=_tell_inexact(card.name, reason))
-    error_share = _measure_identity(cut, images)
-    origin = {**card.origin, "identity_error": error_share}
-    return replace(card, origin=origin, layer=cut.layer, tail=cut.how)
+    gap = float(measure_identity(*cut.read(images), cut.bias).max())
+    return replace(card, origin={**card.origin, "identity_error": gap}, layer=cut.layer, tail=cut.how)
 
 
 def _tell_inexact(name: str, reason: str) -> str:
@@ -99,16 +102,6 @@ def _tell_inexact(name: str, reason: str) -> str:
         f"{name!r} has no exact class maps: {reason}. Use a gradient method (--method grad-cam), or train a GAP head "
         "on a backbone: whycam train FOLDER."
     )
-
-
-def _measure_identity(cut: Any, images: Tensor) -> float:
-    import torch  # noqa: PLC0415 - whoever has a cut has imported it
-
-    from whycam.model.gap import measure_identity  # noqa: PLC0415 - torch
-
-    logits, features = cut.run(images)
-    maps = torch.einsum("kc,nchw->nkhw", cut.weight, features)
-    return float(measure_identity(logits, maps, cut.bias).max())
 
 
 def _read_size(preprocess: Preprocess | None) -> tuple[int, int] | None:

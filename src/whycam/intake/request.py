@@ -203,12 +203,10 @@ class Found:
     Attributes:
         card: what is known of it.
         network: the module in eval mode, or what loads it, or what runs a model that is none.
-        place: of its exported graph in the cache, where the name says it.
     """
 
     card: Card
     network: nn.Module | Callable[[], nn.Module] | Runtime
-    place: Path | None = None
 
     def describing(self, **card: Any) -> Found:
         """The same with other entries in its card."""

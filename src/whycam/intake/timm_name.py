@@ -58,10 +58,10 @@ def _open_timm(request: Request) -> Found:
         )
         # The reason that the head gives says more than that of a cut.
         return found if found.card.is_exact else found.describing(no_exact_map=str(error))
-    if request.preprocess is not None:
-        size = (origin.preprocess.height_px, origin.preprocess.width_px)
-        exact.origin = replace(exact.origin, preprocess=request.choose_preprocess(size, None, "")[0])
-    card = describe(exact, name, kind="timm network", device=request.device)
+    size = (origin.preprocess.height_px, origin.preprocess.width_px)
+    preprocess, told = request.choose_preprocess(size, origin.preprocess, "timm's table")
+    exact.origin = replace(exact.origin, preprocess=preprocess)
+    card = describe(exact, name, kind="timm network", device=request.device, preprocess_from=told)
     return Found(card, exact.requires_grad_(requires_grad=False).to(request.device).eval())
 
 
@@ -75,18 +75,16 @@ def _open_torchvision(request: Request) -> Found:
     from torchvision import models  # noqa: PLC0415 - slow, and other kinds do without
 
     from whycam.intake.module import Known, open_module  # noqa: PLC0415 - torch
+    from whycam.intake.transform import read_transform  # noqa: PLC0415 - torchvision
     from whycam.model.backbone import read_weights  # noqa: PLC0415 - torch
-    from whycam.model.gap import name_classes  # noqa: PLC0415 - torch
 
     name, best = request.name, models.get_model_weights(request.name).DEFAULT
     tensors = _read_hub(name, best) if request.weights is None else read_weights(request.weights)
     network = _build(name, tensors, request)
-    count = _count_outputs(tensors)
-    is_own = request.weights is None
     known = Known(
-        _read_preset(best),
+        read_transform(best.transforms()),
         f"torchvision's {best}",
-        class_names=best.meta["categories"] if is_own or count == 1000 else name_classes(count),
+        class_names=best.meta["categories"] if len(best.meta["categories"]) == _count_outputs(tensors) else None,
         origin={
             "backbone": name,
             "weights": f"torchvision {best}" if request.weights is None else f"file {request.weights.name}",
@@ -133,12 +131,6 @@ def _read_hub(name: str, best: Any) -> dict[str, Tensor]:
             f"torchvision's weights of {name!r} are not on this machine and can't be fetched ({as_clause(error)}). "
             f"Give --weights FILE, or put {best.url} into '{kept.parent}'."
         ) from None
-
-
-def _read_preset(best: Any) -> Any:
-    from whycam.intake.transform import read_transform  # noqa: PLC0415 - torchvision
-
-    return read_transform(best.transforms())
 
 
 KIND = Kind("a timm or torchvision name", _is_it, _open)

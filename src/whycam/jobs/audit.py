@@ -13,7 +13,7 @@ from whycam.config import AuditOptions
 from whycam.data.annotations import read_photos
 from whycam.data.folder import Sample
 from whycam.errors import UserError, make_unknown_name
-from whycam.explainer.targets import find_class
+from whycam.explainer.targets import seek_class
 from whycam.intake.door import open_classifier
 from whycam.jobs.progress import show_progress
 from whycam.model.classifier import MANY, Classifier
@@ -70,25 +70,19 @@ def read_samples(model: Classifier, folder: Path) -> tuple[list[Sample], list[Pa
     """
     photos = read_photos(folder)
     words = {photo.classes[0] for photo in photos if photo.classes}
-    indices = {word: _find_index(str(word), model) for word in words}
-    if words and all(index < 0 for index in indices.values()):
+    indices = {word: seek_class(str(word), model.card.class_names) for word in words}
+    if words and all(index is None for index in indices.values()):
         raise UserError(
             f"Not one of the {len(words)} folders ({', '.join(sorted(map(str, words))[:5])}, ...) is named as one of "
             f"the model's {len(model.card.class_names)} classes ({', '.join(model.card.class_names[:5])}, ...). "
             "Rename the folders, or put all photos into one folder to audit them without labels."
         )
-    samples = [Sample(photo.photo, indices[photo.classes[0]] if photo.classes else -1) for photo in photos]
+    labels = {word: -1 if index is None else index for word, index in indices.items()}
+    samples = [Sample(photo.photo, labels[photo.classes[0]] if photo.classes else -1) for photo in photos]
     audited = {sample.path for sample in samples}
     is_split = (folder / "train").is_dir() and not any((folder / "train").absolute() in p.parents for p in audited)
     train = [photo.photo for photo in read_photos(folder / "train")] if is_split else []
     return samples, train
-
-
-def _find_index(word: str, model: Classifier) -> int:
-    try:
-        return find_class(word, model.card.class_names)
-    except UserError:
-        return -1
 
 
 def print_audit(found: Audit, console: Console) -> None:

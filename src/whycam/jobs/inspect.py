@@ -15,9 +15,8 @@ from whycam.config import InspectOptions
 from whycam.data.annotations import read_photos
 from whycam.data.images import ImageError, load_image
 from whycam.data.preprocess import NAMED, Channels, Preprocess
-from whycam.data.samples import load_samples
 from whycam.errors import UserError
-from whycam.explainer.targets import find_class
+from whycam.explainer.targets import seek_class
 from whycam.intake.door import open_classifier
 from whycam.model.classifier import Classifier
 
@@ -96,18 +95,13 @@ def find_methods(classifier: Classifier) -> Iterator[str]:
     from whycam.cam.registry import iter_methods  # noqa: PLC0415 - torch, which the rest of a card may do without
     from whycam.explainer.model import Model  # noqa: PLC0415 - torch
 
-    pixels, works = classifier.card.preprocess.to_pixels(load_samples(1)[0])[None], {}
+    model, works = Model(classifier), {}
     for method in iter_methods():
         # What combines layers may fail where one layer works.
         kind = (method.needs, method.layers > 1)
         if kind not in works:
             how: dict[str, Any] = {"masks": 2} if method.name == "rise" else {}
-            try:
-                Model(classifier).explain_pixels(pixels, None, method.name, **how)
-            except UserError:
-                works[kind] = False
-            else:
-                works[kind] = True
+            works[kind] = not model.find_fault(method.name, **how)
         if works[kind]:
             yield method.name
 
@@ -158,7 +152,7 @@ def _read_labelled(
     names, notes = classifier.card.class_names, []
     listed = [(one.photo, str(one.classes[0])) for one in read_photos(folder) if one.classes]
     words = list(dict.fromkeys(word for _, word in listed))
-    indices = {word: index for word in words if (index := _find(word, names)) is not None}
+    indices = {word: index for word in words if (index := seek_class(word, names)) is not None}
     if not indices and len(words) == len(names):
         indices = {word: k for k, word in enumerate(words)}
         notes.append("No folder is named as a class is: the folders were taken in their order for the outputs.")
@@ -180,13 +174,6 @@ def _read_labelled(
     if not photos:
         raise UserError(f"Not one of the {len(order)} photos of '{folder}' can be read; the first: {notes[-1]}")
     return photos, np.array(labels), notes
-
-
-def _find(word: str, names: Sequence[str]) -> int | None:
-    try:
-        return find_class(word, names)
-    except UserError:
-        return None
 
 
 def _crop(photo: Image.Image) -> Image.Image:

@@ -22,7 +22,7 @@ from whycam.data.walk import find_images
 from whycam.errors import UserError, as_clause, make_disk_error
 from whycam.explainer.exact import ExactReader, choose_stand_in
 from whycam.explainer.reading import Reading
-from whycam.explainer.targets import find_class
+from whycam.explainer.targets import seek_class
 from whycam.intake.door import open_classifier
 from whycam.runs import from_text, to_text
 from whycam.show.entries import encode_photo, shrink_photo
@@ -253,10 +253,7 @@ def make_truth_finder(class_names: Sequence[str]) -> Callable[[Sequence[str | in
     def find(words: Sequence[str | int]) -> int | None:
         for word in words:
             if word not in known:
-                try:
-                    known[word] = find_class(word, class_names)
-                except UserError:
-                    known[word] = None
+                known[word] = seek_class(word, class_names)
             if known[word] is not None:
                 return known[word]
         return None

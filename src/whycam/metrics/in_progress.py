@@ -16,7 +16,7 @@ from whycam.data.annotations import Annotation, AnnotationError, Truth
 from whycam.data.loader import Photo
 from whycam.errors import UserError
 from whycam.explainer.model import Model
-from whycam.explainer.targets import find_class
+from whycam.explainer.targets import seek_class
 from whycam.metrics.case import Case, Photos, Score, to_heat
 from whycam.metrics.registry import Metric
 from whycam.model.classifier import Classifier
@@ -80,11 +80,7 @@ class EvaluationInProgress:
             UserError: they have classes, and not one is the model's.
         """
         words = {word for sample in samples for word in sample.classes or ()}
-        for word in words:
-            try:
-                self._indices[word] = find_class(word, self.model.class_names)
-            except UserError:
-                self._indices[word] = None
+        self._indices = {word: seek_class(word, self.model.class_names) for word in words}
         if self.target != "predicted" and words and not any(i is not None for i in self._indices.values()):
             raise UserError(
                 f"Not one of the {len(words)} class names of the photos ({', '.join(sorted(map(str, words))[:5])}, ...)"

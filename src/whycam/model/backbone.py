@@ -335,8 +335,7 @@ def _read_hub_cache(hub_id: str) -> dict[str, Tensor] | None:
 
 def _download(architecture: str, hub_id: str) -> dict[str, Tensor]:
     try:
-        if not (os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")):
-            check_reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+        check_hub(hub_id, "model.safetensors")
         from huggingface_hub import hf_hub_download  # noqa: PLC0415 - only where it is used
 
         return read_weights(Path(hf_hub_download(hub_id, "model.safetensors", etag_timeout=_CONNECT_TIMEOUT_S)))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
 
+from whycam.data.samples import make_probe
 from whycam.errors import UserError
 from whycam.model.cache import is_cached
 from whycam.model.card import Card
@@ -169,9 +170,7 @@ class Classifier:
         return self._read_bias() if graph is None else list(graph.metadata.bias)
 
     def _read_bias(self) -> list[float]:
-        from whycam.model.input import make_probe  # noqa: PLC0415 - torch
-
-        cut = self.cut(make_probe(self.card.preprocess, self.card.device), reads_tail=False)
+        cut = self.cut(self._normalise(make_probe(self.card.preprocess)), reads_tail=False)
         return [float(value) for value in cast("Tensor", cut.bias)]
 
     @property
@@ -267,9 +266,7 @@ class Classifier:
 
     def _make_probe(self, images: Tensor) -> Tensor:
         """Images to find a cut with: of a user's first photo, which may be black, nothing may depend."""
-        from whycam.model.input import make_probe  # noqa: PLC0415 - torch
-
-        found = make_probe(self.card.preprocess, self.card.device)
+        found = self._normalise(make_probe(self.card.preprocess))
         return found.to(images) if found.shape[1:] == images.shape[1:] else images
 
     def _find_graph(self, gives: Literal["maps", "scores"]) -> OnnxEngine | None:
@@ -329,12 +326,8 @@ class Classifier:
 
         images = self._normalise(pixels)
         with self._parts.lock, torch.no_grad():
-            cut = self.cut(images, reads_tail=False)
-            if cut.weight is None:
-                raise RuntimeError(f"{self.card.name!r} is said to be exact, and its tail is {cut.how!r}.")
-            logits, features = cut.run(images)
-            maps = torch.einsum("kc,nchw->nkhw", cut.weight, features)
-        return Answer(cast("Tensor", logits).cpu().numpy(), maps.cpu().numpy())
+            logits, maps = self.cut(images, reads_tail=False).read(images)
+        return Answer(logits.cpu().numpy(), maps.cpu().numpy())
 
     def _normalise(self, pixels: np.ndarray) -> Tensor:
         import torch  # noqa: PLC0415 - slow, and a graph does without

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from whycam.data.preprocess import Preprocess
-from whycam.data.samples import load_samples
 
 
 def normalise_on(pixels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
@@ -18,10 +16,3 @@ def normalise_on(pixels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
     )
     values: torch.Tensor = preprocess.arrange(pixels.float())
     return (values - mean) / std
-
-
-def make_probe(preprocess: Preprocess, device: str) -> torch.Tensor:
-    """(2, C, H, W): an installed photo and noise, as the network takes them: neither leaves it without an answer."""
-    photo = preprocess.to_pixels(load_samples(1)[0])
-    noise = np.random.default_rng(0).integers(0, 256, photo.shape, dtype=np.uint8)
-    return normalise_on(torch.from_numpy(np.stack([photo, noise])).to(device), preprocess)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from whycam.model.cut.output import Wanted, make_no_entry
@@ -63,6 +65,13 @@ class Cut(ABC):
     @abstractmethod
     def run(self, images: Tensor) -> tuple[object, Tensor]:
         """The model's output and the features (N, C, h, w), without any graph; behind a linear tail in float32."""
+
+    def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (N, K) and every class's map (N, K, h, w), behind a linear tail."""
+        if self.weight is None:
+            raise RuntimeError(f"The cut at {self.layer!r} has no linear tail: {self.why_not_linear or self.how}.")
+        output, features = self.run(images)
+        return cast(Tensor, output), torch.einsum("kc,nchw->nkhw", self.weight, features)
 
     def features(self, images: Tensor) -> Tensor:
         """The features (N, C, h, w) alone."""

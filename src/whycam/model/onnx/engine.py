@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from whycam.data.images import content_hash
 from whycam.data.preprocess import Preprocess
-from whycam.data.samples import load_samples
+from whycam.data.samples import make_probe
 from whycam.errors import UserError, make_unknown_name
 from whycam.model.cache import find_cache, open_cached
 from whycam.runs import is_utf8, read_versions
@@ -121,10 +121,9 @@ class OnnxEngine:
 
     def _check_identity(self) -> None:
         where = f"The graph in '{self.path.absolute()}'"
-        pixels = self.metadata.preprocess.to_pixels(*load_samples(1))
-        noise = np.random.default_rng(0).integers(0, 256, pixels.shape, dtype=np.uint8)
+        images = self.to_images(make_probe(self.metadata.preprocess))
         try:
-            outputs = self._session.run(None, {"images": self.to_images(np.stack([pixels, noise]))})
+            outputs = self._session.run(None, {"images": images})
             gap = measure_identity(outputs, self.metadata)
         except Exception as error:  # noqa: BLE001 - ONNX Runtime raises classes that it does not name publicly
             reason = (str(error) or type(error).__name__).splitlines()[0]

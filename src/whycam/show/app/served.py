@@ -196,18 +196,14 @@ def find_methods(classifier: Classifier) -> tuple[About, ...]:
     from whycam.cam.registry import iter_methods  # noqa: PLC0415 - torch, which exact maps do without
     from whycam.explainer.model import Model  # noqa: PLC0415 - torch
 
-    side, model = classifier.card.preprocess, Model(classifier)
-    noise = np.random.default_rng(0).integers(0, 256, (1, 3, side.height_px, side.width_px), dtype=np.uint8)
-    every, faults, found = list(iter_methods()), [], []
+    model, every = Model(classifier), list(iter_methods())
+    faults, found = [], []
     for kind in _KINDS:
         # A contrast is cam with a second class.
         of_kind = [method for method in every if method.needs == kind and method.name != CONTRAST.name]
-        try:
-            model.explain_pixels(noise, None, of_kind[0].name)
-        except UserError as error:
-            faults.append(str(error))
-        else:
-            found += of_kind
+        fault = model.find_fault(of_kind[0].name)
+        faults += [fault] if fault else []
+        found += [] if fault else of_kind
     if not found and classifier.card.answers_for("scores"):
         # The only one of its kind that takes no minute.
         found = [method for method in every if method.name == "occlusion"]
