@@ -23,6 +23,21 @@ def compare_means(values: np.ndarray, others: np.ndarray) -> float:
     return float(stats.ttest_ind(values, others, equal_var=False, alternative="greater").pvalue)
 
 
+def compare_pairs(differences: np.ndarray, clusters: np.ndarray) -> float:
+    """One-sided p: how likely pairs (n,) differ so much upwards by chance (Wilcoxon's signed ranks).
+
+    Pairs of one cluster (n,), such as one photo that is in several, are no further evidence: their mean counts once.
+    So of m photos no p is smaller than 2^-m, however often each was tried.
+    """
+    _, place = np.unique(clusters, return_inverse=True)
+    if not len(place):
+        return 1.0
+    means = np.bincount(place, differences) / np.bincount(place)
+    if not np.any(means):
+        return 1.0
+    return float(stats.wilcoxon(means, alternative="greater").pvalue)
+
+
 def to_certainty(p: float, tests: int) -> float:
     """1 - p, after Bonferroni's correction for the number of tests."""
     return float(np.clip(1 - p * max(1, tests), 0, 1))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 import numpy as np
 from scipy import stats
 
@@ -47,6 +50,7 @@ def _tell(data: AuditData, k: int, other: int, certainty: float) -> Finding:
         kind="confusion",
         severity=len(rows) / total,
         certainty=certainty,
+        cost=len(rows) / len(data),
         title=f"{len(rows)} of {total} photos of {name!r} are taken for {second!r}.",
         detail=(
             f"That is {len(rows) / total:.1%} (95 % interval {low:.1%} to {high:.1%}). The boxes show what speaks for "
@@ -64,7 +68,17 @@ def _tell(data: AuditData, k: int, other: int, certainty: float) -> Finding:
             for row, values in list(zip(rows.tolist(), maps, strict=True))[:_MOST_PHOTOS]
         ),
         numbers={"photos": len(rows), "of": total, "low": low, "high": high},
+        remedy=f"Add photos that show what tells {name!r} from {second!r}; see where it is decided:",
+        command=compare_command(data.paths[rows[0]].parent, second, name),
     )
+
+
+def compare_command(folder: Path, target: str, versus: str) -> str:
+    """The command that shows what speaks for one class and against another in each photo of a folder."""
+    words = " ".join(
+        f"--{name} {shlex.quote(f'class:{word}')}" for name, word in (("target", target), ("versus", versus))
+    )
+    return f"whycam explain MODEL {shlex.quote(str(folder))} -o looked-at {words}"
 
 
 def find_boxes(values: np.ndarray, threshold: float) -> tuple[Box, ...]:

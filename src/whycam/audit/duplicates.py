@@ -8,14 +8,18 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy import stats
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from whycam.audit.chance import to_certainty
 from whycam.audit.findings import EvidencePhoto, Finding
 
 # Correlation of the slopes of two thumbnails from which they show one photo.
 LEAST_CORRELATION = 0.9
-_SIDE, _BLOCK, _MOST_GROUPS = 24, 1024, 24
+_SIDE, _BLOCK, _MOST_GROUPS, _DRAWN = 24, 1024, 24, 4096
+# The split of the photos that the model is asked about.
+AUDITED = "audited"
 
 
 @dataclass(frozen=True)
@@ -48,37 +52,74 @@ def find_duplicates(photos: Sequence[Thumbnail], mirrored: np.ndarray) -> list[F
         photos: all splits.
         mirrored: (N, S) signatures of the photos turned left to right.
     """
-    groups = group_same(np.stack([photo.signature for photo in photos]), mirrored)
-    sets = [[photos[i] for i in group] for group in groups]
-    across = [s for s in sets if len({p.split for p in s}) > 1]
-    mixed = [s for s in sets if len({p.label for p in s}) > 1]
-    within = [s for s in sets if s not in across and s not in mixed]
+    signatures = np.stack([photo.signature for photo in photos])
+    across: list[Group] = []
+    mixed: list[Group] = []
+    within: list[Group] = []
+    for group in group_same(signatures, mirrored):
+        found = [photos[i] for i in group.rows]
+        is_across, is_mixed = len({p.split for p in found}) > 1, len({p.label for p in found}) > 1
+        (across if is_across else mixed if is_mixed else within).append(group)
     words = (
-        ("in training and in validation: the score is too kind", across, 0.8),
-        ("under different classes: one label is wrong", mixed, 0.9),
-        ("twice in one class", within, 0.1),
+        ("in training and in validation: the score is too kind", across),
+        ("under different classes: one label is wrong", mixed),
+        ("twice in one class", within),
     )
-    return [_tell(found, text, weight, len(photos)) for text, found, weight in words if found]
+    return [_tell(photos, found, text, find_certainty(signatures, found)) for text, found in words if found]
 
 
-def group_same(signatures: np.ndarray, mirrored: np.ndarray) -> list[list[int]]:
-    """Rows that show one photo, in groups of two and more."""
+@dataclass(frozen=True)
+class Group:
+    """Photos that show one scene.
+
+    Attributes:
+        rows: of the photos.
+        faintest: how much the one that is least alike correlates with the nearest other one.
+    """
+
+    rows: list[int]
+    faintest: float
+
+
+def group_same(signatures: np.ndarray, mirrored: np.ndarray) -> list[Group]:
+    """Photos that show one scene, two and more each."""
     pairs: list[np.ndarray] = []
+    nearest = np.zeros(len(signatures))
     for start in range(0, len(signatures), _BLOCK):
         block = signatures[start : start + _BLOCK]
         alike = np.maximum(block @ signatures.T, block @ mirrored.T)
-        found = np.argwhere(alike >= LEAST_CORRELATION) + np.array([start, 0])
-        pairs.append(found[found[:, 0] < found[:, 1]])
+        found = np.argwhere(alike >= LEAST_CORRELATION)
+        found = found[found[:, 0] + start != found[:, 1]]
+        np.maximum.at(nearest, found[:, 0] + start, alike[found[:, 0], found[:, 1]])
+        pairs.append(found + np.array([start, 0]))
     rows = np.concatenate(pairs)
     graph = coo_array((np.ones(len(rows)), (rows[:, 0], rows[:, 1])), shape=(len(signatures),) * 2)
     _, parts = connected_components(graph, directed=False)
     order = np.argsort(parts, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(parts[order])) + 1)
-    return [group.tolist() for group in groups if len(group) > 1]
+    return [Group(group.tolist(), float(nearest[group].min())) for group in groups if len(group) > 1]
 
 
-def _tell(sets: Sequence[Sequence[Thumbnail]], text: str, weight: float, total: int) -> Finding:
-    copies = sum(len(one) for one in sets)
+def find_certainty(signatures: np.ndarray, groups: Sequence[Group]) -> float:
+    """1 - the chance that so alike a pair is among so many photos of different scenes.
+
+    How alike those are, a draw of pairs tells: Fisher's z of their correlations, taken for normal.
+    """
+    count = len(signatures)
+    one, other = np.random.default_rng(0).choice(count, (2, _DRAWN))
+    usual = np.einsum("ij,ij->i", signatures[one], signatures[other])[one != other]
+    usual = np.arctanh(usual[usual < LEAST_CORRELATION])
+    if len(usual) < 2:
+        return 1.0
+    faintest = np.arctanh(min(1 - 1e-6, *(group.faintest for group in groups)))
+    p = float(stats.norm.sf((faintest - usual.mean()) / (usual.std() + 1e-3)))
+    return to_certainty(p, count * (count - 1) // 2)
+
+
+def _tell(photos: Sequence[Thumbnail], groups: Sequence[Group], text: str, certainty: float) -> Finding:
+    sets, total = [[photos[i] for i in group.rows] for group in groups], len(photos)
+    copies = sum(map(len, sets))
+    audited = sum(photo.split == AUDITED for found in sets for photo in found)
     shown = [
         EvidencePhoto(photo.path, note=f"set {number}: {photo.split}, {photo.label}")
         for number, one in enumerate(sets[:_MOST_GROUPS], start=1)
@@ -86,8 +127,9 @@ def _tell(sets: Sequence[Sequence[Thumbnail]], text: str, weight: float, total: 
     ]
     return Finding(
         kind="duplicate",
-        severity=weight * min(1.0, 0.2 + copies / total),
-        certainty=0.99,
+        severity=copies / total,
+        certainty=certainty,
+        cost=audited / max(1, sum(photo.split == AUDITED for photo in photos)),
         title=f"{copies} photos show {len(sets)} scene{'s' if len(sets) > 1 else ''} {text}.",
         detail=(
             f"Of {total} photos, {copies} are copies or near-copies of one another (other sizes, qualities, mirrored), "
@@ -95,4 +137,6 @@ def _tell(sets: Sequence[Sequence[Thumbnail]], text: str, weight: float, total: 
         ),
         photos=tuple(shown),
         numbers={"sets": len(sets), "photos": copies},
+        remedy="Keep one photo of each set, in one class and in one split, and measure again.",
+        command="whycam audit MODEL FOLDER -o audited-again --kinds duplicate",
     )

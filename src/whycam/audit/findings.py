@@ -40,8 +40,8 @@ class Finding:
     """One thing that a person should look at.
 
     Attributes:
-        kind: shortcut, label, duplicate, fragile or confusion.
-        severity: in [0, 1]; how much of the class, or of the photos, depends on it.
+        kind: one of the audit's kinds.
+        severity: in [0, 1]; the share of the photos it speaks of that it concerns.
         certainty: in [0, 1]; 1 - the chance that so clear a sign arises without a cause, corrected for the tests made.
         title: one plain sentence.
         detail: plain sentences with the numbers.
@@ -50,6 +50,9 @@ class Finding:
         region: the part of the photo, where there is one.
         photos: evidence, the clearest first.
         numbers: what the sentences say, and more, by name.
+        cost: in [0, 1]; the share of all audited photos whose answer is wrong, or would be, by it.
+        remedy: one sentence: what to do.
+        command: one command line, with `MODEL`, `FOLDER` and `FINDING` for what `to_json` is told.
     """
 
     kind: str
@@ -62,9 +65,15 @@ class Finding:
     region: Region | None = None
     photos: tuple[EvidencePhoto, ...] = ()
     numbers: Mapping[str, Any] = field(default_factory=dict)
+    cost: float = 0.0
+    remedy: str = ""
+    command: str = ""
 
-    def to_json(self, key: str) -> dict[str, Any]:
-        """The finding as `audit.json` holds it."""
+    def to_json(self, key: str, words: Mapping[str, str]) -> dict[str, Any]:
+        """The finding as `audit.json` holds it; `words` stand for those of its command."""
+        command = self.command
+        for word, meant in words.items():
+            command = command.replace(word, f"{meant}#{key}" if word == "FINDING" else meant)
         region = self.region and {"name": self.region.name, "boxes": _round(self.region.boxes)}
         photos = [{"path": str(p.path), "boxes": _round(p.boxes), "note": p.note} for p in self.photos]
         return {
@@ -72,6 +81,7 @@ class Finding:
             "kind": self.kind,
             "severity": round(self.severity, 4),
             "certainty": round(self.certainty, 6),
+            "cost": round(self.cost, 4),
             "class": self.class_name,
             "other": self.other,
             "title": self.title,
@@ -79,6 +89,8 @@ class Finding:
             "region": region,
             "photos": photos,
             "numbers": dict(self.numbers),
+            "remedy": self.remedy,
+            "command": command,
         }
 
 
@@ -91,7 +103,7 @@ class Audit:
     """The findings of a model on a folder of photos.
 
     Attributes:
-        findings: the most serious first.
+        findings: first what costs most.
         photos: how many were looked at.
         notes: sentences: what could not be looked at, and why.
         record: how it was made.
@@ -106,12 +118,12 @@ class Audit:
         """The findings of one kind."""
         return tuple(finding for finding in self.findings if finding.kind == kind)
 
-    def to_json(self) -> dict[str, Any]:
-        """What `audit.json` holds."""
+    def to_json(self, **words: str) -> dict[str, Any]:
+        """What `audit.json` holds; `MODEL=`, `FOLDER=` and `FINDING=` (the file itself) complete the commands."""
         seen: Counter[str] = Counter()
         rows = []
         for finding in self.findings:
             stem = "-".join(filter(None, (finding.kind, finding.class_name)))
             seen[stem] += 1
-            rows.append(finding.to_json(f"{stem}-{seen[stem]}"))
+            rows.append(finding.to_json(f"{stem}-{seen[stem]}", words))
         return {"findings": rows, "photos": self.photos, "notes": list(self.notes), "record": dict(self.record)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -52,21 +53,26 @@ def find_fragile(data: AuditData) -> list[Finding]:
     clarity = top_two[:, 1] - top_two[:, 0]
     tried = np.argsort(clarity)[: min(_MOST_TRIED, max(8, round(_TRIED_SHARE * len(data))))]
     changes: dict[int, dict[str, int]] = {int(row): {} for row in tried}
+    truth = data.labels if data.has_labels else data.predicted
+    lost: Counter[int] = Counter()
     for name, view in VIEWS.items():
         said = data.run(np.stack([np.ascontiguousarray(view(data.pixels[row])) for row in tried])).argmax(1)
         for row, k in zip(tried.tolist(), said.tolist(), strict=True):
             if k != data.predicted[row]:
                 changes[row][name] = k
+            # A change may put right what was wrong: what is lost in sum is the cost.
+            lost[int(data.predicted[row])] += int(data.predicted[row] == truth[row]) - int(k == truth[row])
     fragile = [row for row, found in changes.items() if found]
     findings = []
     for k in np.unique(data.predicted[fragile]) if fragile else []:
         rows = [row for row in fragile if data.predicted[row] == k]
         if len(rows) >= _LEAST_PHOTOS:
-            findings.append(_tell_changes(data, int(k), rows, changes))
+            cost = max(0, lost[int(k)]) / len(VIEWS) / len(data)
+            findings.append(_tell_changes(data, int(k), rows, changes, cost))
     return findings + _find_border(data)
 
 
-def _tell_changes(data: AuditData, k: int, rows: list[int], changes: dict[int, dict[str, int]]) -> Finding:
+def _tell_changes(data: AuditData, k: int, rows: list[int], changes: dict[int, dict[str, int]], cost: float) -> Finding:
     rows = sorted(rows, key=lambda row: -len(changes[row]))
     total, name = int((data.predicted == k).sum()), data.name(k)
     photos = [
@@ -83,6 +89,7 @@ def _tell_changes(data: AuditData, k: int, rows: list[int], changes: dict[int, d
         kind="fragile",
         severity=len(rows) / total,
         certainty=1.0,
+        cost=cost,
         title=f"{len(rows)} of {total} photos {which} {what} if cropped, shifted or mirrored.",
         detail=(
             f"Each was {', '.join(VIEWS)}; {len(rows) / total:.1%} of the photos {which} (95 % interval "
@@ -91,6 +98,8 @@ def _tell_changes(data: AuditData, k: int, rows: list[int], changes: dict[int, d
         class_name=name,
         photos=tuple(photos),
         numbers={"photos": len(rows), "of": total, "low": low, "high": high},
+        remedy="Train with random views of each photo, so that a small change no longer matters.",
+        command="whycam train FOLDER -o runs/mended --augment 4",
     )
 
 
@@ -124,5 +133,7 @@ def _find_border(data: AuditData) -> list[Finding]:
                 for row in rows[:_MOST_PHOTOS]
             ),
             numbers={"photos": len(rows), "border_area": ring},
+            remedy="Look at what stands on the border of these photos, and train again with it ignored.",
+            command="whycam train FOLDER -o runs/mended --ignore border",
         )
     ]

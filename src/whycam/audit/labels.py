@@ -6,6 +6,7 @@ from collections import defaultdict
 
 import numpy as np
 
+from whycam.audit.confusion import compare_command
 from whycam.audit.data import AuditData
 from whycam.audit.findings import EvidencePhoto, Finding
 from whycam.explainer.targets import to_probabilities
@@ -42,6 +43,7 @@ def find_label_faults(data: AuditData) -> list[Finding]:
                 kind="label",
                 severity=min(1.0, len(found) / len(data.groups[label])),
                 certainty=agreement,
+                cost=len(found) / len(data),
                 title=f"{_count(len(found))} labelled {name!r}: the evidence says {other!r}.",
                 detail=(
                     f"Of photos that the model is so sure of, {agreement:.1%} have the label that it says. "
@@ -51,6 +53,8 @@ def find_label_faults(data: AuditData) -> list[Finding]:
                 other=other,
                 photos=tuple(photos),
                 numbers={"photos": len(found), "agreement": agreement},
+                remedy="Look at them, move those with a wrong label into the right folder, and train again.",
+                command=compare_command(photos[0].path.parent, other, name),
             )
         )
     return findings

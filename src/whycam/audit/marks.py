@@ -1,4 +1,4 @@
-"""Marks in a fixed place: pixels that are alike in all photos of one class and differ in those of others."""
+"""Marks in a fixed place: pixels that are alike in all photos of a class, or of two, and differ in those of others."""
 
 from __future__ import annotations
 
@@ -24,27 +24,29 @@ def suspect_marks(data: AuditData) -> list[Suspect]:
     """For each class the connected places of alike pixels, the larger ones first."""
     suspects, classes = [], list_classes(data)
     for label in classes if len(classes) > 1 else []:
-        spread = measure_spread(data, label)
+        spread, partners = measure_spread(data, label)
         alike = apply_hysteresis_threshold(-spread, -_NEARLY_ALIKE, -_ALIKE)
         parts, count = ndimage.label(ndimage.binary_closing(alike, iterations=3, border_value=0) | alike)
         sizes = ndimage.sum_labels(np.ones_like(parts), parts, range(1, count + 1))
         for part in np.argsort(-sizes)[:_MOST_MARKS] + 1:
             if sizes[part - 1] >= _LEAST_AREA * alike.size:
                 mask = ndimage.binary_dilation(fill_holes(parts == part), iterations=_GROW_PX)
-                place = swap_place(data, mask)
+                give, take = swap_place(data, mask), swap_place(data, mask, is_matched=True)
+                same = tuple(k for k, one in partners.items() if np.median(one[mask]) < _ALIKE)
                 words = "The pixels there are almost the same in the photos of this class."
                 region = to_region(mask)
                 around = region.name.startswith(("frame", "background"))
                 title = f"a {region.name}" if around else f"a mark ({region.name})"
-                suspects.append(Suspect("mark", label, region, place, place, title, words, mask))
+                suspects.append(Suspect("mark", label, region, give, take, title, words, mask, partners=same))
     return suspects
 
 
-def measure_spread(data: AuditData, label: int) -> np.ndarray:
-    """(H, W): how much the class's photos differ from their median there, where 1 is usual.
+def measure_spread(data: AuditData, label: int) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """(H, W): how much the class's photos differ from their median there, where 1 is usual; and other classes' photos.
 
-    Usual is what the photos of the nearest other class differ from that median, or what the class's own photos differ
-    elsewhere: a class that lacks a mark of another one is not alike there.
+    Usual is what the photos of another class differ from that median, or what the class's own photos differ
+    elsewhere: a class that lacks a mark of another one is not alike there. The nearest other class may have the same
+    mark, so the second nearest one is compared, where there are two.
     """
     pixels = data.pixels[:, :, ::2, ::2].astype(np.float32)
     middle = np.median(pixels[data.groups[label]], axis=0)
@@ -52,10 +54,15 @@ def measure_spread(data: AuditData, label: int) -> np.ndarray:
         k: ndimage.uniform_filter(np.abs(pixels[rows] - middle).mean((0, 1)), 3) for k, rows in data.groups.items()
     }
     own = apart.pop(label)
-    usual = np.minimum(np.min(list(apart.values()), axis=0), np.quantile(own, _USUAL_QUANTILE))
-    ratio = own / (usual + 1)
-    values: np.ndarray = ratio.repeat(2, 0).repeat(2, 1)[: data.pixels.shape[2], : data.pixels.shape[3]]
-    return values
+    others = np.sort(list(apart.values()), axis=0)[:2][-1]
+    usual = np.minimum(others, np.quantile(own, _USUAL_QUANTILE)) + 1
+    height, width = data.pixels.shape[2:]
+
+    def enlarge(values: np.ndarray) -> np.ndarray:
+        ratio: np.ndarray = (values / usual).repeat(2, 0).repeat(2, 1)[:height, :width]
+        return ratio
+
+    return enlarge(own), {k: enlarge(values) for k, values in apart.items()}
 
 
 def fill_holes(mask: np.ndarray) -> np.ndarray:

@@ -34,10 +34,10 @@ def suspect_places(data: AuditData) -> list[Suspect]:
 
 
 def _suspect(data: AuditData, label: int, place: Place) -> Suspect:
-    change = swap_place(data, place.mask)
+    give, take = swap_place(data, place.mask), swap_place(data, place.mask, is_matched=True)
     words = "More of its evidence lies there than in photos of other classes."
     title = f"what lies there: {place.region.name}"
-    return Suspect("place", label, place.region, change, change, title, words, place.mask)
+    return Suspect("place", label, place.region, give, take, title, words, place.mask)
 
 
 def measure_heat(data: AuditData, place: Place) -> np.ndarray:

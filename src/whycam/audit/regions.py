@@ -1,4 +1,4 @@
-"""The parts of a photo that are tried: corners, edges, frames and everything outside the centre."""
+"""The parts of a photo that are tried: corners, edges and frames."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from whycam.audit.findings import Box, Region
 
-_CORNER, _EDGE, _FRAMES, _CENTRE = 0.28, 0.14, (0.05, 0.1), 0.72
+_CORNER, _EDGE, _FRAMES = 0.28, 0.14, (0.05, 0.1)
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,6 @@ def list_places(height: int, width: int) -> list[Place]:
     }
     boxes |= {f"frame of {width_frac:.0%}": frame(width_frac) for width_frac in _FRAMES}
     places = [Place(Region(name, parts), draw_boxes(parts, height, width)) for name, parts in boxes.items()]
-    y, x = ((np.arange(side) + 0.5) / side * 2 - 1 for side in (height, width))
-    outside = (y[:, None] / _CENTRE) ** 2 + (x[None] / _CENTRE) ** 2 > 1
-    places.append(Place(Region("background: all outside the centre", frame((1 - _CENTRE) / 2)), outside))
     return sorted(places, key=lambda place: place.share)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from whycam.audit.confusion import find_confusion
 from whycam.audit.data import AuditData, Progress, draw_samples, read_data
-from whycam.audit.duplicates import Thumbnail, find_duplicates, sign
+from whycam.audit.duplicates import AUDITED, Thumbnail, find_duplicates, sign
 from whycam.audit.findings import LEAST_CERTAINTY, Audit, Finding
 from whycam.audit.fragile import find_fragile
 from whycam.audit.labels import find_label_faults
@@ -46,7 +46,7 @@ class Kind:
 def _find_copies(data: AuditData) -> list[Finding]:
     labels = [data.name(int(k)) if k >= 0 else "" for k in data.labels]
     photos = [
-        Thumbnail(path, "audited", label, sign(pixels))
+        Thumbnail(path, AUDITED, label, sign(pixels))
         for path, label, pixels in zip(data.paths, labels, data.pixels, strict=True)
     ]
     mirrored = [sign(pixels[..., ::-1]) for pixels in data.pixels]
@@ -112,8 +112,7 @@ def audit(
     chosen = [kind for kind in KINDS if kind in kinds and kind not in {*apart, *lacking}]
     found = [finding for kind in chosen for finding in KINDS[kind].find(data)]
     findings = [finding for finding in found if finding.certainty >= LEAST_CERTAINTY]
-    # A shortcut concerns every photo of its class, also those that are right.
-    findings.sort(key=lambda finding: (finding.kind != "shortcut", -finding.severity * finding.certainty))
+    findings.sort(key=lambda finding: (-finding.cost, -finding.severity, -finding.certainty))
     notes = _tell_left_out(data, lacking, len(samples) - len(drawn))
     if apart:
         notes.append(f"Not looked for, as several labels of this model may be right at once: {', '.join(apart)}.")

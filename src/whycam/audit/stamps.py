@@ -15,12 +15,14 @@ from scipy import ndimage
 from whycam.audit.correlate import correlate
 from whycam.audit.data import AuditData
 from whycam.audit.findings import Box, Region
-from whycam.audit.suspects import Suspect, list_classes
+from whycam.audit.suspects import Suspect, list_classes, match_light
 
 _POINTS, _HALF_PX, _STEP_PX = 40, 12, 2
 # Correlation of two patches that are alike; a sign is one that is found in so many of its class's photos, at a
 # correlation that so few of the others' reach.
-_ALIKE, _LEAST_FOUND, _LEAST_SHARE, _OTHERS_SHARE = 0.85, 0.7, 0.4, 0.02
+_ALIKE, _LEAST_FOUND, _LEAST_SHARE, _OTHERS_SHARE = 0.85, 0.7, 0.12, 0.02
+# Another class of which so many photos have a sign shares it.
+_SHARED = 0.1
 _LEAST_PHOTOS, _SEEDS = 4, 4
 # A sign is stuck on once; what stands twice in so many of the photos that have it is the object (a rendered one).
 _REPEATED = 0.1
@@ -28,6 +30,19 @@ _WINDOW_PX, _MOST_OTHERS, _MOST_OWN = 40, 120, 80
 # Half of the places of a sign that stays are no further from the middle one than this share of the photo's side.
 _STILL = 0.05
 _SPREAD = 0.6
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What comes back in photos of a class.
+
+    Attributes:
+        where: row -> place (y, x) of its middle.
+        partners: other classes that have it too.
+    """
+
+    where: dict[int, tuple[int, int]]
+    partners: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,12 +70,13 @@ def suspect_stamps(data: AuditData) -> list[Suspect]:
     sheets = {k: Sheets.of(data.pixels[rows[k]]) for k in classes}
     for k in classes:
         share = -(-_MOST_OTHERS // (len(classes) - 1))
-        rest = [sheets[other].first(share) for other in classes if other != k]
+        rest = {other: sheets[other].first(share) for other in classes if other != k}
         signs = grow_signs(data, find_seeds(k, points), rows[k], sheets[k], rest)
-        if not signs or len(best := max(signs, key=len)) < _LEAST_SHARE * len(rows[k]):
+        best = max(signs, key=lambda sign: len(sign.where), default=Sign({}))
+        if len(best.where) < max(_LEAST_PHOTOS, _LEAST_SHARE * len(rows[k])):
             continue
-        if count_repeated(data, best, rows[k], sheets[k], rest) < _REPEATED * len(best):
-            found.append(make_suspect(data, k, best, len(best) / len(rows[k]), draw))
+        if count_repeated(data, best, rows[k], sheets[k], rest) < _REPEATED * len(best.where):
+            found.append(make_suspect(data, k, best, len(best.where) / len(rows[k]), draw))
     return [suspect for suspect in found if suspect is not None]
 
 
@@ -89,7 +105,9 @@ def find_seeds(label: int, points: dict[int, Points]) -> list[np.ndarray]:
     own, rest = points[label], [p for k, p in points.items() if k != label]
     inside = count_alike(own.patches, own.patches, own.rows)
     candidates = np.argsort(-inside)[: 16 * _SEEDS]
-    outside = sum(count_alike(own.patches[candidates], p.patches, p.rows) for p in rest) / len(rest)
+    counts = np.sort([count_alike(own.patches[candidates], p.patches, p.rows) for p in rest], axis=0)
+    # The class where it comes back most may share it.
+    outside = counts[: max(1, len(rest) - 1)].mean(0)
     excess = inside[candidates] - 3 * outside
     seeds: list[np.ndarray] = []
     for at in np.argsort(-excess):
@@ -110,37 +128,51 @@ def count_alike(patches: np.ndarray, others: np.ndarray, rows: np.ndarray) -> np
 
 
 def grow_signs(
-    data: AuditData, seeds: list[np.ndarray], rows: np.ndarray, own: Sheets, rest: list[Sheets]
-) -> list[dict[int, tuple[int, int]]]:
-    """Row -> place (y, x) of each seed in the class's photos, looked for everywhere; twice: then with their mean."""
+    data: AuditData, seeds: list[np.ndarray], rows: np.ndarray, own: Sheets, rest: dict[int, Sheets]
+) -> list[Sign]:
+    """What each seed marks in the class's photos, looked for everywhere; twice: then with the mean of all."""
+    signs: list[Sign] = []
     for _ in range(2):
         if not seeds:
             return []
         scores, places = own.find_best(np.stack(seeds))
-        others = np.concatenate([sheets.find_best(np.stack(seeds))[0] for sheets in rest])
-        least = np.maximum(_LEAST_FOUND, np.quantile(others, 1 - _OTHERS_SHARE, axis=0))
-        signs = [
-            {
-                int(row): (int(y), int(x))
-                for row, score, (y, x) in zip(rows, scores[:, i], places[:, i], strict=True)
-                if score > least[i]
-            }
-            for i in range(len(seeds))
-        ]
-        signs = [where for where in signs if len(where) >= _LEAST_PHOTOS]
-        seeds = [norm_patch(np.mean([cut_patch(data.pixels[r], *at) for r, at in w.items()], axis=0)) for w in signs]
+        others = {k: sheets.find_best(np.stack(seeds))[0] for k, sheets in rest.items()}
+        signs = []
+        for i in range(len(seeds)):
+            least, partners = find_least({k: values[:, i] for k, values in others.items()})
+            hits = np.flatnonzero(scores[:, i] > least)
+            signs.append(Sign({int(rows[h]): (int(places[h, i, 0]), int(places[h, i, 1])) for h in hits}, partners))
+        signs = [sign for sign in signs if len(sign.where) >= _LEAST_PHOTOS]
+        seeds = [mean_patch(data, sign) for sign in signs]
     return signs
 
 
-def count_repeated(
-    data: AuditData, sign: dict[int, tuple[int, int]], rows: np.ndarray, own: Sheets, rest: list[Sheets]
-) -> int:
+def find_least(scores: dict[int, np.ndarray]) -> tuple[float, tuple[int, ...]]:
+    """The correlation that so few photos of other classes reach, and the class that shares the sign, if one does.
+
+    Args:
+        scores: class -> (n,) the highest correlation in each of its photos.
+    """
+    nearest = max(scores, key=lambda k: float(np.quantile(scores[k], 1 - _SHARED)))
+    rest = [values for k, values in scores.items() if k != nearest] or [scores[nearest]]
+    least = max(_LEAST_FOUND, float(np.quantile(np.concatenate(rest), 1 - _OTHERS_SHARE)))
+    if len(scores) > 1 and (scores[nearest] > least).mean() >= _SHARED:
+        return least, (nearest,)
+    every = np.concatenate(list(scores.values()))
+    return max(_LEAST_FOUND, float(np.quantile(every, 1 - _OTHERS_SHARE))), ()
+
+
+def mean_patch(data: AuditData, sign: Sign) -> np.ndarray:
+    """(D,) what a sign looks like."""
+    return norm_patch(np.mean([cut_patch(data.pixels[row], *at) for row, at in sign.where.items()], axis=0))
+
+
+def count_repeated(data: AuditData, sign: Sign, rows: np.ndarray, own: Sheets, rest: dict[int, Sheets]) -> int:
     """How many of the photos that have a sign have it once more elsewhere."""
-    patch = norm_patch(np.mean([cut_patch(data.pixels[r], *at) for r, at in sign.items()], axis=0))[None]
-    others = np.concatenate([sheets.find_best(patch)[0] for sheets in rest])
-    least = max(_LEAST_FOUND, float(np.quantile(others, 1 - _OTHERS_SHARE)))
+    patch = mean_patch(data, sign)[None]
+    least, _ = find_least({k: sheets.find_best(patch)[0][:, 0] for k, sheets in rest.items()})
     second = own.find_second(patch)[:, 0]
-    return int((second[np.isin(rows, list(sign))] > least).sum())
+    return int((second[np.isin(rows, list(sign.where))] > least).sum())
 
 
 @dataclass(frozen=True)
@@ -212,14 +244,14 @@ def norm_patch(values: np.ndarray) -> np.ndarray:
     return patch
 
 
-def make_suspect(
-    data: AuditData, label: int, where: dict[int, tuple[int, int]], share: float, draw: np.random.Generator
-) -> Suspect | None:
+def make_suspect(data: AuditData, label: int, sign: Sign, share: float, draw: np.random.Generator) -> Suspect | None:
     """The sign around the patch: the pixels that are alike when the photos are laid over each other at it."""
     height, width = data.pixels.shape[2:]
+    where = sign.where
     members = np.array(sorted(where))
     windows = np.stack([cut_window(data.pixels[row], where[row]) for row in members]).astype(np.float32)
-    rest = np.flatnonzero(~np.isin(np.arange(len(data)), data.groups[label]))
+    sharers = np.concatenate([data.groups[k] for k in (label, *sign.partners)])
+    rest = np.flatnonzero(~np.isin(np.arange(len(data)), sharers))
     random_places = {int(row): (int(draw.integers(height)), int(draw.integers(width))) for row in range(len(data))}
     others = np.stack([cut_window(data.pixels[row], random_places[row]) for row in draw.permutation(rest)[:60]])
     middle = np.median(windows, axis=0)
@@ -245,6 +277,7 @@ def make_suspect(
         words=f"Almost the same sign was found in {share:.0%} of its photos; all is well if it is the object itself.",
         members=members,
         boxes_of=stamp.boxes,
+        partners=sign.partners,
     )
 
 
@@ -282,15 +315,14 @@ class _Stamp:
         )
 
     def take(self, hosts: np.ndarray, donors: np.ndarray) -> np.ndarray:
-        """The host's sign under the donor's pixels of the same place."""
-        return np.stack(
-            [
-                paste_window(
-                    self.data.pixels[h], cut_window(self.data.pixels[d], self.find(h)), self.mask, self.find(h)
-                )
-                for h, d in zip(hosts.tolist(), donors.tolist(), strict=True)
-            ]
-        )
+        """The host's sign under the donor's pixels of the same place, or under the donor's own sign."""
+        pasted = []
+        for h, d in zip(hosts.tolist(), donors.tolist(), strict=True):
+            window = cut_window(self.data.pixels[d], self.where.get(d, self.find(h)))
+            if d not in self.where:
+                window = match_light(window[None], cut_window(self.data.pixels[h], self.find(h))[None], ~self.mask)[0]
+            pasted.append(paste_window(self.data.pixels[h], window, self.mask, self.find(h)))
+        return np.stack(pasted)
 
     def _aim(self, row: int) -> tuple[int, int]:
         """A place in which the whole window lies."""

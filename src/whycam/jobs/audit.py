@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -43,7 +44,9 @@ def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions
                 engine=options.engine,
                 progress=advance,
             )
-        content = {"command": command_line(), "options": options.model_dump(mode="json"), **found.to_json()}
+        words = {"MODEL": model_name, "FOLDER": str(folder), "FINDING": str(out / "audit.json")}
+        told = found.to_json(**{word: shlex.quote(meant) for word, meant in words.items()})
+        content = {"command": command_line(), "options": options.model_dump(mode="json"), **told}
         write_json(partial / "audit.json", content)
     print_audit(found, Console())
     return found
