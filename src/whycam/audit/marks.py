@@ -32,7 +32,7 @@ def suspect_marks(data: AuditData) -> list[Suspect]:
             if sizes[part - 1] >= _LEAST_AREA * alike.size:
                 mask = ndimage.binary_dilation(fill_holes(parts == part), iterations=_GROW_PX)
                 give, take = swap_place(data, mask), swap_place(data, mask, is_matched=True)
-                same = tuple(k for k, one in partners.items() if np.median(one[mask]) < _ALIKE)
+                same = tuple(k for k, one in partners.items() if np.median(one[parts == part]) < _ALIKE)
                 words = "The pixels there are almost the same in the photos of this class."
                 region = to_region(mask)
                 around = region.name.startswith(("frame", "background"))

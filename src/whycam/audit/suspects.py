@@ -18,7 +18,7 @@ _MOST_MATCHED, _MOST_SLOPE = 0.5, 4
 Change = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Suspect:
     """What is to be tried.
 

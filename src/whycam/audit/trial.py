@@ -24,7 +24,7 @@ _SURE_P = 0.05
 LEAST_EFFECT = {"mark": 0.05, "stamp": 0.05, "property": 0.08, "thing": 0.08, "ground": 0.1, "place": 0.15}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trial:
     """What swaps say of a suspect.
 
