@@ -31,6 +31,8 @@ KINDS = {
     "duplicate": "Duplicate",
     "fragile": "Fragile",
     "confusion": "Confusion",
+    "data": "The photos",
+    "slice": "Hidden group",
 }
 
 
@@ -194,9 +196,9 @@ def describe_score(report: Report) -> dict[str, Any] | None:
 
 
 def _list_findings(report: Report) -> list[dict[str, Any]]:
-    """The findings, most serious first, with the entries of their evidence photos."""
+    """The findings, first what costs most, with the entries of their evidence photos."""
     rows = []
-    found = sorted((report.audit or {}).get("findings", ()), key=lambda one: (-one["severity"], -one["certainty"]))
+    found = sorted((report.audit or {}).get("findings", ()), key=lambda one: (-one.get("cost", 0), -one["severity"]))
     index = {name: k for k, name in enumerate(report.class_names)}
     for number, one in enumerate(found):
         region = one["region"] or {}
