@@ -16,6 +16,11 @@ _LEAST_COUNT = 3
 # Of the other classes' photos so many suffice to learn a rule and to try it.
 _MOST_OTHERS = 2000
 
+_TRIED = np.linspace(0, 1, 1001)
+# Beyond chance, how often one photo of the class stands above two others, and two of the class above one.
+_BELOW_TWO = _TRIED / (2 - _TRIED) - _TRIED**2
+_ABOVE_TWO = 2 * _TRIED**2 / (1 + _TRIED) - _TRIED**2
+
 Rule = Callable[[np.ndarray], np.ndarray]
 
 
@@ -52,10 +57,8 @@ def bound_auc(auc: float, own: int, rest: int) -> Share:
     The variance is Hanley's and McNeil's at the value that is tried, not at the one found (Newcombe's method 5, 2006):
     so an AUC of 1 has an interval, too.
     """
-    tried = np.linspace(0, 1, 2001)
-    above, below = tried / (2 - tried), 2 * tried**2 / (1 + tried)
-    spread = tried * (1 - tried) + (own - 1) * (above - tried**2) + (rest - 1) * (below - tried**2)
-    fits = tried[np.abs(tried - auc) <= _Z * np.sqrt(spread.clip(0) / (own * rest)) + 1e-9]
+    spread = _TRIED * (1 - _TRIED) + (own - 1) * _BELOW_TWO + (rest - 1) * _ABOVE_TWO
+    fits = _TRIED[np.abs(_TRIED - auc) <= _Z * np.sqrt(spread.clip(0) / (own * rest)) + 1e-9]
     return Share(auc, float(min(auc, fits.min(initial=1))), float(max(auc, fits.max(initial=0))))
 
 
@@ -95,9 +98,7 @@ def cross_validate(
     p = float(stats.fisher_exact([hits, totals - hits], alternative="greater").pvalue)
     bounds = [find_interval(int(hits[0]), int(totals[0])), find_interval(int(totals[1] - hits[1]), int(totals[1]))]
     right = (float(caught[0]), float(1 - caught[1]))
-    below, above = (
-        0.5 * np.hypot(*(one - bound[side] for one, bound in zip(right, bounds, strict=True))) for side in (0, 1)
-    )
+    below, above = (0.5 * np.hypot(right[0] - bounds[0][end], right[1] - bounds[1][end]) for end in (0, 1))
     value = sum(right) / 2
     return Share(value, float(max(0, value - below)), float(min(1, value + above))), p, (caught[0], caught[1])
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -23,6 +24,8 @@ Value = float | str
 # A larger JPEG is decoded at a part of its size, and of any larger picture a middle part is measured: what is looked
 # for is all over the photo, and time does not grow with its size.
 _SIDE_PX = 1024
+# So far the quality that is seen in pixels lies from the true one at the most.
+_QUALITY_ERROR = 4
 _BRIGHTNESS = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -89,7 +92,10 @@ class Facts:
 def measure_quality(facts: Facts) -> float:
     """The lowest JPEG quality that the photo was ever saved by; 100: none that can be seen."""
     told = read_quality(facts.header.tables) if facts.header.tables else NO_LOSS
-    return told if facts.is_shrunk else min(told, estimate_quality(facts.luma - 128))
+    if facts.is_shrunk:
+        return told
+    seen = estimate_quality(facts.luma - 128)
+    return seen if seen < told - _QUALITY_ERROR else told
 
 
 def measure_sharpness(facts: Facts) -> float:
@@ -146,13 +152,13 @@ class Property:
     Attributes:
         words: what it is called in a sentence.
         measure: facts -> a number, NaN where there is none; or a word.
-        is_technical: nothing that is photographed has it by nature.
+        by_nature: how often what is photographed has it, or looks like it, by its own nature.
         write: a value -> how it is said.
     """
 
     words: str
     measure: Callable[[Facts], Value]
-    is_technical: bool = False
+    by_nature: Literal["never", "seldom", "often"] = "seldom"
     write: Callable[[Value], str] = field(default=lambda value: value if isinstance(value, str) else f"{value:.2f}")
 
 
@@ -170,29 +176,31 @@ def _day(value: Value) -> str:
 
 # Those that cause others stand before them: strong compression also makes a photo blurred and its file small.
 PROPERTIES: dict[str, Property] = {
-    "jpeg-quality": Property("JPEG quality", measure_quality, is_technical=True, write=_whole),
-    "file-type": Property("file type", lambda facts: facts.header.file_type, is_technical=True),
-    "mode": Property("colour mode of the file", lambda facts: facts.header.mode, is_technical=True),
-    "dimensions": Property("size in pixels", lambda f: f"{f.size_px[0]} x {f.size_px[1]}", is_technical=True),
+    "jpeg-quality": Property("JPEG quality", measure_quality, by_nature="never", write=_whole),
+    "file-type": Property("file type", lambda facts: facts.header.file_type, by_nature="never"),
+    "mode": Property("colour mode of the file", lambda facts: facts.header.mode, by_nature="never"),
+    "dimensions": Property("size in pixels", lambda f: f"{f.size_px[0]} x {f.size_px[1]}", by_nature="never"),
     "resolution": Property(
-        "number of pixels", lambda facts: float(np.prod(facts.size_px)), is_technical=True, write=_whole
+        "number of pixels", lambda facts: float(np.prod(facts.size_px)), by_nature="never", write=_whole
     ),
     "shape": Property("width over height", lambda facts: facts.size_px[0] / facts.size_px[1]),
-    "camera": Property("camera", lambda facts: facts.header.camera or "none named", is_technical=True),
+    "camera": Property("camera", lambda facts: facts.header.camera or "none named", by_nature="never"),
     "has-date": Property(
-        "a date in EXIF", lambda facts: "a date" if facts.header.taken else "no date", is_technical=True
+        "a date in EXIF", lambda facts: "a date" if facts.header.taken else "no date", by_nature="never"
     ),
-    "date": Property("day it was taken", read_date, is_technical=True, write=_day),
+    "date": Property("day it was taken", read_date, by_nature="never", write=_day),
     "grey": Property(
-        "colour or grey", lambda facts: "grey" if measure_saturation(facts) < 0.01 else "colour", is_technical=True
+        "colour or grey", lambda facts: "grey" if measure_saturation(facts) < 0.01 else "colour", by_nature="never"
     ),
     "brightness": Property("brightness", lambda facts: float(facts.luma.mean() / 255), write=_percent),
     "sharpness": Property("sharpness", measure_sharpness),
     "noise": Property("noise", measure_noise, write=lambda value: f"{value:.1f}"),
     "contrast": Property("contrast", measure_contrast),
-    "saturation": Property("saturation", measure_saturation, write=_percent),
-    "warmth": Property("warmth (red over blue)", lambda f: float(np.log2(f.means[0] / f.means[2]))),
-    "greenness": Property("green cast", lambda f: float(np.log2(f.means[1] / np.sqrt(f.means[0] * f.means[2])))),
+    "saturation": Property("saturation", measure_saturation, "often", _percent),
+    "warmth": Property("warmth (red over blue)", lambda f: float(np.log2(f.means[0] / f.means[2])), "often"),
+    "greenness": Property(
+        "green cast", lambda f: float(np.log2(f.means[1] / np.sqrt(f.means[0] * f.means[2]))), "often"
+    ),
     "darkest": Property("darkest values", lambda facts: float(facts.ranges[0].mean()), write=_whole),
     "lightest": Property("lightest values", lambda facts: float(facts.ranges[1].mean()), write=_whole),
     "vignette": Property("vignette (middle over corners)", measure_vignette),
