@@ -171,7 +171,7 @@ def _tell(told: Sequence[Told], photos: Labelled, tests: int) -> Finding:
         severity=float(np.clip(first.tell.caught[0], 0, 1)),
         certainty=max(to_certainty(one.tell.p, tests) for one in told),
         title=f"Photos of {apart} without a look at what is on them, by {_list(words)}.",
-        detail=" ".join(_describe(one, name, other) for one in told[:_MOST_TOLD])
+        detail=" ".join(describe(one, name, other) for one in told[:_MOST_TOLD])
         + " A model may learn this instead of the object.",
         class_name=name,
         other=other,
@@ -189,7 +189,8 @@ def _list(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _describe(one: Told, name: str, other: str | None) -> str:
+def describe(one: Told, name: str, other: str | None) -> str:
+    """How a property differs between a class and the others, and how well it tells them, in sentences."""
     about, tell = PROPERTIES[one.name], one.tell
     is_number = isinstance(one.usual[0], float)
     how, score, share = ("median", "AUC", tell.auc) if is_number else ("mostly", "balanced accuracy", tell.accuracy)

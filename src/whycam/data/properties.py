@@ -23,7 +23,7 @@ from whycam.data.loader import map_ahead
 Value = float | str
 # A larger JPEG is decoded at a part of its size, and of any larger picture a middle part is measured: what is looked
 # for is all over the photo, and time does not grow with its size.
-_SIDE_PX = 1024
+SIDE_PX = 1024
 # So far the quality that is seen in pixels lies from the true one at the most.
 _QUALITY_ERROR = 4
 _BRIGHTNESS = np.array([0.299, 0.587, 0.114], np.float32)
@@ -46,6 +46,11 @@ class Facts:
     file_bytes: int
     pixels: np.ndarray
     is_shrunk: bool = False
+
+    @classmethod
+    def of_pixels(cls, pixels: np.ndarray) -> Facts:
+        """What pixels (H, W, 3) alone tell."""
+        return cls(Header("", ""), (pixels.shape[1], pixels.shape[0]), 0, pixels)
 
     @cached_property
     def luma(self) -> np.ndarray:
@@ -201,6 +206,14 @@ PROPERTIES: dict[str, Property] = {
     "greenness": Property(
         "green cast", lambda f: float(np.log2(f.means[1] / np.sqrt(f.means[0] * f.means[2]))), "often"
     ),
+    "light-warmth": Property(
+        "warmth of the lightest values (red over blue)",
+        lambda f: float(np.log2((f.ranges[1][0] + 1) / (f.ranges[1][2] + 1))),
+    ),
+    "light-greenness": Property(
+        "green cast of the lightest values",
+        lambda f: float(np.log2((f.ranges[1][1] + 1) / np.sqrt(np.prod(f.ranges[1][[0, 2]] + 1)))),
+    ),
     "darkest": Property("darkest values", lambda facts: float(facts.ranges[0].mean()), write=_whole),
     "lightest": Property("lightest values", lambda facts: float(facts.ranges[1].mean()), write=_whole),
     "vignette": Property("vignette (middle over corners)", measure_vignette),
@@ -215,19 +228,18 @@ def read_facts(path: Path) -> Facts:
     Raises:
         ImageError: it can't be read.
     """
-    with open_picture(path, at_least=(_SIDE_PX, _SIDE_PX)) as picture:
+    with open_picture(path, at_least=(SIDE_PX, SIDE_PX)) as picture:
         header, full = picture.read_header(), picture.size[0] * picture.size[1]
         with BUDGET.hold(picture.pixels):
             image = picture.decode()
     is_shrunk = image.width * image.height < full
-    size = _cut_middle(image)
-    return Facts(header, picture.size, path.stat().st_size, size, is_shrunk)
+    return Facts(header, picture.size, path.stat().st_size, _cut_middle(image), is_shrunk)
 
 
 def _cut_middle(image: Image.Image) -> np.ndarray:
     """(H, W, 3) uint8 of the photo, or of a middle part of it that begins on the grid that JPEG saves by."""
-    left, top = (max(0, side - _SIDE_PX) // 16 * 8 for side in image.size)
-    box = (left, top, min(image.width, left + _SIDE_PX), min(image.height, top + _SIDE_PX))
+    left, top = (max(0, side - SIDE_PX) // 16 * 8 for side in image.size)
+    box = (left, top, min(image.width, left + SIDE_PX), min(image.height, top + SIDE_PX))
     return np.asarray(image if box == (0, 0, *image.size) else image.crop(box))
 
 
@@ -240,13 +252,22 @@ class Measured:
     error: str = ""
 
 
+def measure_facts(path: Path) -> dict[str, Value]:
+    """All properties of one photo.
+
+    Raises:
+        ImageError: it can't be read.
+    """
+    facts = read_facts(path)
+    return {name: one.measure(facts) for name, one in PROPERTIES.items()}
+
+
 def measure_photo(path: Path) -> Measured:
-    """All properties of one photo."""
+    """All properties of one photo, or why it can't be read."""
     try:
-        facts = read_facts(path)
+        return Measured(path, measure_facts(path))
     except (ImageError, OSError) as error:
         return Measured(path, error=str(error))
-    return Measured(path, {name: one.measure(facts) for name, one in PROPERTIES.items()})
 
 
 @dataclass(frozen=True)
@@ -260,6 +281,10 @@ class PropertyTable:
 
     columns: dict[str, np.ndarray]
     unreadable: dict[Path, str] = field(default_factory=dict)
+
+    def __getitem__(self, row: int) -> dict[str, Value]:
+        """One photo's properties."""
+        return {name: values[row].item() for name, values in self.columns.items()}
 
 
 def read_table(paths: Sequence[Path], advance: Callable[[int], None] = lambda _: None) -> PropertyTable:
