@@ -6,6 +6,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from whycam.data.folder import Sample
 from whycam.data.loader import in_batches, stream_photos
+from whycam.data.properties import PropertyTable, read_table
 from whycam.errors import make_unreadable_error
 from whycam.explainer.exact import choose_stand_in
 from whycam.model.classifier import Classifier
@@ -59,6 +61,11 @@ class AuditData:
         """(N,) each photo's top class."""
         top: np.ndarray = self.logits.argmax(1)
         return top
+
+    @cached_property
+    def properties(self) -> PropertyTable:
+        """How each photo was made; read from its file when it is first asked for."""
+        return read_table(self.paths)
 
     @property
     def has_labels(self) -> bool:
