@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +40,8 @@ class AuditData:
         unreadable: file -> why.
         seed: of all that is drawn at random.
         train: the files that the model was trained on, where they are known.
+        masks: photo -> the user's mask picture of its object, where masks were given.
+        kept: what several kinds of findings need, made by the first that does; by name.
     """
 
     classifier: Classifier
@@ -52,6 +54,8 @@ class AuditData:
     unreadable: dict[Path, str] = field(default_factory=dict)
     seed: int = 0
     train: tuple[Path, ...] = ()
+    masks: Mapping[Path, Path] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
