@@ -13,6 +13,7 @@ import numpy as np
 from whycam.audit.chance import find_interval
 from whycam.audit.data import AuditData
 from whycam.audit.findings import EvidencePhoto, Finding
+from whycam.audit.grounds import suspect_grounds
 from whycam.audit.marks import suspect_marks
 from whycam.audit.places import suspect_places
 from whycam.audit.stamps import suspect_stamps
@@ -24,6 +25,7 @@ from whycam.audit.trial import Trial, try_suspect
 SUSPECTS: dict[str, Callable[[AuditData], list[Suspect]]] = {
     "mark": suspect_marks,
     "stamp": suspect_stamps,
+    "ground": suspect_grounds,
     "place": suspect_places,
 }
 _IGNORE = "whycam train FOLDER -o runs/mended --ignore FINDING"
@@ -32,6 +34,7 @@ _AGAINST = "whycam train FOLDER -o runs/mended --against FINDING"
 REMEDIES = {
     "mark": ("Crop it away or cover it in all photos, or train again with its place ignored.", _IGNORE),
     "stamp": ("Remove it from the photos, or add photos of the class without it; or train against it.", _AGAINST),
+    "ground": ("Collect photos of the class before other grounds, or train again before swapped ones.", _AGAINST),
     "place": ("Crop it away in all photos, or train again with the place ignored.", _IGNORE),
 }
 # A suspect that explains so much of what the strongest one of its class does is as good a name for it.
