@@ -19,6 +19,7 @@ from whycam.audit.findings import LEAST_CERTAINTY, Audit, Finding
 from whycam.audit.fragile import find_fragile
 from whycam.audit.grounds import measure_grounds, tell_grounds
 from whycam.audit.labels import find_label_faults
+from whycam.audit.properties import find_data
 from whycam.audit.shortcuts import find_shortcuts
 from whycam.audit.suspects import MIN_PHOTOS, list_classes
 from whycam.data.folder import Sample
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 
 KINDS = {
     "shortcut": Kind(find_shortcuts),
+    "data": Kind(find_data, needs_labels=True, needs_one_label=True),
     "label": Kind(find_label_faults, needs_labels=True, needs_one_label=True),
     "duplicate": Kind(_find_copies),
     "fragile": Kind(find_fragile),

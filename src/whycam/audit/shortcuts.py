@@ -16,6 +16,7 @@ from whycam.audit.findings import EvidencePhoto, Finding
 from whycam.audit.grounds import suspect_grounds
 from whycam.audit.marks import suspect_marks
 from whycam.audit.places import suspect_places
+from whycam.audit.remade import suspect_properties
 from whycam.audit.stamps import suspect_stamps
 from whycam.audit.suspects import Suspect
 from whycam.audit.swaps import Outcome
@@ -25,6 +26,7 @@ from whycam.audit.trial import Trial, try_suspect
 SUSPECTS: dict[str, Callable[[AuditData], list[Suspect]]] = {
     "mark": suspect_marks,
     "stamp": suspect_stamps,
+    "property": suspect_properties,
     "ground": suspect_grounds,
     "place": suspect_places,
 }
@@ -34,6 +36,10 @@ _AGAINST = "whycam train FOLDER -o runs/mended --against FINDING"
 REMEDIES = {
     "mark": ("Crop it away or cover it in all photos, or train again with its place ignored.", _IGNORE),
     "stamp": ("Remove it from the photos, or add photos of the class without it; or train against it.", _AGAINST),
+    "property": (
+        "Make the photos of all classes in the same way and train again, or train against it.",
+        _AGAINST,
+    ),
     "ground": ("Collect photos of the class before other grounds, or train again before swapped ones.", _AGAINST),
     "place": ("Crop it away in all photos, or train again with the place ignored.", _IGNORE),
 }

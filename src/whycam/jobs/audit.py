@@ -33,7 +33,9 @@ def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions
     with open_run(out, overwrite=options.overwrite) as partial:
         model = open_classifier(model_name, **options.describe_model(), engine=options.engine, photos=MANY)
         samples, train = read_samples(model, folder)
-        masks = find_masks(options.masks, [sample.path for sample in samples], folder.absolute()) if options.masks else None
+        masks = (
+            find_masks(options.masks, [sample.path for sample in samples], folder.absolute()) if options.masks else None
+        )
         total = min(options.limit, len(samples))
         with show_progress("auditing", total) as advance:
             found = audit(
