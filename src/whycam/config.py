@@ -208,6 +208,9 @@ class AuditOptions(ModelOptions):
         "", description="Kinds of findings with commas: shortcut, label, duplicate, fragile, confusion [all]."
     )
     fail_on: str = Field("", description="Exit with code 1 where there is a finding of these kinds (with commas).")
+    masks: Path | None = Field(
+        None, description="Folder of masks of the objects, PHOTO.png; without it a general network finds them."
+    )
     limit: int = Field(
         1000, ge=2, description="So many photos, drawn by the seed as evenly over the classes as can be."
     )

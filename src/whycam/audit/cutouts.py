@@ -96,7 +96,7 @@ def find_piece(hole: np.ndarray, ground: np.ndarray) -> tuple[np.ndarray, np.nda
     """
     height, width = hole.shape
     step = max(1, min(hole.shape) // _CELLS)
-    best, places = -np.inf, np.stack(np.mgrid[:height, :width])
+    best, places = -np.inf, np.indices((height, width))
     chosen = places
     for is_mirrored in (False, True):
         shown = ground[:, ::-1] if is_mirrored else ground
@@ -125,7 +125,7 @@ def mirror(pixels: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """(3, H, W): each pixel of the hole (H, W) takes the one as far outside the nearest edge as it lies inside."""
     near = ndimage.distance_transform_edt(hole, return_distances=False, return_indices=True)
     last = np.array(hole.shape).reshape(2, 1, 1) - 1
-    turned = np.abs(2 * near - np.stack(np.mgrid[: hole.shape[0], : hole.shape[1]])) % (2 * last).clip(1)
+    turned = np.abs(2 * near - np.indices(hole.shape)) % (2 * last).clip(1)
     place = np.where(turned > last, 2 * last - turned, turned)
     # What lies in the hole again takes the edge that is next to it.
     source = np.where(hole[place[0], place[1]], near[:, place[0], place[1]], place)
