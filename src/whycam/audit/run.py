@@ -21,6 +21,7 @@ from whycam.audit.grounds import measure_grounds, tell_grounds
 from whycam.audit.labels import find_label_faults
 from whycam.audit.properties import find_data
 from whycam.audit.shortcuts import find_shortcuts
+from whycam.audit.slices import find_slices
 from whycam.audit.suspects import MIN_PHOTOS, list_classes
 from whycam.data.folder import Sample
 from whycam.data.loader import stream_photos
@@ -68,6 +69,7 @@ KINDS = {
     "label": Kind(find_label_faults, needs_labels=True, needs_one_label=True),
     "duplicate": Kind(_find_copies),
     "fragile": Kind(find_fragile),
+    "slice": Kind(find_slices, needs_labels=True, needs_one_label=True),
     "confusion": Kind(find_confusion, needs_labels=True, needs_one_label=True),
 }
 
