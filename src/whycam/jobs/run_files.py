@@ -34,7 +34,7 @@ from whycam.show.plots import make_sheet, plot_confusion, plot_curves
 from whycam.train.evidence import compute_evidence
 from whycam.train.features import FeatureStore
 from whycam.train.focus import SWAPPED_VIEWS
-from whycam.train.phases import Work
+from whycam.train.work import Work
 
 _SHEET_PHOTOS = 40
 _SHEET_COLUMNS = 8

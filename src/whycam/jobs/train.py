@@ -24,7 +24,8 @@ from whycam.model.backbone import make_backbone
 from whycam.model.gap import GapClassifier, save_classifier
 from whycam.runs import command_line, find_way, open_run, read_versions, write_json
 from whycam.train.focus import make_focus
-from whycam.train.phases import Work, log, train_phases
+from whycam.train.phases import train_phases
+from whycam.train.work import Work, log
 
 
 def train(folder: Path, out: Path, options: TrainOptions) -> dict[str, Any]:
