@@ -19,6 +19,7 @@ from whycam.train.evidence import compute_evidence, compute_share
 from whycam.train.features import FeatureStore
 from whycam.train.finetune import freeze_batch_norm, make_groups
 from whycam.train.loop import Batches, Epoch, Phase, find_best, fit
+from whycam.train.retrain import retrain
 from whycam.train.stores import WORKERS, compute_stores, make_readers
 from whycam.train.work import Work, drop_undecodable, log
 
@@ -36,6 +37,9 @@ def train_phases(work: Work) -> None:
         stores = compute_stores(work)
     with work.timed("head"):
         _train_head(work, stores)
+    if options.groups is not None or options.robust:
+        with work.timed("last layer"):
+            retrain(work, stores)
     if options.unfreeze == "none":
         work.store = stores[0]
     else:

@@ -129,3 +129,14 @@ def _pool(values: np.ndarray, rows: np.ndarray) -> Tensor:
     blocks = np.array_split(rows, max(1, len(rows) // 256))
     means = [values[block].astype(np.float32).mean(axis=(2, 3), keepdims=True) for block in blocks if len(block)]
     return torch.from_numpy(np.concatenate(means))
+
+
+@torch.no_grad()
+def read_pooled(work: Work, store: FeatureStore, samples: Sequence[Sample]) -> Tensor:
+    """(N, C) float32 on the CPU: what the linear layer sees of photos, after the neck."""
+    rows = np.array([store.row_of[work.hashes[sample.path]] for sample in samples])
+    parts = []
+    for block in np.array_split(rows, max(1, len(rows) // 64)):
+        features = torch.from_numpy(store.values[block].astype(np.float32)).to(work.device)
+        parts.append(work.model.neck(features).mean(dim=(2, 3)).cpu())
+    return torch.cat(parts)

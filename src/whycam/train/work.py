@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,8 @@ class Work:
         epochs: the lines of all phases so far.
         store: features of all photos, where the finished model's backbone is still the one that made them.
         focus: where evidence is unwanted, if anywhere.
+        groups: photo -> group, where that is known.
+        retrained: how the last layer was fitted once more, if it was.
     """
 
     options: TrainOptions
@@ -54,6 +57,8 @@ class Work:
     epochs: list[Epoch] = field(default_factory=list)
     store: FeatureStore | None = None
     focus: Focus | None = None
+    groups: Mapping[Path, str] = field(default_factory=dict)
+    retrained: dict[str, Any] | None = None
 
     @property
     def swaps(self) -> Swaps | None:
