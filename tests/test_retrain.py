@@ -39,7 +39,7 @@ def test_the_fit_is_that_of_its_formula() -> None:
     draw = torch.Generator().manual_seed(0)
     pooled, labels = torch.randn(60, 4, generator=draw) * torch.tensor([1.0, 5, 0.1, 0]) + 2, torch.arange(60) % 3
     weights, towards = torch.rand(60, generator=draw), Layer(torch.randn(3, 4, generator=draw), torch.zeros(3))
-    found = fit_layer(pooled, labels, weights, towards, 0.05)
+    found = fit_layer(pooled, labels, weights, towards, decay=0.05)
     spread = pooled.std(dim=0, unbiased=False)
 
     def measure(layer: Layer) -> Tensor:
@@ -82,7 +82,7 @@ def rate_worst(layer: Layer, photos: Pooled) -> float:
 def test_the_worst_group_gains(way: Any) -> None:
     biased = {(0, 0): 190, (0, 1): 10, (1, 0): 10, (1, 1): 190}
     train, val, even = make_photos(0, biased), make_photos(1, biased), make_photos(2, dict.fromkeys(biased, 200))
-    first = fit_layer(train.values, train.labels, torch.ones(400), Layer(torch.zeros(2, 6), torch.zeros(2)), 0.01)
+    first = fit_layer(train.values, train.labels, torch.ones(400), Layer(torch.zeros(2, 6), torch.zeros(2)), decay=0.01)
     layer, about = way(first, train, val, 0)
     before, after = rate_worst(first, even), rate_worst(layer, even)
     assert before < 0.75

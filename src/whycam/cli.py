@@ -112,6 +112,11 @@ def train(
         if "evidence_share" in about:
             share, area = about["evidence_share"], about["area_share"]
             typer.echo(f"{share:.1%} of the evidence lies {place}, which is {area:.1%} of the photo")
+    if "changed_before" in (about := summary.get("last_layer", {})):
+        typer.echo(
+            f"With the cause exchanged, {about['changed_after']:.1%} of held-out photos change their class "
+            f"({about['changed_before']:.1%} before the last layer was fitted against it)"
+        )
     worst = summary["groups"]["worst"] if "groups" in summary else None
     told = (
         f", {worst['accuracy']:.3f} on the {worst['photos']} of the worst group ({worst['class']} / {worst['group']}; "

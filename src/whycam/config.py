@@ -83,6 +83,11 @@ class TrainOptions(Options):
     focus_weight: float = Field(
         10.0, ge=0, description="Weight in the loss of the share of evidence where --ignore and --attend forbid it."
     )
+    against: str | None = Field(
+        None,
+        description="Train a shortcut away: audit.json#FINDING, of any kind. Views of the photos have its cause "
+        "exchanged (grounds, signs, how they were made), and the last layer is fitted to them; see docs/cure.md.",
+    )
     groups: Path | None = Field(
         None,
         description="Fit the last layer once more with groups of equal weight: a CSV file,group (with a logo, without; "

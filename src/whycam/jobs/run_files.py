@@ -151,7 +151,7 @@ def _compute_groups(work: Work, logits: Tensor, labels: Tensor) -> dict[str, Any
     words = [work.groups.get(sample.path) for sample in samples]
     found = score_groups([names[s.label] for s in samples], words, (logits.argmax(dim=1) == labels).tolist())
     note = ""
-    if work.retrained:
+    if work.retrained and "chosen_by" in work.retrained:
         note = f" The last layer's numbers were chosen by {work.retrained['chosen_by']}, these same photos."
     about = {"val_note": f"The epoch was chosen by its accuracy on these same photos.{note}"}
     return about | ({"groups": found} if found else {})

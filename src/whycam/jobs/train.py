@@ -19,6 +19,7 @@ from whycam.data.groups import read_groups
 from whycam.errors import UserError
 from whycam.intake.device import choose_device
 from whycam.intake.request import read_classes
+from whycam.jobs.against import make_exchange
 from whycam.jobs.progress import log_to, show_progress
 from whycam.jobs.run_files import write_results
 from whycam.model.backbone import make_backbone
@@ -64,7 +65,13 @@ def train(folder: Path, out: Path, options: TrainOptions) -> dict[str, Any]:
         model = GapClassifier(origin, photos.class_names, options.head).to(device).eval()
         focus = make_focus(options, photos, model.preprocess)
         groups = _read_groups(options, photos)
-        work = Work(options, photos, hashes, unreadable, model, device, run, show_progress, focus=focus, groups=groups)
+        exchange = make_exchange(options, photos, model.preprocess)
+        work = Work(
+            *(options, photos, hashes, unreadable, model, device, run, show_progress),
+            focus=focus,
+            exchange=exchange,
+            groups=groups,
+        )
         work.times_s["prepare"] = time.perf_counter() - start
         _log_start(work)
         train_phases(work)

@@ -27,10 +27,26 @@ class Layer:
         return functional.linear(pooled, self.weight, self.bias)
 
 
-def fit_layer(pooled: Tensor, labels: Tensor, weights: Tensor, towards: Layer, decay: float) -> Layer:
+@dataclass(frozen=True)
+class Stillness:
+    """Changes of photos that should change no answer.
+
+    Attributes:
+        changes: (M, C) of their features.
+        weight: of the mean over them of the logits' squared change, what all classes share left out.
+    """
+
+    changes: Tensor
+    weight: float
+
+
+def fit_layer(
+    pooled: Tensor, labels: Tensor, weights: Tensor, towards: Layer, *, decay: float, still: Stillness | None = None
+) -> Layer:
     """The layer with the least `sum_i weights_i loss_i + decay ||(W - towards) s||^2`, by L-BFGS from `towards`.
 
     `s` are the features' standard deviations, so that `decay` means the same for every backbone; the bias is free.
+    With `still`, its weighted penalty is added.
 
     Args:
         pooled: (N, C) features.
@@ -38,6 +54,7 @@ def fit_layer(pooled: Tensor, labels: Tensor, weights: Tensor, towards: Layer, d
         weights: (N,), not negative; scaled to the sum 1.
         towards: the layer to stay near; one of zeros makes it plain ridge.
         decay: 0 or more.
+        still: what should change no answer.
     """
     values = pooled.double()
     mean, spread = values.mean(dim=0), values.std(dim=0, unbiased=False)
@@ -50,6 +67,7 @@ def fit_layer(pooled: Tensor, labels: Tensor, weights: Tensor, towards: Layer, d
     rest = towards.weight.double() * (spread == 0)
     weight = first.clone().requires_grad_()
     bias = (towards.bias.double() + towards.weight.double() @ mean).requires_grad_()
+    moves = None if still is None else still.changes.double() * scale
     optimizer = torch.optim.LBFGS(
         [weight, bias], max_iter=_STEPS, line_search_fn="strong_wolfe", tolerance_grad=1e-5, tolerance_change=1e-7
     )
@@ -58,6 +76,9 @@ def fit_layer(pooled: Tensor, labels: Tensor, weights: Tensor, towards: Layer, d
         optimizer.zero_grad()
         loss = functional.cross_entropy(functional.linear(values, weight, bias), labels, reduction="none")
         total = (share * loss).sum() + decay * (weight - first).square().sum()
+        if moves is not None and still is not None:
+            moved = moves @ weight.T
+            total = total + still.weight * (moved - moved.mean(dim=1, keepdim=True)).square().sum(dim=1).mean()
         total.backward()
         return total
 

@@ -36,8 +36,8 @@ def train_phases(work: Work) -> None:
     with work.timed("features"):
         stores = compute_stores(work)
     with work.timed("head"):
-        _train_head(work, stores)
-    if options.groups is not None or options.robust:
+        _train_head(work, stores[:1] if work.exchange else stores)
+    if work.exchange or options.groups is not None or options.robust:
         with work.timed("last layer"):
             retrain(work, stores)
     if options.unfreeze == "none":

@@ -23,6 +23,8 @@ from whycam.train.focus import SWAPPED_VIEWS, name_swaps
 from whycam.train.work import Work, drop_photos, log
 
 WORKERS = 2
+# Views of each training photo with the cause exchanged.
+EXCHANGED_VIEWS = 2
 # From so many photos on, the time for an export is soon won back.
 _EXPORT_FROM_PHOTOS = 1000
 Reader = Callable[[Tensor, Tensor], Tensor]
@@ -49,14 +51,24 @@ def compute_stores(work: Work) -> list[FeatureStore]:
     log.info(
         "Features of %d photos %s", len(work.photos.samples), "were in the cache" if plain.was_cached else "computed"
     )
-    swaps = work.swaps
-    count, read = (SWAPPED_VIEWS, _read_swaps) if swaps else (options.augment, _read_views)
     views = []
-    for view in range(count):
-        name = name_swaps(swaps, view, work.hashes) if swaps else f"random-{options.seed}-{view}"
-        words = f"features of view {view + 1} of {count}"
-        views.append(compute(work.photos.train, name, words, partial(read, work=work, view=view)))
+    for view, (samples, name, read) in enumerate(_list_views(work)):
+        words = f"features of view {view + 1}"
+        views.append(compute(samples, name, words, partial(read, work=work, view=view)))
     return [plain, *views]
+
+
+def _list_views(work: Work) -> list[tuple[Sequence[Sample], str, Callable[..., Iterator[Photo]]]]:
+    """Of each view: its photos, a word for what decides its pixels, and how they are read."""
+    train, exchange, swaps, options = work.photos.train, work.exchange, work.swaps, work.options
+    if exchange:
+        # Of held-out photos one view tells how much the answers still hang on the cause.
+        parts = [work.photos.samples, *[train] * (EXCHANGED_VIEWS - 1)]
+        names = [exchange.name([s.path for s in part], v, work.hashes) for v, part in enumerate(parts)]
+        return [(part, name, _read_exchanged) for part, name in zip(parts, names, strict=True)]
+    if swaps:
+        return [(train, name_swaps(swaps, view, work.hashes), _read_swaps) for view in range(SWAPPED_VIEWS)]
+    return [(train, f"random-{options.seed}-{view}", _read_views) for view in range(options.augment)]
 
 
 class _FeatureRun:
@@ -64,7 +76,8 @@ class _FeatureRun:
 
     def __init__(self, work: Work, weights: str) -> None:
         self.model, self.weights = work.model, weights
-        passes = len(work.photos.train) * work.options.augment + len(work.photos.samples)
+        views = EXCHANGED_VIEWS if work.exchange else SWAPPED_VIEWS if work.swaps else work.options.augment
+        passes = len(work.photos.train) * views + len(work.photos.samples)
         self.is_worth_it = work.device.type == "cpu" and passes >= _EXPORT_FROM_PHOTOS
         self._run: Callable[[Tensor], Tensor] | None = None
 
@@ -91,6 +104,13 @@ def _read_views(paths: Iterable[Path], work: Work, view: int) -> Iterator[Photo]
     dataset.epoch = view
     pixels = DataLoader(dataset, batch_size=None, num_workers=WORKERS)
     return (Photo(sample.path, values.numpy()) for sample, (values, _) in zip(samples, pixels, strict=True))
+
+
+def _read_exchanged(paths: Iterable[Path], work: Work, view: int) -> Iterator[Photo]:
+    exchange, preprocess = work.exchange, work.model.preprocess
+    return map_ahead(
+        lambda path: Photo(path, preprocess.to_pixels(exchange(path, view))) if exchange else Photo(path), paths
+    )
 
 
 def _read_swaps(paths: Iterable[Path], work: Work, view: int) -> Iterator[Photo]:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from whycam.config import TrainOptions
 from whycam.data.check import drop_unreadable
+from whycam.data.exchange import Exchange
 from whycam.data.folder import PhotoFolder, Sample
 from whycam.data.loader import stream_photos
 from whycam.data.views import Swaps
@@ -41,6 +42,7 @@ class Work:
         epochs: the lines of all phases so far.
         store: features of all photos, where the finished model's backbone is still the one that made them.
         focus: where evidence is unwanted, if anywhere.
+        exchange: views of photos with the cause of a finding exchanged, where the training is against one.
         groups: photo -> group, where that is known.
         retrained: how the last layer was fitted once more, if it was.
     """
@@ -57,6 +59,7 @@ class Work:
     epochs: list[Epoch] = field(default_factory=list)
     store: FeatureStore | None = None
     focus: Focus | None = None
+    exchange: Exchange | None = None
     groups: Mapping[Path, str] = field(default_factory=dict)
     retrained: dict[str, Any] | None = None
 
@@ -83,8 +86,13 @@ def drop_photos(work: Work, reasons: Mapping[Path, str]) -> None:
     for path, why in reasons.items():
         log.warning("Left out '%s': %s", path, why)
     before = work.photos.class_names
+    label = work.exchange.label if work.exchange else None
     work.photos = drop_unreadable(work.photos, work.unreadable, allow_empty=work.options.allow_empty)
-    if work.photos.class_names != before:
+    names = work.photos.class_names
+    if work.exchange:
+        kept = names.index(before[label]) if label is not None and before[label] in names else None
+        work.exchange = replace(work.exchange, donors=work.photos.train, label=kept)
+    if names != before:
         log.warning("Left out the classes whose photos can't be read: %s", ", ".join(map(repr, work.photos.left_out)))
         torch.manual_seed(work.options.seed)
         origin = work.model.origin
