@@ -66,6 +66,7 @@ def make_finding(photos: list[Path], **about: Any) -> dict[str, Any]:
         "kind": "shortcut",
         "severity": 0.6,
         "certainty": 0.99,
+        "cost": 0.1,
         "class": "square",
         "other": None,
         "title": "Squares are told by a corner.",
@@ -73,6 +74,8 @@ def make_finding(photos: list[Path], **about: Any) -> dict[str, Any]:
         "region": {"name": "upper right corner", "boxes": [[0.75, 0.0, 1.0, 0.25]]},
         "photos": [{"path": str(path), "boxes": [], "note": "covered: circle"} for path in photos],
         "numbers": {},
+        "remedy": "Crop it away.",
+        "command": "whycam train squares -o runs/mended --ignore audit.json#shortcut-square-1",
         **about,
     }
 

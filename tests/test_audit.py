@@ -174,7 +174,7 @@ def test_few_photos_and_unreadable_ones_are_said(tmp_path: Path) -> None:
     found = audit(make_model(0.0), samples, engine="torch")
     assert found.photos == len(samples) - 1
     assert any("1 photos could not be read" in note for note in found.notes)
-    assert any("Fewer than 8 photos" in note and "blue" in note for note in found.notes)
+    assert any("Fewer than 10 photos" in note and "blue" in note for note in found.notes)
 
 
 def test_the_limit_draws_evenly_over_the_classes() -> None:

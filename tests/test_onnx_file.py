@@ -93,6 +93,10 @@ def check(file: OnnxFile, images: np.ndarray = IMAGES, tolerance: float = 1e-5) 
     given = images * 255 if file.takes.dtype == np.uint8 else images
     logits, maps = compute(images)
     answer = file.read(given)
+    assert answer.pooled is not None
+    assert file.weight is not None
+    weighed = answer.pooled @ file.weight.T + np.array(file.bias)
+    assert np.abs(weighed - answer.logits).max() < 1e-4 * np.ptp(answer.logits)
     assert file.no_exact_map == ""
     assert file.is_exact
     assert file.class_count == CLASSES

@@ -227,12 +227,14 @@ def test_findings_come_most_serious_first_with_their_photos(
     own = shapes_folder / "square" / "00.jpg"
     other = tmp_path / "elsewhere.jpg"
     Image.new("RGB", (80, 60)).save(other)
-    light = make_finding([other, tmp_path / "gone.jpg"], severity=0.1, title="A minor thing.", region=None)
-    grave = make_finding([own], severity=0.9, title="A serious thing.")
+    light = make_finding([other, tmp_path / "gone.jpg"], severity=0.9, cost=0.01, title="A minor thing.", region=None)
+    grave = make_finding([own], severity=0.1, cost=0.3, title="A serious thing.")
     report(run_folder, None, tmp_path / "report.html", audit=write_audit(tmp_path / "audit.json", light, grave))
     text, data = read(tmp_path / "report.html"), read_data(tmp_path / "report.html")
     assert text.index("A serious thing.") < text.index("A minor thing.") < text.index("Class by class")
     assert "A note of the audit." in text
+    assert "Crop it away." in text
+    assert "--ignore audit.json#shortcut-square-1" in text
     first, second = data["findings"]
     assert first["photos"][0]["entry"] == "square/00.jpg"
     assert first["photos"][0]["boxes"] == [[0.75, 0.0, 1.0, 0.25]]
@@ -252,7 +254,7 @@ def test_a_run_without_an_audit_is_audited(tmp_path: Path, run_folder: Path, mon
     asked = {}
 
     class Found:
-        def to_json(self) -> dict:
+        def to_json(self, **words: str) -> dict:
             return {"findings": [make_finding([])], "photos": asked["photos"], "notes": [], "record": {}}
 
     def audit(_model: whycam.Model, samples: list, **how: object) -> Found:

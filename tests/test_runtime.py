@@ -72,6 +72,19 @@ def test_both_runtimes_give_the_same_scores_and_exact_maps(tiny_folder: Path) ->
     assert np.allclose(by_torch.read(pixels).maps, by_graph.read(pixels).maps, atol=1e-4)
 
 
+def test_pooled_features_times_the_weight_are_the_logits(tiny_folder: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 64, 64), dtype=np.uint8)
+    by_torch = open_classifier(tiny_folder, engine="torch")
+    for one in (by_torch, by_torch.having(engine="onnx", pools=True)):
+        answer = one.read(pixels)
+        assert answer.pooled is not None
+        assert one.weight is not None
+        assert one.weight.shape == (3, answer.pooled.shape[1])
+        logits = answer.pooled @ one.weight.T + np.array(one.bias)
+        assert np.abs(logits - answer.logits).max() < 1e-4 * np.ptp(answer.logits)
+    assert by_torch.having(engine="onnx").read(pixels).pooled is None
+
+
 def test_a_graph_that_fails_leaves_the_answer_to_torch(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -113,6 +126,8 @@ def test_a_graph_at_hand_needs_no_torch(cached: str) -> None:
         f"found = open_classifier({cached!r})\n"
         "assert found.read(np.zeros((1, 3, 64, 64), np.uint8)).logits.shape == (1, 3)\n"
         "assert found.scores(np.zeros((2, 3, 64, 64), np.uint8)).shape == (2, 3) and found.bias\n"
+        "found = found.having(pools=True)\n"
+        "assert found.read(np.zeros((1, 3, 64, 64), np.uint8)).pooled.shape[1] == found.weight.shape[1]\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,9 +37,13 @@ class AuditData:
         logits: (N, K).
         evidence: (N, h, w) map of the predicted class; where maps are exact, less the mean of all classes' maps:
             what all classes share decides nothing.
+        pooled: (N, C) float32 means of the features that the exact maps weigh; None without exact maps.
+        weight: (K, C) of the classifier, pooled @ weight.T + bias = logits; None without exact maps.
         unreadable: file -> why.
         seed: of all that is drawn at random.
         train: the files that the model was trained on, where they are known.
+        masks: photo -> the user's mask picture of its object, where masks were given.
+        kept: what several kinds of findings need, made by the first that does; by name.
     """
 
     classifier: Classifier
@@ -52,6 +56,10 @@ class AuditData:
     unreadable: dict[Path, str] = field(default_factory=dict)
     seed: int = 0
     train: tuple[Path, ...] = ()
+    masks: Mapping[Path, Path] = field(default_factory=dict)
+    pooled: np.ndarray | None = None
+    weight: np.ndarray | None = None
+    kept: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -114,8 +122,8 @@ def read_data(
     Raises:
         UserError: not one photo can be read, or the engine can't be had.
     """
-    classifier = classifier.having(engine=engine)
-    found: list[tuple[Sample, np.ndarray, np.ndarray, np.ndarray]] = []
+    classifier = classifier.having(engine=engine, pools=True)
+    found: list[tuple[Sample, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]] = []
     unreadable: dict[Path, str] = {}
     photos = stream_photos((sample.path for sample in samples), classifier.card.preprocess)
     for batch in in_batches(zip(samples, photos, strict=True), _BATCH):
@@ -128,27 +136,32 @@ def read_data(
             progress(len(batch))
     if not found:
         raise make_unreadable_error(len(samples), samples[0].path)
+    pooled = [values for *_, values in found if values is not None]
+    weight = classifier.weight if pooled else None
     return AuditData(
         classifier,
         lambda pixels: to_sides(classifier.scores(pixels)),
         tuple(sample.path for sample, *_ in found),
-        np.stack([pixels for _, pixels, _, _ in found]),
+        np.stack([pixels for _, pixels, *_ in found]),
         np.array([sample.label for sample, *_ in found]),
-        np.stack([logits for _, _, logits, _ in found]),
-        np.stack([evidence for *_, evidence in found]),
+        np.stack([logits for _, _, logits, *_ in found]),
+        np.stack([evidence for *_, evidence, _ in found]),
         unreadable,
         seed,
+        pooled=np.stack(pooled) if weight is not None else None,
+        weight=None if weight is None else to_sides(weight.T).T,
     )
 
 
-def _ask(classifier: Classifier, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (B, K) and evidence (B, h, w)."""
+def _ask(classifier: Classifier, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, Sequence[np.ndarray | None]]:
+    """Logits (B, K), evidence (B, h, w), and the pooled features of each photo, where they are to be had."""
     if not classifier.card.is_exact:
-        return explain_inexactly(classifier, pixels)
+        return *explain_inexactly(classifier, pixels), [None] * len(pixels)
     answer = classifier.read(pixels)
     maps, logits = answer.maps, answer.logits
     own = maps[np.arange(len(maps)), logits.argmax(1) if maps.shape[1] > 1 else 0]
-    return logits, own - maps.mean(1) if maps.shape[1] > 1 else own
+    pooled = [None] * len(maps) if answer.pooled is None else list(answer.pooled)
+    return logits, own - maps.mean(1) if maps.shape[1] > 1 else own, pooled
 
 
 def explain_inexactly(

@@ -12,9 +12,11 @@ from whycam.audit.regions import name_box
 from whycam.audit.suspects import Suspect, list_classes, swap_place
 
 # The spread within the class, as a share of the usual one, that no natural place has.
-_ALIKE = 0.5
+_ALIKE = 0.42
 # The edges of a mark that is not quite in the same place, or of another shape in upright photos, belong to it.
 _NEARLY_ALIKE = 0.7
+# Standard errors that are added to the mean difference of the class's photos.
+_ERRORS = 2
 _LEAST_AREA, _MOST_MARKS, _GROW_PX, _FILLED = 0.0006, 2, 5, 0.6
 # Even a ground that fills most of the photo leaves a fifth of it to the object.
 _USUAL_QUANTILE = 0.8
@@ -50,10 +52,11 @@ def measure_spread(data: AuditData, label: int) -> tuple[np.ndarray, dict[int, n
     """
     pixels = data.pixels[:, :, ::2, ::2].astype(np.float32)
     middle = np.median(pixels[data.groups[label]], axis=0)
-    apart = {
-        k: ndimage.uniform_filter(np.abs(pixels[rows] - middle).mean((0, 1)), 3) for k, rows in data.groups.items()
-    }
-    own = apart.pop(label)
+    differences = {k: np.abs(pixels[rows] - middle).mean(1) for k, rows in data.groups.items()}
+    apart = {k: ndimage.uniform_filter(values.mean(0), 3) for k, values in differences.items()}
+    # Of few photos many places look alike by chance: what counts is how much they may differ.
+    own_values = ndimage.uniform_filter(differences[label], (1, 3, 3))
+    own = apart.pop(label) + _ERRORS * own_values.std(0) / np.sqrt(len(own_values))
     others = np.sort(list(apart.values()), axis=0)[:2][-1]
     usual = np.minimum(others, np.quantile(own, _USUAL_QUANTILE)) + 1
     height, width = data.pixels.shape[2:]

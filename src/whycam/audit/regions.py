@@ -8,7 +8,7 @@ import numpy as np
 
 from whycam.audit.findings import Box, Region
 
-_CORNER, _EDGE, _FRAMES = 0.28, 0.14, (0.05, 0.1)
+_CORNER, _EDGE, _FRAMES = 0.28, 0.14, (0.05,)
 
 
 @dataclass(frozen=True)

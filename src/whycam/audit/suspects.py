@@ -11,8 +11,8 @@ import numpy as np
 from whycam.audit.data import AuditData
 from whycam.audit.findings import Box, Region
 
-# Of a class with fewer photos nothing can be told.
-MIN_PHOTOS = 8
+# Of a class with fewer photos nothing can be told: no p is smaller than 2^-photos, and some 20 suspects are tried.
+MIN_PHOTOS = 10
 # What is left of a photo outside so large a place is the object, whose colours say nothing of the light.
 _MOST_MATCHED, _MOST_SLOPE = 0.5, 4
 Change = Callable[[np.ndarray, np.ndarray], np.ndarray]

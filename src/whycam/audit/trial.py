@@ -21,7 +21,7 @@ _MOST_TURNS = 3
 _SURE_P = 0.05
 # How many more photos than in the control must change their class. A ground or a place may hold a part of the object,
 # and differs between classes by nature.
-LEAST_EFFECT = {"mark": 0.05, "stamp": 0.05, "property": 0.08, "thing": 0.08, "ground": 0.1, "place": 0.15}
+LEAST_EFFECT = {"mark": 0.05, "stamp": 0.05, "property": 0.08, "thing": 0.08, "ground": 0.1, "place": 0.25}
 
 
 @dataclass(frozen=True, eq=False)

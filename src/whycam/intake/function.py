@@ -50,6 +50,10 @@ class FunctionRuntime:
             )
         return invert(scores, self.activation)
 
+    @property
+    def weight(self) -> None:
+        """It has no maps, and so nothing that they weigh."""
+
     def read(self, images: np.ndarray) -> Answer:
         """A function has no maps of its own."""
         raise UserError(f"{self._name!r} is a function, which has no maps of its own. Take rise or occlusion.")

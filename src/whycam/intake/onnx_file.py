@@ -27,6 +27,7 @@ class OnnxRuntime:
     def __init__(self, file: OnnxFile) -> None:
         self.file = file
         self.bias = None if file.bias is None else np.asarray(file.bias)
+        self.weight = file.weight
 
     def scores(self, images: np.ndarray) -> np.ndarray:
         """(B, K) logits; of probabilities that can't be taken back, their inverse."""

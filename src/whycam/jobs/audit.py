@@ -89,13 +89,14 @@ def read_samples(model: Classifier, folder: Path) -> tuple[list[Sample], list[Pa
 
 
 def print_audit(found: Audit, console: Console) -> None:
-    """The findings, most serious first, and what could not be looked at."""
+    """The findings, first what costs most, each with what to do; and what could not be looked at."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("severity", "certainty", "kind"):
+    for name in ("cost", "severity", "certainty", "kind"):
         table.add_column(name, no_wrap=True)
     table.add_column("finding")
     for finding in found.findings:
-        table.add_row(f"{finding.severity:.2f}", f"{finding.certainty:.3f}", finding.kind, escape(finding.title))
+        told = escape(finding.title) + (f" [dim]{escape(finding.remedy)}[/dim]" if finding.remedy else "")
+        table.add_row(f"{finding.cost:.1%}", f"{finding.severity:.2f}", f"{finding.certainty:.3f}", finding.kind, told)
     if found.findings:
         (console if console.is_terminal else Console(width=160, file=console.file)).print(table)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 import random
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def make_report(model: str, folder: Path | None, out: Path, options: ReportOptio
     reported = find_photos_to_report(model, run, folder)
     usual = run.folder / "evaluation" if run else None
     evaluation = _find_json(options.evaluation, "overall.json", "whycam evaluate", usual)
-    audit, why_not = _find_audit(model, reported, run, options)
+    audit, why_not = _find_audit(model, folder, reported, run, options)
     reported, names = add_evidence(reported, _list_paths(audit))
     kept = _read_all(
         reported, _Kept(MapReader(model, options, len(reported.items)), options, frozenset(names.values()))
@@ -206,7 +207,7 @@ def _list_paths(audit: dict[str, Any] | None) -> list[str]:
 
 
 def _find_audit(
-    model: str, reported: ReportPhotos, run: Run | None, options: ReportOptions
+    model: str, folder: Path | None, reported: ReportPhotos, run: Run | None, options: ReportOptions
 ) -> tuple[dict[str, Any] | None, str]:
     """The audit that there is, or one made now of the photos; or why there is none, where it was tried."""
     audit = _find_json(options.audit, "audit.json", "whycam audit", run.folder if run else None)
@@ -231,4 +232,10 @@ def _find_audit(
             )
     except UserError as error:
         return None, str(error)
-    return result.to_json(), ""
+    where = folder or (run.summary["data"]["folder"] if run else "FOLDER")
+    words = {"MODEL": model, "FOLDER": str(where), "FINDING": "audited/audit.json"}
+    told = result.to_json(**{word: shlex.quote(meant) for word, meant in words.items()})
+    if any("audited/audit.json" in finding["command"] for finding in told["findings"]):
+        command = shlex.join(["whycam", "audit", words["MODEL"], words["FOLDER"], "-o", "audited"])
+        told["notes"].append(f"audited/audit.json, where a command names it, is made by: {command}")
+    return told, ""

@@ -101,6 +101,7 @@ class Classifier:
         """
         check_engine(engine)
         self.card, self.engine, self.photos, self.threads = card, engine, photos, threads
+        self.pools = False
         runtime = cast("Runtime", network) if hasattr(network, "as_module") else None
         self._parts = _Parts(runtime.as_module if runtime else cast("nn.Module", network), place, runtime)
         self._failed: set[str] = set()
@@ -119,9 +120,15 @@ class Classifier:
         self._find_graph("maps")
         return self
 
-    def having(self, *, engine: str | None = None, photos: int = MANY, **card: Any) -> Classifier:
-        """The same classifier, asked by another engine, for more photos, or with another entry in its card."""
+    def having(
+        self, *, engine: str | None = None, photos: int = MANY, pools: bool | None = None, **card: Any
+    ) -> Classifier:
+        """The same classifier, asked by another engine, for more photos, or with another entry in its card.
+
+        With `pools` its `read` gives the pooled features too.
+        """
         view = copy(self)
+        view.pools = self.pools if pools is None else pools
         view.card, view.engine, view.photos = replace(self.card, **card), check_engine(engine or self.engine), photos
         view._failed = set()
         return view
@@ -174,6 +181,19 @@ class Classifier:
         return [float(value) for value in cast("Tensor", cut.bias)]
 
     @property
+    def weight(self) -> np.ndarray | None:
+        """(K, C): pooled features @ weight.T + bias = logit; None without exact maps."""
+        if not self.card.is_exact:
+            return None
+        if self._parts.runtime is not None:
+            return self._parts.runtime.weight
+        graph = self._find_graph("maps")
+        if graph is not None:
+            return graph.pooling.weight
+        cut = self.cut(self._normalise(make_probe(self.card.preprocess)), reads_tail=False)
+        return cast("Tensor", cut.weight).detach().cpu().numpy()
+
+    @property
     def runtime(self) -> str:
         """What gives scores: onnx, torch, or a function; a graph that can be had is made for the answer."""
         if self._parts.runtime is not None:
@@ -209,7 +229,7 @@ class Classifier:
         return torch.from_numpy(np.concatenate(parts)).to(images.device)
 
     def read(self, pixels: np.ndarray) -> Answer:
-        """Logits and every class's map of pixels (B, 3, H, W) uint8.
+        """Logits and every class's map of pixels (B, 3, H, W) uint8; see `having` for the pooled features.
 
         Raises:
             UserError: no exact maps, and why.
@@ -218,7 +238,9 @@ class Classifier:
         if self._parts.runtime is not None:
             return self._parts.runtime.read(self.card.preprocess.normalise(pixels))
         graph = self._find_graph("maps")
-        return self._read_by_network(pixels) if graph is None else graph(pixels)
+        if graph is None:
+            return self._read_by_network(pixels)
+        return graph.read_pooled(pixels) if self.pools else graph(pixels)
 
     def describe_read(self) -> dict[str, Any]:
         """What is recorded of the runtime that gives the maps; nothing for torch, which all else is measured by."""
@@ -326,8 +348,8 @@ class Classifier:
 
         images = self._normalise(pixels)
         with self._parts.lock, torch.no_grad():
-            logits, maps = self.cut(images, reads_tail=False).read(images)
-        return Answer(logits.cpu().numpy(), maps.cpu().numpy())
+            logits, maps, pooled = self.cut(images, reads_tail=False).read_pooled(images)
+        return Answer(logits.cpu().numpy(), maps.cpu().numpy(), pooled=pooled.cpu().numpy())
 
     def _normalise(self, pixels: np.ndarray) -> Tensor:
         import torch  # noqa: PLC0415 - slow, and a graph does without

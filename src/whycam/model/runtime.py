@@ -26,6 +26,11 @@ class Runtime(Protocol):
         """(K,): mean(map) + bias = logit; None without exact maps."""
         ...
 
+    @property
+    def weight(self) -> np.ndarray | None:
+        """(K, C): pooled features @ weight.T + bias = logit; None without exact maps."""
+        ...
+
     def scores(self, images: np.ndarray) -> np.ndarray:
         """(B, K) logits."""
         ...

@@ -68,10 +68,15 @@ class Cut(ABC):
 
     def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (N, K) and every class's map (N, K, h, w), behind a linear tail."""
+        return self.read_pooled(images)[:2]
+
+    def read_pooled(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, and the means of the features (N, C) that the maps weigh."""
         if self.weight is None:
             raise RuntimeError(f"The cut at {self.layer!r} has no linear tail: {self.why_not_linear or self.how}.")
         output, features = self.run(images)
-        return cast(Tensor, output), torch.einsum("kc,nchw->nkhw", self.weight, features)
+        maps = torch.einsum("kc,nchw->nkhw", self.weight, features)
+        return cast(Tensor, output), maps, features.mean((2, 3))
 
     def features(self, images: Tensor) -> Tensor:
         """The features (N, C, h, w) alone."""

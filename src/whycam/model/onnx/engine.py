@@ -9,8 +9,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import onnxruntime
@@ -22,6 +23,9 @@ from whycam.data.samples import make_probe
 from whycam.errors import UserError, make_unknown_name
 from whycam.model.cache import find_cache, open_cached
 from whycam.runs import is_utf8, read_versions
+
+if TYPE_CHECKING:
+    from whycam.model.onnx.pooled import PooledGraph
 
 FORMAT = 2
 # Two float32 summation orders differ by near 1e-6; maps that are not the scores' own miss them by far more.
@@ -38,11 +42,14 @@ class Answer:
         logits: (N, K) float32.
         maps: (N, K, h, w) float32 signed class maps, mean(map) + bias = logit; of the top classes alone (N, T, h, w).
         classes: (N, T) whose maps these are; None where they are all.
+        pooled: (N, C) float32 means of the features that the maps weigh: pooled @ weight.T + bias = logits; None where
+            they were not asked for.
     """
 
     logits: np.ndarray
     maps: np.ndarray
     classes: np.ndarray | None = None
+    pooled: np.ndarray | None = None
 
 
 class GraphMetadata(BaseModel):
@@ -135,6 +142,21 @@ class OnnxEngine:
     def __call__(self, pixels: np.ndarray) -> Answer:
         """Logits and maps of pixels (N, 3, H, W): uint8, or float32 as `metadata.preprocess` normalises them."""
         return Answer(*self.run(self.to_images(pixels)))
+
+    @cached_property
+    def pooling(self) -> PooledGraph:
+        """The same graph, which gives the pooled features too; opened on first use.
+
+        Raises:
+            UserError: a graph of few classes' maps, or whose features are not found.
+        """
+        from whycam.model.onnx.pooled import PooledGraph  # noqa: PLC0415 - onnx, which all else does without
+
+        return PooledGraph(self.path, self.metadata, self.threads)
+
+    def read_pooled(self, pixels: np.ndarray) -> Answer:
+        """The same as a call, with the pooled features; raises as `pooling`."""
+        return self.pooling(self.to_images(pixels))
 
     def to_images(self, pixels: np.ndarray) -> np.ndarray:
         """The pixels as the graph takes them."""

@@ -23,7 +23,7 @@ from whycam.model.onnx.engine import Answer
 from whycam.model.onnx.graph import Graph, Part, load_graph
 from whycam.model.onnx.head import Head, NotAffineError, find_activation, find_head
 from whycam.model.onnx.learn import Shapes, learn_shapes
-from whycam.model.onnx.maps import LOGITS, MAPS, add_maps
+from whycam.model.onnx.maps import LOGITS, MAPS, MEANS, add_maps
 from whycam.model.onnx.measure import Output, find_batch, flatten_scores, measure_maps, measure_places, measure_scores
 from whycam.model.onnx.runner import Runner, start_session, tell
 from whycam.model.onnx.split import Split, split_graph
@@ -52,6 +52,7 @@ class OnnxFile:
         no_exact_map: why it has no exact maps, in full sentences; empty where it has.
         layer, tail: whose features the exact maps weigh and what stands behind them, in words.
         bias: (K,) mean(map) + bias = logit; None without exact maps.
+        weight: (K, C) pooled @ weight.T + bias = logit; None without exact maps.
         identity_error: the largest |mean(map) + bias - logit| as a share of the logits' range; None without maps.
         opset: of ONNX's operators.
     """
@@ -124,6 +125,9 @@ class OnnxFile:
         self.class_count = self.scores(images[:1]).shape[1]
         self.layer, self.tail = (head.layer, head.tail) if head else ("", "")
         self.bias = head and np.broadcast_to(head.bias, self.class_count).tolist()
+        self.weight = None
+        if head is not None:
+            self.weight = np.eye(self.class_count, dtype=np.float32) if head.weight is None else head.weight
 
     def _tell_works(self, graph: Graph) -> str:
         with suppress(UserError):
@@ -188,7 +192,7 @@ class OnnxFile:
         return flatten_scores(self._runner.run(images, [self._logits or self._scores.name])[0])
 
     def read(self, images: np.ndarray) -> Answer:
-        """Logits (B, K) and every class's map (B, K, h, w) of one run; `images` as for `scores`.
+        """Logits (B, K), every class's map (B, K, h, w) and what they weigh, of one run; `images` as for `scores`.
 
         Raises:
             UserError: no exact maps, and why; images of another size or number of channels.
@@ -196,8 +200,8 @@ class OnnxFile:
         if self.no_exact_map:
             raise UserError(self.no_exact_map)
         self.check(images)
-        logits, maps = self._runner.run(images, [self._logits or self._scores.name, MAPS])
-        return Answer(flatten_scores(logits), maps)
+        logits, maps, means = self._runner.run(images, [self._logits or self._scores.name, MAPS, MEANS])
+        return Answer(flatten_scores(logits), maps, pooled=means)
 
     def check(self, images: np.ndarray) -> None:
         """Refuses images that it does not take.

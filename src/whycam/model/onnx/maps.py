@@ -1,4 +1,4 @@
-"""The user's own graph with one more output: every class's map, by a 1x1 convolution of the pooled features."""
+"""The user's own graph with two more outputs: the pooled features, and every class's map by a 1x1 convolution."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from whycam.model.onnx.graph import Graph, Part
 from whycam.model.onnx.head import Head
 
-MAPS, LOGITS, WANTED = "whycam_maps", "whycam_logits", "whycam_wanted"
+MAPS, LOGITS, MEANS, WANTED = "whycam_maps", "whycam_logits", "whycam_means", "whycam_wanted"
 _FEATURES, _WEIGHT = "whycam_features", "whycam_weight"
 
 
 def add_maps(graph: Graph, part: Part, head: Head | None) -> Part:
-    """That part, with every class's map (N, K, h, w) float32 as a further output; as it is without a head.
+    """That part, with every class's map (N, K, h, w) and the means of what they weigh (N, C) as further outputs, float32.
+
+    Without a head it stays as it is.
 
     Whether the maps are wanted is a further input: of many classes they cost a tenth of a small network's time.
 
@@ -24,23 +26,23 @@ def add_maps(graph: Graph, part: Part, head: Head | None) -> Part:
         return part
     is_half = graph.types.get(head.pool.features, TensorProto.FLOAT) != TensorProto.FLOAT
     nodes = [helper.make_node("Cast", [head.pool.features], [_FEATURES], to=TensorProto.FLOAT)]
-    outputs, constants = [*part.outputs, MAPS], {}
+    outputs, constants = [*part.outputs, MAPS, MEANS], {}
     nodes.append(_choose(_weigh(head)))
+    first = _FEATURES
+    if head.pool.is_channels_last:
+        first = "whycam_first"
+        nodes.append(
+            helper.make_node("Transpose", [_FEATURES], [first], perm=[0, 2, 1] if head.pool.grid else [0, 3, 1, 2])
+        )
+    nodes.append(helper.make_node("GlobalAveragePool", [first], ["whycam_mean"]))
+    nodes.append(helper.make_node("Flatten", ["whycam_mean"], [MEANS]))
     if is_half:
         constants["whycam_bias"] = head.bias
-        first = _FEATURES
-        if head.pool.is_channels_last:
-            first = "whycam_first"
-            nodes.append(
-                helper.make_node("Transpose", [_FEATURES], [first], perm=[0, 2, 1] if head.pool.grid else [0, 3, 1, 2])
-            )
-        nodes.append(helper.make_node("GlobalAveragePool", [first], ["whycam_mean"]))
-        nodes.append(helper.make_node("Flatten", ["whycam_mean"], ["whycam_means"]))
-        weighed = "whycam_means"
+        weighed = MEANS
         if head.weight is not None:
             constants["whycam_matrix"] = np.ascontiguousarray(head.weight.T)
             weighed = "whycam_scores"
-            nodes.append(helper.make_node("MatMul", ["whycam_means", "whycam_matrix"], [weighed]))
+            nodes.append(helper.make_node("MatMul", [MEANS, "whycam_matrix"], [weighed]))
         nodes.append(helper.make_node("Add", [weighed, "whycam_bias"], [LOGITS]))
         outputs.append(LOGITS)
     wanted = helper.make_tensor_value_info(WANTED, TensorProto.BOOL, [])
