@@ -18,9 +18,12 @@ from whycam.cli import app
 from whycam.config import make_train_options
 from whycam.data.exchange import Exchange, PropertyChange, RegionChange, SignChange, read_exchange
 from whycam.data.folder import PhotoFolder, Sample, read_folder
+from whycam.data.preprocess import Preprocess
 from whycam.data.regions import Regions
 from whycam.errors import UserError
+from whycam.jobs.against import GroundChange
 from whycam.jobs.train import train
+from whycam.maps.objects import Seen
 from whycam.train.last_layer import Layer, Stillness, fit_layer
 
 SIZE = (96, 96)
@@ -219,3 +222,27 @@ def test_samples_of_one_class_alone_give_to_each_other() -> None:
     samples = tuple(Sample(Path(f"{k}.jpg"), 0) for k in range(3))
     exchange = Exchange(samples, 0, PropertyChange("noise"), 0)
     assert {exchange.find_donor(Path("a/0.jpg"), view) for view in range(60)} == {s.path for s in samples}
+
+
+def test_an_object_comes_before_the_donors_ground(tmp_path: Path) -> None:
+    """Objects as a network finds them: here it is told where they are."""
+    for name, (ground, thing) in {"host": (40, (255, 0, 0)), "donor": (200, (0, 255, 0))}.items():
+        photo = Image.new("RGB", (64, 64), (ground, ground, ground))
+        photo.paste(thing, (24, 24, 40, 40))
+        photo.save(tmp_path / f"{name}.png")
+    heat = np.zeros((1, 20, 20), np.float32)
+    heat[:, 7:13, 7:13] = 1
+
+    class Told:
+        def see(self, pixels: np.ndarray) -> Any:
+            yield Seen(np.zeros((1, 2)), np.zeros((1, 2, 7, 7)), heat)
+
+    preprocess = Preprocess(height_px=64, width_px=64, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bilinear")
+    change = GroundChange(preprocess, Told())  # type: ignore[arg-type]
+    mixed = np.asarray(change(tmp_path / "host.png", tmp_path / "donor.png"))
+    assert (np.abs(mixed[30:34, 30:34] - np.array([255.0, 0, 0])) < 20).all()
+    assert (mixed[:10] == 200).all()
+    assert not ((mixed[..., 1] > 220) & (mixed[..., 0] < 100)).any()
+    heat[:] = 0
+    blind = GroundChange(preprocess, Told())  # type: ignore[arg-type]
+    assert (np.asarray(blind(tmp_path / "host.png", tmp_path / "donor.png"))[:10] == 40).all()
