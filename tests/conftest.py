@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 
 import whycam
 from whycam.cli import main
+from whycam.data.preprocess import Preprocess
 from whycam.model.backbone import create_backbone, make_backbone
 from whycam.model.classifier import Classifier
 from whycam.model.gap import GapClassifier, save_classifier
@@ -292,3 +293,19 @@ def random_weights(tmp_path: Path) -> Path:
     path = tmp_path / "test_resnet.safetensors"
     save_file(create_backbone("test_resnet", image_size=64).module.state_dict(), path)
     return path
+
+
+@pytest.fixture
+def see_saturation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the general network's place, which takes seconds: an object is what has a colour."""
+    from whycam.audit import objects
+    from whycam.maps.objects import GRID, Finder
+
+    def look(images: np.ndarray) -> list[np.ndarray]:
+        warm = (images.max(1) - images.min(1)).clip(0, 1)
+        heat = np.stack([np.asarray(Image.fromarray(one).resize((GRID, GRID), Image.Resampling.BOX)) for one in warm])
+        guide = np.ones((len(images), 2, GRID, GRID), np.float32)
+        return [np.zeros((len(images), 1000), np.float32), np.zeros((len(images), 1000, 2, 2), np.float32), heat, guide]
+
+    preprocess = Preprocess(height_px=64, width_px=64, mean=(0, 0, 0), std=(1, 1, 1))
+    monkeypatch.setattr(objects, "open_finder", lambda photos: Finder(look, preprocess, ("thing",) * 1000))

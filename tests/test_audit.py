@@ -25,6 +25,7 @@ from whycam.explainer.model import Model
 from whycam.model.card import Card
 from whycam.model.classifier import Classifier
 
+pytestmark = pytest.mark.usefixtures("see_saturation")
 SIDE_PX, PHOTOS = 64, 24
 COLOURS = {"red": (220, 40, 40), "green": (40, 220, 40), "blue": (40, 40, 220)}
 NAMES = tuple(COLOURS)

@@ -112,8 +112,20 @@ def train(
         if "evidence_share" in about:
             share, area = about["evidence_share"], about["area_share"]
             typer.echo(f"{share:.1%} of the evidence lies {place}, which is {area:.1%} of the photo")
+    if "changed_before" in (about := summary.get("last_layer", {})):
+        typer.echo(
+            f"With the cause exchanged, {about['changed_after']:.1%} of held-out photos change their class "
+            f"({about['changed_before']:.1%} before the last layer was fitted against it)"
+        )
+    worst = summary["groups"]["worst"] if "groups" in summary else None
+    told = (
+        f", {worst['accuracy']:.3f} on the {worst['photos']} of the worst group ({worst['class']} / {worst['group']}; "
+        f"95 % interval {worst['low']:.3f} to {worst['high']:.3f})"
+        if worst
+        else ""
+    )
     typer.echo(
-        f"Accuracy {summary['val_accuracy']:.3f} on {summary['data']['val']} held-out photos; the run is in {out}"
+        f"Accuracy {summary['val_accuracy']:.3f} on {summary['data']['val']} held-out photos{told}; the run is in {out}"
     )
 
 

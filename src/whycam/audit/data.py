@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from whycam.data.folder import Sample
 from whycam.data.loader import in_batches, stream_photos
+from whycam.data.properties import PropertyTable, read_table
 from whycam.errors import make_unreadable_error
 from whycam.explainer.exact import choose_stand_in
 from whycam.model.classifier import Classifier
@@ -40,6 +42,7 @@ class AuditData:
         unreadable: file -> why.
         seed: of all that is drawn at random.
         train: the files that the model was trained on, where they are known.
+        masks: photo -> the user's mask picture of its object, where masks were given.
         kept: what several kinds of findings need, made by the first that does; by name.
     """
 
@@ -53,6 +56,7 @@ class AuditData:
     unreadable: dict[Path, str] = field(default_factory=dict)
     seed: int = 0
     train: tuple[Path, ...] = ()
+    masks: Mapping[Path, Path] = field(default_factory=dict)
     pooled: np.ndarray | None = None
     weight: np.ndarray | None = None
     kept: dict[str, Any] = field(default_factory=dict)
@@ -65,6 +69,11 @@ class AuditData:
         """(N,) each photo's top class."""
         top: np.ndarray = self.logits.argmax(1)
         return top
+
+    @cached_property
+    def properties(self) -> PropertyTable:
+        """How each photo was made; read from its file when it is first asked for."""
+        return read_table(self.paths)
 
     @property
     def has_labels(self) -> bool:

@@ -12,7 +12,7 @@ from whycam.audit.regions import name_box
 from whycam.audit.suspects import Suspect, list_classes, swap_place
 
 # The spread within the class, as a share of the usual one, that no natural place has.
-_ALIKE = 0.5
+_ALIKE = 0.42
 # The edges of a mark that is not quite in the same place, or of another shape in upright photos, belong to it.
 _NEARLY_ALIKE = 0.7
 # Standard errors that are added to the mean difference of the class's photos.

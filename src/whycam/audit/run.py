@@ -5,7 +5,7 @@ Add a kind as one entry in `KINDS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,9 @@ from whycam.audit.data import AuditData, Progress, draw_samples, read_data
 from whycam.audit.duplicates import AUDITED, Thumbnail, find_duplicates, sign
 from whycam.audit.findings import LEAST_CERTAINTY, Audit, Finding
 from whycam.audit.fragile import find_fragile
+from whycam.audit.grounds import measure_grounds, tell_grounds
 from whycam.audit.labels import find_label_faults
+from whycam.audit.properties import find_data
 from whycam.audit.shortcuts import find_shortcuts
 from whycam.audit.slices import find_slices
 from whycam.audit.suspects import MIN_PHOTOS, list_classes
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
 
 KINDS = {
     "shortcut": Kind(find_shortcuts),
+    "data": Kind(find_data, needs_labels=True, needs_one_label=True),
     "label": Kind(find_label_faults, needs_labels=True, needs_one_label=True),
     "duplicate": Kind(_find_copies),
     "fragile": Kind(find_fragile),
@@ -77,6 +80,7 @@ def audit(
     *,
     kinds: Sequence[str] = tuple(KINDS),
     train: Sequence[Path] = (),
+    masks: Mapping[Path, Path] | None = None,
     limit: int | None = None,
     seed: int = 0,
     engine: str = "auto",
@@ -89,6 +93,7 @@ def audit(
         samples: photos with their class, as an index of the model's; -1 where it is not known.
         kinds: what to look for.
         train: the photos that it was trained on, where copies are looked for too.
+        masks: photo -> mask picture of its object, in which all but 0 counts; None: a general network finds them.
         limit: so many of the photos, drawn by the seed as evenly over the classes as can be.
         seed: of all that is drawn at random.
         engine: what asks the model: onnx, torch, or auto: the first, where the model can be exported and there is no
@@ -107,7 +112,8 @@ def audit(
     if not samples:
         raise UserError("Found no photos to audit; expected some. Check the folder.")
     drawn = draw_samples(samples, limit, seed)
-    data = replace(read_data(classifier, drawn, seed=seed, engine=engine, progress=progress), train=tuple(train))
+    data = read_data(classifier, drawn, seed=seed, engine=engine, progress=progress)
+    data = replace(data, train=tuple(train), masks=masks or {})
     is_several = classifier.card.is_multi_label
     apart = [kind for kind in kinds if KINDS[kind].needs_one_label and is_several]
     lacking = [kind for kind in kinds if KINDS[kind].needs_labels and not data.has_labels and kind not in apart]
@@ -118,7 +124,11 @@ def audit(
     notes = _tell_left_out(data, lacking, len(samples) - len(drawn))
     if apart:
         notes.append(f"Not looked for, as several labels of this model may be right at once: {', '.join(apart)}.")
-    return Audit(tuple(findings), len(data), tuple(notes), _record(data, chosen, engine))
+    record = _record(data, chosen, engine)
+    if "shortcut" in chosen:
+        notes += tell_grounds(data)
+        record["grounds"] = measure_grounds(data)
+    return Audit(tuple(findings), len(data), tuple(notes), record)
 
 
 def _tell_left_out(data: AuditData, kinds: Sequence[str], undrawn: int) -> list[str]:

@@ -13,8 +13,10 @@ import numpy as np
 from whycam.audit.chance import find_interval
 from whycam.audit.data import AuditData
 from whycam.audit.findings import EvidencePhoto, Finding
+from whycam.audit.grounds import suspect_grounds
 from whycam.audit.marks import suspect_marks
 from whycam.audit.places import suspect_places
+from whycam.audit.remade import suspect_properties
 from whycam.audit.stamps import suspect_stamps
 from whycam.audit.suspects import Suspect
 from whycam.audit.swaps import Outcome
@@ -24,6 +26,8 @@ from whycam.audit.trial import Trial, try_suspect
 SUSPECTS: dict[str, Callable[[AuditData], list[Suspect]]] = {
     "mark": suspect_marks,
     "stamp": suspect_stamps,
+    "property": suspect_properties,
+    "ground": suspect_grounds,
     "place": suspect_places,
 }
 _IGNORE = "whycam train FOLDER -o runs/mended --ignore FINDING"
@@ -32,6 +36,11 @@ _AGAINST = "whycam train FOLDER -o runs/mended --against FINDING"
 REMEDIES = {
     "mark": ("Crop it away or cover it in all photos, or train again with its place ignored.", _IGNORE),
     "stamp": ("Remove it from the photos, or add photos of the class without it; or train against it.", _AGAINST),
+    "property": (
+        "Make the photos of all classes in the same way and train again, or train against it.",
+        _AGAINST,
+    ),
+    "ground": ("Collect photos of the class before other grounds, or train again before swapped ones.", _AGAINST),
     "place": ("Crop it away in all photos, or train again with the place ignored.", _IGNORE),
 }
 # A suspect that explains so much of what the strongest one of its class does is as good a name for it.

@@ -33,6 +33,7 @@ class Suspect:
         words: a sentence: what was seen of it.
         mask: (H, W) bool; None where it has no fixed place.
         members: rows of the class's photos that have it; None: all of them.
+        pool: rows among which photos are drawn at all, where not each can be changed so; None: all of them.
         boxes_of: row -> boxes on that photo, where the place differs.
         partners: other classes whose photos have the same.
         numbers: what the finding's numbers say of it beside those of the trial.
@@ -48,6 +49,7 @@ class Suspect:
     mask: np.ndarray | None = None
     members: np.ndarray | None = None
     boxes_of: Callable[[int], tuple[Box, ...]] | None = None
+    pool: np.ndarray | None = None
     partners: tuple[int, ...] = ()
     numbers: Mapping[str, Any] = field(default_factory=dict)
 

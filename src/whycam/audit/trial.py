@@ -73,6 +73,8 @@ def try_suspect(data: AuditData, suspect: Suspect) -> Trial | None:
     """Gives it and takes it; None where no other class has photos to compare with."""
     own = {suspect.label: data.groups[suspect.label] if suspect.members is None else suspect.members}
     rest = {k: data.groups[k] for k in list_classes(data) if k not in suspect.classes}
+    if suspect.pool is not None:
+        rest = {k: rows[np.isin(rows, suspect.pool)] for k, rows in rest.items()}
     is_said = np.isin(data.predicted, suspect.classes)
     goers = {k: rows[~is_said[rows]] for k, rows in rest.items()}
     knowers = {k: rows[is_said[rows]] for k, rows in own.items()}

@@ -6,10 +6,11 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin
 
@@ -33,6 +34,7 @@ _HEAVY_FORMATS = {"WEBP", "JPEG2000"}
 # A list of our own: among Pillow's other formats are one that runs Ghostscript (EPS) and one that fits any file (TGA).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "DIB", "JPEG2000")
 _ORIENTATION_TAG = 0x0112
+_CAMERA_TAGS, _DATE_TAG, _SHOT_TAGS, _TAKEN_TAG = (0x010F, 0x0110), 0x0132, 0x8769, 0x9003
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -45,6 +47,25 @@ _UPRIGHT = {
 _ON_ITS_SIDE = {_UPRIGHT[number] for number in (5, 6, 7, 8)}
 # Pillow logs what it finds wrong in a file, and then raises it too; a logger without a handler writes to the terminal.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a picture's file says of it before its pixels are decoded.
+
+    Attributes:
+        file_type: JPEG, PNG, ...
+        mode: as Pillow names it (RGB, L, RGBA, P, CMYK, ...); how many channels, of an unusual TIFF.
+        tables: a JPEG's tables of steps, 64 numbers each; none of other files.
+        camera: make and model, where EXIF names them.
+        taken: when, as EXIF writes it (2024:05:17 12:00:00); empty where it does not.
+    """
+
+    file_type: str
+    mode: str
+    tables: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    camera: str = ""
+    taken: str = ""
 
 
 class Picture:
@@ -73,6 +94,21 @@ class Picture:
         if isinstance(self._image, ImageFile.ImageFile) and self._image.format in {"JPEG", "MPO"}:
             self._image.draft(None, at_least[::-1] if self._is_on_its_side else at_least)
             self.pixels = self._image.width * self._image.height
+
+    def read_header(self) -> Header:
+        """What the file says of itself."""
+        image = self._image
+        if isinstance(image, UnusualTiff):
+            return Header("TIFF", "unusual")
+        exif = _read_exif(image)
+        camera = " ".join(_clean(exif.get(tag)) for tag in _CAMERA_TAGS).strip()
+        return Header(
+            "JPEG" if image.format == "MPO" else str(image.format),
+            image.mode,
+            dict(getattr(image, "quantization", None) or {}),
+            camera,
+            _clean(exif.get(_TAKEN_TAG) or exif.get(_DATE_TAG)),
+        )
 
     def decode(self) -> Image.Image:
         """The upright picture in RGB; works once.
@@ -308,9 +344,19 @@ def _read_orientation(image: Image.Image | UnusualTiff) -> int:
     """The EXIF orientation: 1 to 8, or a number that means nothing; 1 where there is none."""
     if isinstance(image, UnusualTiff):
         return image.orientation
+    value = _read_exif(image, with_details=False).get(_ORIENTATION_TAG, 1)
+    return value if isinstance(value, int) else 1
+
+
+def _read_exif(image: Image.Image, *, with_details: bool = True) -> dict[int, Any]:
+    """EXIF's tags, with those of the shot itself; what can't be read is left out."""
     try:
         exif = _read_png_exif(image) if isinstance(image, PngImagePlugin.PngImageFile) else image.getexif()
-        value = exif.get(_ORIENTATION_TAG, 1)
+        return {**(exif.get_ifd(_SHOT_TAGS) if with_details and _SHOT_TAGS in exif else {}), **exif}
     except Exception:  # noqa: BLE001 - damaged EXIF raises almost anything, and the picture is good without it
-        return 1
-    return value if isinstance(value, int) else 1
+        return {}
+
+
+def _clean(value: object) -> str:
+    """A word of EXIF without the zeros and blanks that cameras fill it up with."""
+    return value.replace("\0", " ").strip() if isinstance(value, str) else ""

@@ -13,6 +13,7 @@ from whycam.audit import KINDS, Audit, audit
 from whycam.config import AuditOptions
 from whycam.data.annotations import read_photos
 from whycam.data.folder import Sample
+from whycam.data.regions import find_masks
 from whycam.errors import UserError, make_unknown_name
 from whycam.explainer.targets import seek_class
 from whycam.intake.door import open_classifier
@@ -32,6 +33,9 @@ def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions
     with open_run(out, overwrite=options.overwrite) as partial:
         model = open_classifier(model_name, **options.describe_model(), engine=options.engine, photos=MANY)
         samples, train = read_samples(model, folder)
+        masks = (
+            find_masks(options.masks, [sample.path for sample in samples], folder.absolute()) if options.masks else None
+        )
         total = min(options.limit, len(samples))
         with show_progress("auditing", total) as advance:
             found = audit(
@@ -39,6 +43,7 @@ def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions
                 samples,
                 kinds=kinds,
                 train=train,
+                masks=masks,
                 limit=options.limit,
                 seed=options.seed,
                 engine=options.engine,

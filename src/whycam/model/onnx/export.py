@@ -179,7 +179,6 @@ class _FeatureNet(nn.Module):
         return self.model.backbone_features(images)
 
 
-@torch.no_grad()
 def open_features(path: Path, model: GapClassifier) -> Callable[[Tensor], Tensor]:
     """The backbone as a graph: normalised images -> features, several times faster on a CPU than PyTorch.
 
@@ -191,29 +190,55 @@ def open_features(path: Path, model: GapClassifier) -> Callable[[Tensor], Tensor
         UserError: a backbone that can't be exported, or whose exported features are not PyTorch's; a cache that can't
             be written to.
     """
+    about = {"features of": model.origin.architecture}
     net, images = _FeatureNet(model).eval(), probe_images(model.preprocess)
+    session = open_or_export(path, net, images, ["features"], about)
+    return lambda images: torch.from_numpy(run_graph(session, images)[0])
+
+
+@torch.no_grad()
+def open_or_export(
+    path: Path, net: nn.Module, images: Tensor, outputs: list[str], about: Mapping[str, Any]
+) -> InferenceSession:
+    """Any module of one input as a graph in the cache; kept only if it gives PyTorch's numbers.
+
+    Args:
+        path: its place in the cache; exported first where there is none.
+        net: images -> a tensor for each name of `outputs`; on the CPU, in eval mode.
+        images: an input to compare on.
+        outputs: names of the graph's outputs.
+        about: what is recorded of it.
+
+    Raises:
+        UserError: a module that can't be exported, or whose exported numbers are not PyTorch's; a cache that can't be
+            written to.
+    """
     expected = net(images)
+    expected = (expected,) if isinstance(expected, Tensor) else expected
 
     def open_checked(path: Path, _about: object = None) -> InferenceSession:
         session = open_session(path)
-        gap = (run_features(session, images) - expected).abs().max()
-        check_parity({"features": float(gap / (expected.max() - expected.min()))}, "ONNX Runtime")
+        gaps = {
+            name: float(np.abs(ours - theirs.numpy()).max() / (theirs.max() - theirs.min()))
+            for name, ours, theirs in zip(outputs, run_graph(session, images), expected, strict=True)
+        }
+        check_parity(gaps, "ONNX Runtime")
         return session
 
-    def make() -> dict[str, Any]:
+    def make() -> Mapping[str, Any]:
         with open_atomic(path) as part:
-            _save(_convert(net, images, ["features"]), part)
+            _save(_convert(net, images, outputs), part)
             open_checked(part)
         prune_cached(path, _CACHE_LIMIT_BYTES)
-        return {"features of": model.origin.architecture}
+        return about
 
-    session = open_or_make(path, make, open_checked)[0]
-    return lambda images: run_features(session, images)
+    return open_or_make(path, make, open_checked)[0]
 
 
-def run_features(session: InferenceSession, images: Tensor) -> Tensor:
-    """The features of images by a graph."""
-    return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+def run_graph(session: InferenceSession, images: Tensor) -> list[np.ndarray]:
+    """What a graph of one input gives of images."""
+    values: list[np.ndarray] = session.run(None, {"images": images.numpy()})
+    return values
 
 
 def _list_outputs(options: GraphOptions) -> list[str]:
