@@ -2,28 +2,29 @@
 
 The photos are told apart by their contributions, what each channel adds to the class's score (Neuhaus et al.,
 arXiv:2212.04871). Blind spots are small, and clusters of all photos mix them with others; so it is the wrong photos
-that are clustered, and for each cluster all photos are asked whether they look like it: by a ridge regression, each
-photo by a fit without itself, which has a closed form.
+that are clustered, and each photo is asked by the others whether it looks like a cluster, by a ridge regression. Two
+clusters are one group where what tells the one from the right photos tells the other too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.optimize import minimize
-from scipy.spatial.distance import pdist, squareform
+from scipy.spatial.distance import cdist
 from scipy.special import expit, xlogy
-from scipy.stats import gumbel_r
+from scipy.stats import gumbel_r, mannwhitneyu
 
 # Fewer wrong photos are no group.
 LEAST_WRONG = 3
 # All of these were chosen by benchmarks/slices.py on models of seeds from 1000 on.
-_DIMENSIONS, _MOST_PARTS, _LEAST_APART, _RIDGE = 20, 4, 0.2, 1.0
+_DIMENSIONS, _MOST_PARTS, _SAME, _RIDGE = 20, 6, 0.85, 0.3
 # Of a blind spot's photos so many are taken to be wrong, and of other photos.
-_WRONG_INSIDE, _WRONG_OUTSIDE = 0.8, 0.03
-_LARGEST, _SHUFFLES = 0.6, 200
+_WRONG_INSIDE, _WRONG_OUTSIDE = 0.95, 0.03
+_LARGEST, _SHUFFLES, _ROUNDS = 0.6, 100, 10
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Group:
 def find_groups(features: np.ndarray, wrong: np.ndarray, seed: int = 0) -> list[Group]:
     """The groups of one class's photos, the most certain first; they may be due to chance, see `Group.p`.
 
-    The chance is measured by shuffling which photos are wrong and doing all of it again: Gumbel's distribution is
-    fitted to the clearest group of each of 200 shuffles.
+    The chance is measured by shuffling which photos are wrong and doing the same again: Gumbel's distribution is
+    fitted to the clearest of the clusters, of one, three and six, of each of 100 shuffles.
 
     Args:
         features: (n, C) of the class's photos.
@@ -62,7 +63,8 @@ def find_groups(features: np.ndarray, wrong: np.ndarray, seed: int = 0) -> list[
     by_chance = []
     for _ in range(_SHUFFLES):
         shuffled = draw.permutation(wrong)
-        by_chance.append(_measure(looks.judge(looks.split(shuffled)), shuffled)[0].max())
+        tried = np.concatenate(looks.cluster(shuffled, (1, _MOST_PARTS // 2, _MOST_PARTS)))
+        by_chance.append(_measure(looks.judge(tried), shuffled)[0].max())
     spread = np.std(by_chance) * np.sqrt(6) / np.pi
     chance = gumbel_r(np.mean(by_chance) - np.euler_gamma * spread, max(spread, 1e-9))
     found = []
@@ -80,48 +82,82 @@ class _Looks:
     def __init__(self, features: np.ndarray) -> None:
         values = features - features.mean(0)
         alike = (values @ values.T).astype(np.float64)
-        count = len(alike)
-        alike *= count / np.trace(alike)
-        inverse = np.linalg.inv(alike + _RIDGE * np.eye(count))
-        sums = inverse.sum(0)
-        inverse -= np.outer(sums, sums) / sums.sum()
-        # Times targets: what a ridge regression with intercept says of each photo when it is left out.
-        self._leave_one_out = np.eye(count) - inverse / np.diag(inverse)[:, None]
+        alike *= len(alike) / np.trace(alike)
+        solve, _ = _fit(alike)
+        # Times targets: what the regression says of each photo when it is left out.
+        self._leave_one_out = np.eye(len(alike)) - solve / np.diag(solve)[:, None]
         strengths, directions = np.linalg.eigh(alike)
-        most = directions[:, -_DIMENSIONS:] * np.sqrt(strengths[-_DIMENSIONS:].clip(0))
-        self._apart = squareform(pdist(most))
+        self._places = directions[:, -_DIMENSIONS:] * np.sqrt(strengths[-_DIMENSIONS:].clip(0))
+        # Without each photo's mean contribution, which is its score: that two look alike must not be that both are low.
+        values = values - values.mean(1, keepdims=True)
+        patterns = (values @ values.T).astype(np.float64)
+        self._patterns = patterns * (len(patterns) / max(np.trace(patterns), 1e-12))
 
     def judge(self, parts: np.ndarray) -> np.ndarray:
         """(G, n): how much each photo looks like each of the parts (G, n), when it is left out."""
         scores: np.ndarray = parts @ self._leave_one_out.T
         return scores
 
-    def split(self, wrong: np.ndarray) -> np.ndarray:
-        """(G, n) bool: the wrong photos, in up to four parts if those lie apart (silhouette), else in one."""
+    def cluster(self, wrong: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:
+        """The wrong photos in so many parts, (G, n) bool each; in fewer where one would have under three photos."""
         rows = np.flatnonzero(wrong)
-        best, parts = _LEAST_APART, wrong[None]
-        if len(rows) < 2 * LEAST_WRONG:
-            return parts
-        apart = self._apart[np.ix_(rows, rows)]
-        tree = linkage(squareform(apart, checks=False), "ward")
-        for count in range(2, _MOST_PARTS + 1):
-            named = fcluster(tree, count, "maxclust")
+        tree = linkage(self._places[rows], "ward")
+        return [self._cut(tree, wrong, min(count, len(rows) // LEAST_WRONG)) for count in counts]
+
+    def _cut(self, tree: np.ndarray, wrong: np.ndarray, most: int) -> np.ndarray:
+        """Ward's clusters, then k-means from there."""
+        places = self._places[wrong]
+        for count in range(most, 1, -1):
+            named = fcluster(tree, count, "maxclust") - 1
+            for _ in range(_ROUNDS):
+                members = named == np.unique(named)[:, None]
+                centres = members @ places / members.sum(1, keepdims=True)
+                moved = cdist(places, centres).argmin(1)
+                if (moved == named).all():
+                    break
+                named = moved
             members = named == np.unique(named)[:, None]
-            if len(members) < 2 or members.sum(1).min() < LEAST_WRONG:
-                continue
-            if (found := _measure_apartness(apart, members)) > best:
-                best, parts = found, np.zeros((len(members), len(wrong)), dtype=bool)
-                parts[:, rows] = members
-        return parts
+            if members.sum(1).min() >= LEAST_WRONG:
+                parts = np.zeros((len(members), len(wrong)), dtype=bool)
+                parts[:, wrong] = members
+                return parts
+        return wrong[None]
+
+    def split(self, wrong: np.ndarray) -> np.ndarray:
+        """(G, n) bool: the wrong photos in parts of which none foretells another."""
+        parts = list(self.cluster(wrong, (_MOST_PARTS,))[0])
+        while len(parts) > 1:
+            told = np.array([self._foretell(part, parts, ~wrong) for part in parts])
+            told = (told + told.T) / 2
+            np.fill_diagonal(told, 0)
+            first, second = np.unravel_index(told.argmax(), told.shape)
+            if told[first, second] < _SAME:
+                break
+            parts[first] = parts[first] | parts[second]
+            del parts[second]
+        return np.stack(parts)
+
+    def _foretell(self, part: np.ndarray, others: list[np.ndarray], right: np.ndarray) -> list[float]:
+        """How well what tells a part from the right photos tells each other part from them: areas under ROC curves."""
+        rows = np.flatnonzero(part | right)
+        target = part[rows].astype(float)
+        solve, shift = _fit(self._patterns[np.ix_(rows, rows)])
+        weights = solve @ target
+        left_out = (target - weights / np.diag(solve))[~part[rows]]
+        scores = self._patterns[:, rows] @ weights + shift @ target
+        return [_compare(scores[other], left_out) for other in others]
 
 
-def _measure_apartness(apart: np.ndarray, members: np.ndarray) -> float:
-    """The mean silhouette of parts (G, m) by the distances (m, m)."""
-    sums = members @ apart
-    sizes = members.sum(1, keepdims=True)
-    own = (sums / np.maximum(sizes - 1, 1))[members.argmax(0), np.arange(len(apart))]
-    other = np.where(members, np.inf, sums / sizes).min(0)
-    return float(((other - own) / np.maximum(np.maximum(own, other), 1e-12)).mean())
+def _fit(alike: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A ridge regression by inner products (n, n): times targets, the photos' weights (n, n), the intercept (n,)."""
+    inverse = np.linalg.inv(alike + _RIDGE * np.eye(len(alike)))
+    sums = inverse.sum(0)
+    return inverse - np.outer(sums, sums) / sums.sum(), sums / sums.sum()
+
+
+def _compare(values: np.ndarray, others: np.ndarray) -> float:
+    """The area under the ROC curve."""
+    return float(mannwhitneyu(values, others).statistic / (len(values) * len(others)))
 
 
 def _measure(scores: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
