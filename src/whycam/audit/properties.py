@@ -6,7 +6,7 @@ No model is asked. `data/properties.py` lists the properties.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -138,11 +138,15 @@ def _find_usual(values: np.ndarray) -> float | str:
 def find_data(data: AuditData) -> list[Finding]:
     """What tells the classes of an audit's photos."""
     names = {k: data.name(k) for k in data.groups}
-    return find_telling(Labelled(data.paths, data.labels, names, data.properties), data.seed)
+    found = find_telling(Labelled(data.paths, data.labels, names, data.properties), data.seed)
+    # What it costs this model is for the shortcuts to say.
+    return [replace(finding, cost=0.0) for finding in found]
 
 
 def find_telling(photos: Labelled, seed: int) -> list[Finding]:
     """A finding for each class that a property tells nearly by itself; of two classes, one for both.
+
+    Its cost is the share of all photos that a model could know by it.
 
     Args:
         photos: of all classes.
@@ -168,7 +172,8 @@ def _tell(told: Sequence[Told], photos: Labelled, tests: int) -> Finding:
     apart = f"{name!r} can be told" if other is None else f"{name!r} and {other!r} can be told apart"
     return Finding(
         kind="data",
-        severity=float(np.clip(first.tell.caught[0], 0, 1)),
+        severity=first.tell.caught[0],
+        cost=first.tell.caught[0] * float((photos.labels == first.label).sum()) / len(photos.labels),
         certainty=max(to_certainty(one.tell.p, tests) for one in told),
         title=f"Photos of {apart} without a look at what is on them, by {_list(words)}.",
         detail=" ".join(describe(one, name, other) for one in told[:_MOST_TOLD])

@@ -24,6 +24,8 @@ LEAST = {"never": 0.58, "seldom": 0.72, "often": 0.93}
 _LINES = {name: LEAST[PROPERTIES[name].by_nature] for name in REMAKES}
 # A class is tried by so many properties at the most, one of a family.
 _MOST_FAMILIES = 2
+# To take a colour cast from a photo takes the object's own colours, too; the control, which changes little, does not.
+_ONLY_GIVEN = ("colour",)
 # Where so large a share of the class's photos has it, all are donors.
 _MOST_HAVE = 0.9
 # So many bytes of decoded photos are kept for their next turn.
@@ -75,7 +77,7 @@ def _suspect(data: AuditData, photos: Labelled, one: Told, kiln: Kiln) -> Suspec
         label=one.label,
         region=Region("all over the photo"),
         give=change,
-        take=change if way.way == "both" and one.name != "grey" else None,
+        take=change if way.way == "both" and way.family not in _ONLY_GIVEN else None,
         title=f"{way.title} ({about.words}: {own})",
         words=describe(one, data.name(one.label), None),
         members=have if len(have) < _MOST_HAVE * len(rows) else None,
