@@ -308,8 +308,8 @@ _TEXT = [
     "Groups are a class with or without the cause, ten of them, measured on other photos (70 a group; garden 60). "
     "`--against` is told the true cause, as an audit would; the audit itself is measured elsewhere. Means over "
     "seeds, in each of which another class has the cause and other photos are drawn. Of the loss back: (cured - "
-    "before) / (clean - before) of the worst group, the sums over the seeds. Seconds: of the cure alone, on 2 cores that other "
-    "work shared; the features of so many more photos are in them.",
+    "before) / (clean - before) of the worst group, the sums over the seeds. Seconds: of the cure alone, on 2 "
+    "cores that other work shared; the features of so many more photos are in them.",
 ]
 
 
