@@ -19,7 +19,7 @@ from whycam.audit.chance import find_interval
 
 BINS = (-1.0, IGNORES, 0.05, RELIES, 0.2, 0.4, 9.0)
 Row = dict[str, Any]
-ABOUT = f"""`python benchmarks/audit.py prepare`, `audit`, `summary`. A training is audited on held-out photos that share
+ABOUT = f"""`python benchmarks/audit.py prepare`, `audit`, `summary`. A training is audited on held-out photos with
 the training photos' faults; the audit sees neither the cause nor the truth. The truth: the known cause is given to and
 left out of photos that were not trained on. A model relies on its cause if so at least {RELIES:.0%} more of the other
 classes' photos become its class, or so much more of its class is lost, than in a model of clean training on the same
