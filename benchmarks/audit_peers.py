@@ -148,14 +148,14 @@ def write_summary(work: Path, out: Path) -> None:
         ABOUT.format(cleanlab=version("cleanlab"), cleanvision=version("cleanvision")),
         "",
         f"Warned rightly of properties: **{n.get('properties_right', 0)} of {n.get('properties', 0)}** (with the class "
-        f"named {n.get('properties_by_class', 0)}); of all causes {n.get('right', 0)} of {n.get('cases', 0)}. Warned on "
-        f"clean photos: **{n['clean_warned']} of {n['clean']}**, with classes against the rest "
+        f"named {n.get('properties_by_class', 0)}); of all causes {n.get('right', 0)} of {n.get('cases', 0)}. Warned "
+        f"on clean photos: **{n['clean_warned']} of {n['clean']}**, with classes against the rest "
         f"{n['clean_warned_by_class']}; of those of 24 photos a class or fewer {n['clean_small_warned']} of "
         f"{n['clean_small']}.",
         "",
         *write_table(head, table),
         "",
-        "The last column: the share of planted photos that CleanVision flags by its best check, less the others' share.",
+        "The last column: the share of planted photos that CleanVision flags by its best check, less that of others.",
         "",
         *write_table(["clean photos", "trainings", "warned", "of"], pools),
         "",
