@@ -33,17 +33,17 @@ SAYS: dict[str, tuple[str, ...]] = {
     "ground": ("ground",),
     **dict.fromkeys(PROPERTIES, ("property", "tint")),
 }
-# Parts of the names that a property may have. What darkens is brightness; what is enlarged is not sharp; JPEG of poor
-# quality shows in blocks and in bytes for each pixel.
-PROPERTY_WORDS: dict[str, tuple[str, ...]] = {
-    "compression": ("jpeg", "compress", "quality", "quanti", "block", "encod", "saved"),
-    "resolution": ("resolution", "sharp", "blur", "enlarg", "detail"),
-    "darkness": ("bright", "dark", "exposure", "light"),
+# What a property may be called. What is dark has low lightest values; a flat or hard contrast moves the darkest and the
+# lightest; grey has no saturation; a tint is a cast in one of two directions, measured anywhere.
+PROPERTY_NAMES: dict[str, tuple[str, ...]] = {
+    "compression": ("jpeg-quality", "compression"),
+    "resolution": ("sharpness", "blur", "detail"),
+    "darkness": ("brightness", "darkness", "exposure", "lightest"),
     "noise": ("noise", "grain"),
-    "contrast": ("contrast", "range"),
-    "saturation": ("satur", "colourful", "grey"),
-    "vignette": ("vignett", "corner"),
-    "tint": ("cast", "tint", "hue", "temperature", "warm", "colour"),
+    "contrast": ("contrast", "darkest", "lightest"),
+    "saturation": ("saturation", "grey"),
+    "vignette": ("vignette",),
+    "tint": ("warmth", "greenness", "light-warmth", "light-greenness", "colour-cast", "tint"),
 }
 
 
@@ -64,10 +64,17 @@ def is_named(found: Found, case: Case, about: dict[str, Any], cause: Cause) -> b
     if found["numbers"].get("found_by") not in SAYS[case.kind]:
         return False
     if case.kind in PROPERTIES:
-        return any(word in name_property(found) for word in PROPERTY_WORDS[case.kind])
+        return name_property(found) in PROPERTY_NAMES[case.kind]
     if case.kind == "ground" or found["numbers"]["found_by"] == "ground":
         return True
     return is_in_place(found, about, cause)
+
+
+def is_warned(found: Found, case: Case, classes: Sequence[str]) -> bool:
+    """Whether a warning about the data names a planted property and its class; of two classes it names both."""
+    names = found["numbers"].get("properties", [name_property(found)])
+    is_own = found["class"] in classes or found["other"] in classes
+    return found["kind"] == "data" and is_own and bool(set(names) & set(PROPERTY_NAMES.get(case.kind, ())))
 
 
 def is_in_place(found: Found, about: dict[str, Any], cause: Cause) -> bool:
@@ -130,6 +137,7 @@ def judge(case: Case, about: dict[str, Any], row: dict[str, Any]) -> dict[str, A
                 "relies": truth["reliance"] > RELIES - 1e-9,
                 "ignores": is_ignored,
                 "found": found,
+                "warned": any(is_warned(one, case, classes) for one in row["findings"]),
                 "class_found": any(one["class"] in classes for one in accusations),
                 "said": [line["by"] for line in told if line["class"] in classes],
             }

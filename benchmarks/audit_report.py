@@ -13,6 +13,7 @@ from typing import Any
 from audit_cases import CLEAN, KINDS, Case
 from audit_judge import judge
 from audit_prepare import IGNORES, RELIES, Bench
+from audit_properties import PROPERTIES
 from common import save, write_table
 
 from whycam.audit.chance import find_interval
@@ -88,6 +89,10 @@ def write_report(bench: Bench, cases: Sequence[Case], tag: str, out: Path) -> No
         "## Clean trainings",
         "",
         *tabulate_clean(clean),
+        "",
+        "## Warnings about the data",
+        "",
+        *tabulate_warnings(causes, clean),
         "",
         "## By what else differs",
         "",
@@ -194,6 +199,18 @@ def tabulate_clean(clean: Sequence[Row]) -> list[str]:
         warned = sum(any(one["kind"] == "data" for one in row["findings"]) for row in own)
         table.append([name, tell_share(sum(bool(row["accusations"]) for row in own), len(own)), warned])
     return write_table(["clean trainings", "accused", "warned of the data"], table)
+
+
+def tabulate_warnings(causes: Sequence[Row], clean: Sequence[Row]) -> list[str]:
+    """Of properties that one class has on 0.6 of its photos or more, whether a model relies on them or not."""
+    table = []
+    for kind in PROPERTIES:
+        own = [c for c in causes if c["kind"] == kind and c["where"] == "one" and c["share"] >= 0.6]
+        if own:
+            table.append([kind, tell_share(sum(c["warned"] for c in own), len(own))])
+    warned = sum(any(one["kind"] == "data" for one in row["findings"]) for row in clean)
+    table.append(["clean", tell_share(warned, len(clean))])
+    return write_table(["the class and the property are told of the data", ""], table)
 
 
 def tabulate_rest(causes: Sequence[Row]) -> list[str]:
