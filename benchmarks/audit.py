@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from audit_cases import KINDS, Case, list_cases
-from audit_prepare import Bench, prepare
+from audit_prepare import Bench, prepare, sum_up
 from audit_report import write_report
 from common import RESULTS
 
@@ -60,7 +60,7 @@ def run_all(bench: Bench, cases: list[Case], step: str, tag: str) -> Iterator[st
 
 def tell_truth(about: dict) -> str:
     """A case in some words."""
-    found = [f"{one['reliance']:.2f}" for one in about["causes"]]
+    found = [f"{sum_up(one).value:.2f}" for one in about["causes"]]
     return f"{about['pool']}, {about['network']}, accuracy {about['accuracy']:.2f}, reliance {', '.join(found) or '-'}"
 
 

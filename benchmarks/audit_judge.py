@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from audit_cases import TWO, Case, Cause, list_causes
 from audit_photos import Photo
-from audit_prepare import IGNORES, RELIES
+from audit_prepare import sum_up
 from audit_properties import PROPERTIES
 
 Found = dict[str, Any]
@@ -123,19 +123,19 @@ def judge(case: Case, about: dict[str, Any], row: dict[str, Any]) -> dict[str, A
     results = []
     for cause, truth in zip(causes, about["causes"], strict=True):
         classes = [names[k] for k in (range(len(names)) if case.where == "even" else cause.labels)]
-        is_ignored, found = truth["reliance"] < IGNORES, False
+        reliance, found = sum_up(truth), False
         for one, line in zip(accusations, told, strict=True):
             is_own, is_kind = one["class"] in classes, is_named(one, case, about, cause)
             found = found or (is_own and is_kind)
-            said = _sort(is_own=is_own, is_kind=is_kind, is_ignored=is_ignored)
+            said = _sort(is_own=is_own, is_kind=is_kind, is_ignored=reliance.ignores)
             if _RANKS.index(said) < _RANKS.index(line["of"]):
                 line["of"] = said
         results.append(
             {
                 "told_of": classes,
-                "reliance": truth["reliance"],
-                "relies": truth["reliance"] > RELIES - 1e-9,
-                "ignores": is_ignored,
+                "reliance": reliance.value,
+                "relies": reliance.relies,
+                "ignores": reliance.ignores,
                 "found": found,
                 "warned": any(is_warned(one, case, classes) for one in row["findings"]),
                 "class_found": any(one["class"] in classes for one in accusations),

@@ -94,7 +94,6 @@ def check(about: dict[str, Any]) -> dict[str, Any]:
     kept = ("key", "kind", "pool", "classes", "audited", "share", "where", "network")
     return {key: about[key] for key in kept} | {
         "causes": causes,
-        "reliance": [one["reliance"] for one in about["causes"]],
         "scores": scores,
         "flagged": flagged,
         "check_s": seconds,

@@ -37,8 +37,9 @@ from whycam.model.classifier import Classifier
 from whycam.model.gap import probe_identity, save_classifier
 
 # A model relies on a cause if it moves so many of the other classes' photos to its class, or so many of its class are
-# lost without it, beyond what the same does to a model of clean training. Fixed before any audit.
-RELIES, IGNORES = 0.10, 0.02
+# lost without it, and three photos at the least, beyond what the same does to a model of clean training. Fixed before
+# any audit.
+RELIES, IGNORES, LEAST_CHANGED = 0.10, 0.02, 3
 HOSTS, OWN = 100, 60
 # Of grounds, which each class has and which must be painted.
 FEWER_HOSTS = 60
@@ -240,9 +241,31 @@ def measure_reliance(cause: Cause, split: Split, model: Classifier, twin: Classi
         found[f"attack{name}"] = float(is_won.mean())
         found[f"recall_with{name}"] = float((marked_own == labels).mean())
         found[f"recall{name}"] = float((plain_own == labels).mean())
-    attack = found["attack"] - found["attack_clean"]
-    loss = (found["recall_with"] - found["recall"]) - (found["recall_with_clean"] - found["recall_clean"])
-    return found | {"hosts": len(others), "own": len(own), "reliance": min(1.0, max(attack, loss))}
+    return found | {"hosts": len(others), "own": len(own)}
+
+
+@dataclass(frozen=True)
+class Reliance:
+    """The truth of one cause: the share of photos that it changes, and whether the model relies on it or ignores it."""
+
+    value: float
+    relies: bool
+    ignores: bool
+
+
+def sum_up(truth: dict[str, Any]) -> Reliance:
+    """The larger of attack and loss, beyond those of the clean twin.
+
+    Only what the cause does for the twin is taken off: that noise spoils a clean model's answers, and not those of a
+    model that was trained on noise, is no reliance on it.
+    """
+    attack = truth["attack"] - truth["attack_clean"]
+    usual = max(0.0, truth["recall_with_clean"] - truth["recall_clean"])
+    loss = truth["recall_with"] - truth["recall"] - usual
+    changed = ((attack, truth["hosts"]), (loss, truth["own"]))
+    relies = any(share > RELIES - 1e-9 and share * count > LEAST_CHANGED - 1e-6 for share, count in changed)
+    value = max(0.0, attack, loss)
+    return Reliance(value, relies, value < IGNORES)
 
 
 def to_file(planted: Planted) -> Any:

@@ -21,15 +21,15 @@ from whycam.audit.chance import find_interval
 BINS = (-1.0, IGNORES, 0.05, RELIES, 0.2, 0.4, 9.0)
 Row = dict[str, Any]
 ABOUT = f"""`python benchmarks/audit.py prepare`, `audit`, `summary`. A training is audited on held-out photos with
-the training photos' faults; the audit sees neither the cause nor the truth. The truth: the known cause is given to and
-left out of photos that were not trained on. A model relies on its cause if so at least {RELIES:.0%} more of the other
-classes' photos become its class, or so much more of its class is lost, than in a model of clean training on the same
-photos; under {IGNORES:.0%} it ignores it. Found is what is told of the right class and called what it is: by a mark
-that covers at least half of the planted one and is no larger than it by half of the photo, by the property's name
-(darkness may be called brightness or exposure, a poor resolution sharpness, a tint a colour cast; the words are in
-audit_judge.py), by the ground, by a thing (or a sign, where its pixels come back). Of a garden in which each class has
-a ground of its own each class is one cause; causes of one training are not independent. Intervals are Wilson's, of
-95 %. Seeds from 0 on; thresholds are chosen on seeds from 1000 on."""
+the training photos' faults; the audit sees neither the cause nor the truth. The truth: the known cause is given to
+and left out of photos that were not trained on. A model relies on its cause if so at least {RELIES:.0%} more of the
+other classes' photos become its class, or so much more of its class is lost (three photos at least), than in a model
+of clean training on the same photos; under {IGNORES:.0%} it ignores it. Found is what is told of the right class and
+called what it is: by a mark that covers at least half of the planted one and is no larger than it by half of the
+photo, by the property's name (darkness may be called brightness or exposure, a poor resolution sharpness, a tint a
+colour cast; the words are in audit_judge.py), by the ground, by a thing (or a sign, where its pixels come back). Of a
+garden in which each class has a ground of its own each class is one cause; causes of one training are not
+independent. Intervals are Wilson's, of 95 %. Seeds from 0 on; thresholds are chosen on seeds from 1000 on."""
 
 
 def read_rows(bench: Bench, cases: Sequence[Case], tag: str) -> list[Row]:
