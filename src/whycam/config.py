@@ -225,6 +225,10 @@ class AuditOptions(ModelOptions):
     kinds: str = Field(
         "", description="Kinds of findings with commas: shortcut, data, label, duplicate, fragile, confusion [all]."
     )
+    before: Path | None = Field(
+        None,
+        description="An audit.json of before, say before a cure: tells what is gone and what is new.",
+    )
     fail_on: str = Field("", description="Exit with code 1 where there is a finding of these kinds (with commas).")
     masks: Path | None = Field(
         None, description="Folder of masks of the objects, PHOTO.png; without it a general network finds them."

@@ -150,7 +150,9 @@ def walk(heat: np.ndarray, guide: np.ndarray, colours: np.ndarray) -> np.ndarray
     # Each of the inner layers gives unit vectors: their products are the sum of the cosines.
     layers = 2
     spread = []
-    for seeds, features, colour in zip(heat**_POWER, guide.reshape(len(guide), guide.shape[1], -1), colours, strict=True):
+    for seeds, features, colour in zip(
+        heat**_POWER, guide.reshape(len(guide), guide.shape[1], -1), colours, strict=True
+    ):
         like = (features.T @ features - layers) / _INNER
         affinity = np.exp(like - near - _square_distances(colour) / (2 * _COLOUR**2)).astype(np.float32)
         np.fill_diagonal(affinity, 0)
