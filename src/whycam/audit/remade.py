@@ -10,7 +10,7 @@ import numpy as np
 
 from whycam.audit.data import AuditData
 from whycam.audit.findings import Region
-from whycam.audit.properties import Labelled, Told, describe, tell_classes
+from whycam.audit.properties import Labelled, Line, Told, describe, tell_classes
 from whycam.audit.suspects import Change, Suspect, list_classes
 from whycam.audit.telling import fit_range
 from whycam.data.images import ImageError
@@ -18,9 +18,9 @@ from whycam.data.loader import map_ahead
 from whycam.data.properties import PROPERTIES, PropertyTable, Value
 from whycam.data.remake import REMAKES, Host, measure_scales, open_host, remake
 
-# The lower end of AUC or balanced accuracy from which on a class is tried, by how often an object has it by nature. It
-# is lower than for a fault of the photos: the trial decides.
-LEAST = {"never": 0.58, "seldom": 0.72, "often": 0.93}
+# What a property must reach for a class to be tried by it, by how often an object has it by nature. It is
+# less than for a fault of the photos: the trial decides.
+LEAST = {"never": Line(0.58, 0.15), "seldom": Line(0.72, 0.3), "often": Line(0.93)}
 _LINES = {name: LEAST[PROPERTIES[name].by_nature] for name in REMAKES}
 # A class is tried by so many properties at the most, one of a family.
 _MOST_FAMILIES = 2

@@ -69,7 +69,9 @@ def _describe(data: AuditData, k: int) -> np.ndarray:
     rows = data.groups[k]
     if data.pooled is None or data.weight is None:
         return np.asarray(read_generic(data)[rows])
-    return np.asarray(data.pooled[rows] * data.weight[k])
+    # Of one logit the first class has no weights of its own: what speaks against the other one speaks for it.
+    weight = data.weight[k] if data.weight[k].any() else -data.weight.sum(0)
+    return np.asarray(data.pooled[rows] * weight)
 
 
 def _tell(data: AuditData, one: Slice) -> Finding:
