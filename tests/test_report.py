@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -24,6 +25,7 @@ from whycam.explainer.reading import Reading
 from whycam.intake.door import open_classifier
 from whycam.jobs import report as job
 from whycam.jobs import report_photos
+from whycam.metrics.groups import score_groups
 from whycam.model.backbone import make_backbone
 from whycam.model.classifier import Classifier
 from whycam.model.gap import GapClassifier, save_classifier
@@ -289,6 +291,32 @@ def test_the_numbers_of_an_evaluation_are_shown(tmp_path: Path, run_folder: Path
     assert "0.712" in text
     assert "pointing ↑" in text
     assert "whycam evaluate it" in text
+
+
+def test_the_worst_group_and_all_others_are_told(tmp_path: Path, run_folder: Path) -> None:
+    """By the training run where it knows them, else by the evaluation; the words are text."""
+    told = {}
+    for name, word in (("run", "<logo>"), ("evaluation", "plain")):
+        right = [True] * 7 + [False] * 3 + [True] * 9
+        told[name] = score_groups(["circle"] * 10 + ["square"] * 9, [word] * 10 + ["other"] * 9, right)
+    overall = {"command": "", "photos": 36, "metrics": {}, "overall": [], "groups": told["evaluation"]}
+    write_json(tmp_path / "overall.json", overall)
+    report(run_folder, None, tmp_path / "a.html", evaluation=tmp_path)
+    assert "circle / plain" in read(tmp_path / "a.html")
+    copied = shutil.copytree(run_folder, tmp_path / "run")
+    summary = json.loads((copied / "summary.json").read_text())
+    write_json(copied / "summary.json", summary | {"groups": told["run"]})
+    report(copied, None, tmp_path / "b.html", evaluation=tmp_path)
+    text = " ".join(read(tmp_path / "b.html").split())
+    assert "of 10 photos in the worst group: circle / &lt;logo&gt;" in text
+    assert "<strong>70 %</strong>" in text
+    assert "<td>other</td>" in text
+    assert "worst group" not in read_plain(tmp_path, run_folder)
+
+
+def read_plain(tmp_path: Path, run_folder: Path) -> str:
+    report(run_folder, None, tmp_path / "c.html")
+    return read(tmp_path / "c.html")
 
 
 def test_a_report_is_not_replaced_by_itself(tmp_path: Path, run_folder: Path) -> None:

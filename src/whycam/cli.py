@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails
 from whycam import __version__
 from whycam.config import (
     AuditOptions,
+    CheckOptions,
     EvaluateOptions,
     ExplainOptions,
     ExportOptions,
@@ -112,8 +113,20 @@ def train(
         if "evidence_share" in about:
             share, area = about["evidence_share"], about["area_share"]
             typer.echo(f"{share:.1%} of the evidence lies {place}, which is {area:.1%} of the photo")
+    if "changed_before" in (about := summary.get("last_layer", {})):
+        typer.echo(
+            f"With the cause exchanged, {about['changed_after']:.1%} of held-out photos change their class "
+            f"({about['changed_before']:.1%} before the last layer was fitted against it)"
+        )
+    worst = summary["groups"]["worst"] if "groups" in summary else None
+    told = (
+        f", {worst['accuracy']:.3f} on the {worst['photos']} of the worst group ({worst['class']} / {worst['group']}; "
+        f"95 % interval {worst['low']:.3f} to {worst['high']:.3f})"
+        if worst
+        else ""
+    )
     typer.echo(
-        f"Accuracy {summary['val_accuracy']:.3f} on {summary['data']['val']} held-out photos; the run is in {out}"
+        f"Accuracy {summary['val_accuracy']:.3f} on {summary['data']['val']} held-out photos{told}; the run is in {out}"
     )
 
 
@@ -210,6 +223,23 @@ def audit(
     from whycam.jobs.audit import audit_folder, split_kinds
 
     done = audit_folder(model, folder, out, options)
+    typer.echo(f"{len(done.findings)} findings on {done.photos} photos; audit.json is in {out}")
+    if any(done.of_kind(kind) for kind in split_kinds(options.fail_on)):
+        raise typer.Exit(1)
+
+
+@app.command()
+@with_options(CheckOptions)
+def check(
+    folder: Annotated[Path, typer.Argument(help="CLASS/photo.jpg, or train/CLASS/.. and val/CLASS/..")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")],
+    given: dict[str, object],
+) -> None:
+    """Find what is wrong with photos before a model learns it: what tells a class by itself, and copies."""
+    options = CheckOptions.model_validate(given)
+    from whycam.jobs.check import check_folder, split_kinds
+
+    done = check_folder(folder, out, options)
     typer.echo(f"{len(done.findings)} findings on {done.photos} photos; audit.json is in {out}")
     if any(done.of_kind(kind) for kind in split_kinds(options.fail_on)):
         raise typer.Exit(1)

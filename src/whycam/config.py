@@ -83,6 +83,21 @@ class TrainOptions(Options):
     focus_weight: float = Field(
         10.0, ge=0, description="Weight in the loss of the share of evidence where --ignore and --attend forbid it."
     )
+    against: str | None = Field(
+        None,
+        description="Train a shortcut away: audit.json#FINDING, of any kind. Views of the photos have its cause "
+        "exchanged (grounds, signs, how they were made), and the last layer is fitted to them; see docs/cure.md.",
+    )
+    groups: Path | None = Field(
+        None,
+        description="Fit the last layer once more with groups of equal weight: a CSV file,group (with a logo, without; "
+        "which camera). The accuracy of each group is told. See docs/cure.md.",
+    )
+    robust: bool = Field(
+        False,
+        description="Fit the last layer once more with more weight on photos that a first head misses; with --groups "
+        "these choose how much.",
+    )
     seed: int = Field(0, ge=0, description="Split, order, views and initial weights follow from it.")
     device: Device = Field("auto", description="auto takes a GPU where there is one.")
     cache_dir: Path | None = Field(None, description="Where features are kept [the user's cache folder].")
@@ -188,6 +203,9 @@ class EvaluateOptions(ModelOptions):
     boxes: Path | None = Field(None, description="A CSV of boxes in pixels: file,boxes and, where known, label.")
     masks: Path | None = Field(None, description="A folder of masks, PHOTO.png for each photo; 0 is background.")
     coco: Path | None = Field(None, description="Boxes and masks as COCO JSON.")
+    groups: Path | None = Field(
+        None, description="A CSV file,group: the accuracy of each group, a class and a word, and the worst one's."
+    )
     target: Literal["auto", "true", "predicted"] = Field(
         "auto", description="The class whose maps are measured; auto: the true one where it is known."
     )
@@ -205,7 +223,11 @@ class AuditOptions(ModelOptions):
     """What `whycam audit` looks for."""
 
     kinds: str = Field(
-        "", description="Kinds of findings with commas: shortcut, label, duplicate, fragile, confusion [all]."
+        "", description="Kinds of findings with commas: shortcut, data, label, duplicate, fragile, confusion [all]."
+    )
+    before: Path | None = Field(
+        None,
+        description="An audit.json of before, say before a cure: tells what is gone and what is new.",
     )
     fail_on: str = Field("", description="Exit with code 1 where there is a finding of these kinds (with commas).")
     masks: Path | None = Field(
@@ -218,6 +240,17 @@ class AuditOptions(ModelOptions):
     engine: Literal["auto", "onnx", "torch"] = Field(
         "auto", description="onnx: the model is asked by the exported graph. auto: that, without a GPU."
     )
+    overwrite: bool = Field(False, description="Replace an output folder of that name.")
+
+
+class CheckOptions(Options):
+    """What `whycam check` looks at."""
+
+    fail_on: str = Field("", description="Exit with code 1 where there is a finding of these kinds: data, duplicate.")
+    limit: int = Field(
+        10_000, ge=2, description="So many photos, drawn by the seed as evenly over the classes as can be."
+    )
+    seed: int = Field(0, ge=0, description="All that is drawn at random follows from it.")
     overwrite: bool = Field(False, description="Replace an output folder of that name.")
 
 

@@ -5,13 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
+from whycam.metrics.groups import find_interval
 
-def find_interval(hits: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson)."""
-    if not total:
-        return 0.0, 1.0
-    found = stats.binomtest(hits, total).proportion_ci(0.95, method="wilson")
-    return float(found.low), float(found.high)
+__all__ = ["compare_means", "find_interval", "to_certainty"]
 
 
 def compare_means(values: np.ndarray, others: np.ndarray) -> float:

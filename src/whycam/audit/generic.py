@@ -1,4 +1,4 @@
-"""What the installed general network, of 1,000 everyday classes, sees in the audited photos: words for what is found."""
+"""What the installed general network, of 1,000 everyday classes, sees in the audited photos: words for findings."""
 
 from __future__ import annotations
 

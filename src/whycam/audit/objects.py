@@ -106,7 +106,7 @@ def _find(data: AuditData, rows: np.ndarray) -> Objects:
     masks, holes = {}, {}
     looks = {} if data.masks else read_looks(data, rows)
     for row in rows.tolist():
-        found = _read_mask(data, row) if data.masks else _draw_mask(data.pixels[row], looks[row].heat)
+        found = _read_mask(data, row) if data.masks else draw_mask(data.pixels[row], looks[row].heat)
         if isinstance(found, str):
             left_out[found] += 1
         elif found[0].mean() < LEAST_SHARE:
@@ -118,7 +118,8 @@ def _find(data: AuditData, rows: np.ndarray) -> Objects:
     return Objects(masks, holes, dict(left_out), bool(data.masks))
 
 
-def _draw_mask(pixels: np.ndarray, heat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def draw_mask(pixels: np.ndarray, heat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) bool twice, of a photo (3, H, W) and its heat (g, g): what is sure to be the object, and the hole."""
     sure = cut_out(pixels, heat)
     return sure >= SURE, _widen(sure >= POSSIBLE)
 

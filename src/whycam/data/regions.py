@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -153,20 +154,33 @@ def _read_box(text: str, option: str) -> Box:
 
 def _read_finding(text: str, option: str) -> tuple[Box, ...]:
     file, _, key = text.partition("#")
-    path = Path(file)
+    findings = read_findings(Path(file), option)
+    boxes = {name: (one.get("region") or {}).get("boxes") or [] for name, one in findings.items()}
+    placed = [name for name, found in boxes.items() if found]
+    if key not in placed:
+        fault = "has no place of its own" if key in boxes else "is not among the findings"
+        against = f" Or train --against {file}#{key}, which needs no place." if key in boxes else ""
+        raise UserError(
+            f"{option} names the finding {key!r}, which {fault} in '{Path(file).absolute()}'; expected one with a "
+            f"region: {', '.join(placed) or 'there is none'}. Write {file}#{placed[0] if placed else 'FINDING'}, or "
+            f"give masks.{against}"
+        )
+    return tuple((float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1 in boxes[key])
+
+
+def read_findings(path: Path, option: str) -> dict[str, dict[str, Any]]:
+    """The findings of an audit.json by their ids.
+
+    Raises:
+        UserError: it is none.
+    """
     try:
-        findings = {one["id"]: one for one in json.loads(path.read_text(encoding="utf-8"))["findings"]}
-        boxes = {name: (one.get("region") or {}).get("boxes") or [] for name, one in findings.items()}
+        found = {str(one["id"]): dict(one) for one in json.loads(path.read_text(encoding="utf-8"))["findings"]}
+        for one in found.values():
+            (one.get("region") or {}).get("boxes")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"'{path.absolute()}' can't be read as an audit ({type(error).__name__}: {as_clause(error)}); expected "
             f"the audit.json that whycam audit writes. Check the path in {option}."
         ) from None
-    placed = [name for name, found in boxes.items() if found]
-    if key not in placed:
-        fault = "has no place of its own" if key in boxes else "is not among the findings"
-        raise UserError(
-            f"{option} names the finding {key!r}, which {fault} in '{path.absolute()}'; expected one with a region: "
-            f"{', '.join(placed) or 'there is none'}. Write {file}#{placed[0] if placed else 'FINDING'}, or give masks."
-        )
-    return tuple((float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1 in boxes[key])
+    return found

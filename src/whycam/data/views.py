@@ -17,8 +17,9 @@ from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from whycam.data.exchange import swap_region
 from whycam.data.folder import Sample
-from whycam.data.images import load_image, load_sized
+from whycam.data.images import load_image
 from whycam.data.preprocess import Preprocess
 from whycam.data.regions import Regions
 
@@ -98,15 +99,7 @@ class Swaps:
 
     def __call__(self, photo: Path, view: int) -> Image.Image:
         """The photo in one of its views."""
-        donor = self.find_donor(photo, view)
-        image, size = load_sized(photo, at_least=self.at_least)
-        other, other_size = load_sized(donor, at_least=self.at_least)
-        shape = (image.height, image.width)
-        drawn = (self.regions.draw(photo, size, shape), self.regions.draw(donor, other_size, shape))
-        masks = [mask for mask in drawn if mask is not None]
-        if not masks:
-            return image
-        return Image.composite(other.resize(image.size), image, Image.fromarray(np.logical_or.reduce(masks)))
+        return swap_region(photo, self.find_donor(photo, view), self.regions, self.at_least)
 
     def find_donor(self, photo: Path, view: int) -> Path:
         """The other photo."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from rich.table import Table
 
 from whycam.config import EvaluateOptions
 from whycam.data.annotations import read_photos
+from whycam.data.groups import read_groups
 from whycam.errors import UserError
 from whycam.explainer.model import Model
 from whycam.intake.door import open_classifier
 from whycam.jobs.progress import show_progress
 from whycam.metrics.evaluation import Evaluation, evaluate
+from whycam.metrics.groups import score_groups, tell_groups
 from whycam.metrics.registry import Metric
 from whycam.runs import TableWriter, command_line, open_run, write_json
 
@@ -36,6 +39,7 @@ def evaluate_folder(model_name: str, folder: Path, out: Path, options: EvaluateO
     if sum(source is not None for source in (options.boxes, options.masks, options.coco)) > 1:
         raise UserError("Found more than one of --boxes, --masks and --coco; expected one. Leave the others out.")
     photos = read_photos(folder, boxes=options.boxes, masks=options.masks, coco=options.coco)
+    words = read_groups(options.groups, [one.photo for one in photos], folder) if options.groups else {}
     with open_run(out, overwrite=options.overwrite) as partial:
         model = Model(open_classifier(model_name, **options.describe_model()))
         total = min(options.limit or len(photos), len(photos))
@@ -53,8 +57,11 @@ def evaluate_folder(model_name: str, folder: Path, out: Path, options: EvaluateO
                 progress=advance,
                 layer=options.layer,
             )
-        write_evaluation(found, partial, options)
+        groups = _score_groups(found, words)
+        write_evaluation(found, partial, options, groups)
         print_evaluation(found, Console())
+        if groups:
+            Console().print(tell_groups(groups), markup=False, highlight=False)
     return found
 
 
@@ -62,8 +69,18 @@ def _split(words: str) -> list[str]:
     return [word.strip() for word in words.split(",") if word.strip()]
 
 
-def write_evaluation(found: Evaluation, folder: Path, options: EvaluateOptions) -> None:
-    """`overall.json`, and `photos` and `classes` as Parquet and CSV."""
+def _score_groups(found: Evaluation, words: Mapping[Path, str]) -> dict[str, Any]:
+    """The accuracy of each group, over the photos whose class and group are known."""
+    known = [i for i, label in enumerate(found.labels) if label >= 0]
+    names = [found.class_names[min(int(found.labels[i]), len(found.class_names) - 1)] for i in known]
+    right = found.logits.argmax(1)[known] == found.labels[known]
+    return score_groups(names, [words.get(found.photos[i]) for i in known], right.tolist())
+
+
+def write_evaluation(
+    found: Evaluation, folder: Path, options: EvaluateOptions, groups: Mapping[str, Any] | None = None
+) -> None:
+    """`overall.json`, with each group's accuracy where it is known; and `photos` and `classes` as Parquet and CSV."""
     names = [metric.name for metric in found.metrics]
     write_json(
         folder / "overall.json",
@@ -73,6 +90,7 @@ def write_evaluation(found: Evaluation, folder: Path, options: EvaluateOptions) 
             "left_out": dict(found.counts),
             "same_maps": dict(found.same),
             "classifier": found.classifier(),
+            **({"groups": groups} if groups else {}),
             "metrics": {metric.name: _describe(metric) for metric in found.metrics},
             "overall": found.overall(),
             "options": options.model_dump(mode="json"),

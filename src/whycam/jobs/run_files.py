@@ -24,6 +24,7 @@ from whycam.data.loader import in_batches, stream_photos
 from whycam.errors import UserError
 from whycam.explainer.model import Model
 from whycam.jobs.progress import show_progress
+from whycam.metrics.groups import score_groups
 from whycam.model.card import Card
 from whycam.model.classifier import Classifier
 from whycam.model.gap import GapClassifier, check_identity, measure_identity
@@ -34,7 +35,7 @@ from whycam.show.plots import make_sheet, plot_confusion, plot_curves
 from whycam.train.evidence import compute_evidence
 from whycam.train.features import FeatureStore
 from whycam.train.focus import SWAPPED_VIEWS
-from whycam.train.phases import Work
+from whycam.train.work import Work
 
 _SHEET_PHOTOS = 40
 _SHEET_COLUMNS = 8
@@ -73,8 +74,11 @@ def write_results(work: Work, run: Path) -> dict[str, Any]:
     stored_error = _draw_sheet(work, logits, run / "sheet.jpg")
     views = SWAPPED_VIEWS if work.swaps else 0
     focus = {"focus": work.focus.describe(photos.val, scored.evidence, views=views)} if work.focus else {}
+    retrained = {"last_layer": work.retrained} if work.retrained else {}
     return {
         **_compute_scores(logits, labels, photos.class_names),
+        **_compute_groups(work, logits, labels),
+        **retrained,
         **focus,
         "identity_error": identity_error,
         "stored_features_error": stored_error,
@@ -134,12 +138,23 @@ def _compute_scores(logits: Tensor, labels: Tensor, class_names: Sequence[str]) 
         "val_loss": float(torch.nn.functional.cross_entropy(logits, labels)),
         "val_balanced_accuracy": float(each["recall"].mean()),
         "val_calibration_error": float(multiclass_calibration_error(probabilities, labels, count)),
-        "val_note": "The epoch was chosen by its accuracy on these same photos.",
         "classes": {
             name: {"photos": int(photos[k]), **{word: float(values[k]) for word, values in each.items()}}
             for k, name in enumerate(class_names)
         },
     }
+
+
+def _compute_groups(work: Work, logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    """The accuracy of each group of the held-out photos, and what it was chosen by."""
+    samples, names = work.photos.val, work.photos.class_names
+    words = [work.groups.get(sample.path) for sample in samples]
+    found = score_groups([names[s.label] for s in samples], words, (logits.argmax(dim=1) == labels).tolist())
+    note = ""
+    if work.retrained and "chosen_by" in work.retrained:
+        note = f" The last layer's numbers were chosen by {work.retrained['chosen_by']}, these same photos."
+    about = {"val_note": f"The epoch was chosen by its accuracy on these same photos.{note}"}
+    return about | ({"groups": found} if found else {})
 
 
 def _write_predictions(logits: Tensor, labels: Tensor, photos: PhotoFolder, run: Path) -> None:

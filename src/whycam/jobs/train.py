@@ -14,17 +14,21 @@ import torch
 
 from whycam.config import TrainOptions
 from whycam.data.check import drop_unreadable, find_same_content, hash_photos
-from whycam.data.folder import count_labels, fingerprint, read_folder
+from whycam.data.folder import PhotoFolder, count_labels, fingerprint, read_folder
+from whycam.data.groups import read_groups
 from whycam.errors import UserError
 from whycam.intake.device import choose_device
 from whycam.intake.request import read_classes
+from whycam.jobs.against import make_exchange
 from whycam.jobs.progress import log_to, show_progress
 from whycam.jobs.run_files import write_results
 from whycam.model.backbone import make_backbone
 from whycam.model.gap import GapClassifier, save_classifier
 from whycam.runs import command_line, find_way, open_run, read_versions, write_json
 from whycam.train.focus import make_focus
-from whycam.train.phases import Work, log, train_phases
+from whycam.train.phases import train_phases
+from whycam.train.retrain import check_groups, check_retraining
+from whycam.train.work import Work, log
 
 
 def train(folder: Path, out: Path, options: TrainOptions) -> dict[str, Any]:
@@ -34,6 +38,7 @@ def train(folder: Path, out: Path, options: TrainOptions) -> dict[str, Any]:
         UserError: a folder that can't be trained on, weights out of reach, a run of that name, a full disk.
     """
     start = time.perf_counter()
+    check_retraining(options)
     photos = read_folder(
         folder,
         val_fraction=options.val_fraction,
@@ -59,7 +64,14 @@ def train(folder: Path, out: Path, options: TrainOptions) -> dict[str, Any]:
         )
         model = GapClassifier(origin, photos.class_names, options.head).to(device).eval()
         focus = make_focus(options, photos, model.preprocess)
-        work = Work(options, photos, hashes, unreadable, model, device, run, show_progress, focus=focus)
+        groups = _read_groups(options, photos)
+        exchange = make_exchange(options, photos, model.preprocess)
+        work = Work(
+            *(options, photos, hashes, unreadable, model, device, run, show_progress),
+            focus=focus,
+            exchange=exchange,
+            groups=groups,
+        )
         work.times_s["prepare"] = time.perf_counter() - start
         _log_start(work)
         train_phases(work)
@@ -71,6 +83,19 @@ def train(folder: Path, out: Path, options: TrainOptions) -> dict[str, Any]:
         write_json(run / "summary.json", summary)
         shutil.rmtree(run / "checkpoints", ignore_errors=True)
     return summary
+
+
+def _read_groups(options: TrainOptions, photos: PhotoFolder) -> dict[Path, str]:
+    """Photo -> group; those without are counted in the log."""
+    if options.groups is None:
+        return {}
+    groups = read_groups(options.groups, [sample.path for sample in photos.samples], photos.root)
+    check_groups(groups, photos, options)
+    for words, samples in (("training", photos.train), ("held-out", photos.val)):
+        known = sum(sample.path in groups for sample in samples)
+        if known < len(samples):
+            log.info("--groups names %d of %d %s photos.", known, len(samples), words)
+    return groups
 
 
 def _check_same_options(run: Path, options: TrainOptions, class_names: Sequence[str]) -> None:

@@ -104,6 +104,7 @@ def render_report(report: Report) -> str:
         command=command_line(),
         facts=describe_model(report),
         score=describe_score(report),
+        groups=find_groups(report),
         findings=_list_findings(report),
         open_findings=_OPEN_FINDINGS,
         curves=[curve for name in ("accuracy", "loss") if (curve := make_curve(report.epochs, name))],
@@ -193,6 +194,12 @@ def describe_score(report: Report) -> dict[str, Any] | None:
         "top5": tally.top5 / tally.labelled if len(report.class_names) > MATRIX_CLASSES else None,
         "note": (report.summary or {}).get("val_note", ""),
     }
+
+
+def find_groups(report: Report) -> Mapping[str, Any] | None:
+    """The accuracy of each group, by the training run, else by the evaluation; None where no groups are known."""
+    known = [(source or {}).get("groups") for source in (report.summary, report.evaluation)]
+    return next((found for found in known if found), None)
 
 
 def _list_findings(report: Report) -> list[dict[str, Any]]:

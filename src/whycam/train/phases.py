@@ -2,92 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from whycam.config import TrainOptions
-from whycam.data.check import drop_unreadable
-from whycam.data.folder import PhotoFolder, Sample, count_labels
-from whycam.data.loader import Photo, map_ahead, stream_photos
-from whycam.data.views import Swaps, ViewDataset
-from whycam.errors import UserError
-from whycam.model.backbone import hash_tensors
-from whycam.model.gap import GapClassifier
+from whycam.data.folder import count_labels
+from whycam.data.views import ViewDataset
 from whycam.model.input import normalise_on
-from whycam.model.onnx.engine import place_engine
-from whycam.model.onnx.export import open_features
 from whycam.runs import write_lines
 from whycam.train.draws import choose_sample, count_steps, draw_steps, split_batches
 from whycam.train.evidence import compute_evidence, compute_share
-from whycam.train.features import FeatureKey, FeatureStore, compute_features, default_cache_dir
+from whycam.train.features import FeatureStore
 from whycam.train.finetune import freeze_batch_norm, make_groups
-from whycam.train.focus import SWAPPED_VIEWS, Focus, name_swaps
 from whycam.train.loop import Batches, Epoch, Phase, find_best, fit
-
-log = logging.getLogger("whycam.train")
-_WORKERS = 2
-# From so many photos on, the time for an export is soon won back.
-_EXPORT_FROM_PHOTOS = 1000
-Reader = Callable[[Tensor, Tensor], Tensor]
-PhotoReader = Callable[[Iterable[Path]], Iterator[Photo]]
-
-
-@dataclass
-class Work:
-    """What the steps of one training hand on.
-
-    Attributes:
-        photos: the folder, without what can't be read.
-        hashes: path -> content hash.
-        unreadable: path -> reason.
-        model: the classifier in the making, on `device`.
-        run: the folder to write into.
-        show_progress: (words, total) -> a bar, whose block gets a function that is told how many more are done.
-        times_s: step -> seconds.
-        epochs: the lines of all phases so far.
-        store: features of all photos, where the finished model's backbone is still the one that made them.
-        focus: where evidence is unwanted, if anywhere.
-    """
-
-    options: TrainOptions
-    photos: PhotoFolder
-    hashes: Mapping[Path, str]
-    unreadable: dict[Path, str]
-    model: GapClassifier
-    device: torch.device
-    run: Path
-    show_progress: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-    times_s: dict[str, float] = field(default_factory=dict)
-    epochs: list[Epoch] = field(default_factory=list)
-    store: FeatureStore | None = None
-    focus: Focus | None = None
-
-    @property
-    def swaps(self) -> Swaps | None:
-        """The training photos with the content of the ignored region exchanged."""
-        return self.focus.make_swaps(self.photos, self.options.seed) if self.focus else None
-
-    @contextmanager
-    def timed(self, step: str) -> Iterator[None]:
-        """Adds the block's seconds to the step's."""
-        start = time.perf_counter()
-        yield
-        self.times_s[step] = self.times_s.get(step, 0.0) + time.perf_counter() - start
-
-    def labels(self, samples: Sequence[Sample]) -> Tensor:
-        """(N,) class indices."""
-        return torch.tensor([sample.label for sample in samples], device=self.device)
+from whycam.train.retrain import retrain
+from whycam.train.stores import WORKERS, compute_stores, make_readers
+from whycam.train.work import Work, drop_undecodable, log
 
 
 def train_phases(work: Work) -> None:
@@ -95,14 +29,17 @@ def train_phases(work: Work) -> None:
     options = work.options
     if options.scratch:
         with work.timed("decode"):
-            _drop_undecodable(work)
+            drop_undecodable(work)
         with work.timed("scratch"):
             _train_network(work, "scratch")
         return
     with work.timed("features"):
-        stores = _compute_stores(work)
+        stores = compute_stores(work)
     with work.timed("head"):
-        _train_head(work, stores)
+        train_head(work, stores[:1] if work.exchange else stores)
+    if work.exchange or options.groups is not None or options.robust:
+        with work.timed("last layer"):
+            retrain(work, stores)
     if options.unfreeze == "none":
         work.store = stores[0]
     else:
@@ -110,106 +47,13 @@ def train_phases(work: Work) -> None:
             _train_network(work, "finetune")
 
 
-def _drop(work: Work, reasons: Mapping[Path, str]) -> None:
-    work.unreadable |= reasons
-    for path, why in reasons.items():
-        log.warning("Left out '%s': %s", path, why)
-    before = work.photos.class_names
-    work.photos = drop_unreadable(work.photos, work.unreadable, allow_empty=work.options.allow_empty)
-    if work.photos.class_names != before:
-        log.warning("Left out the classes whose photos can't be read: %s", ", ".join(map(repr, work.photos.left_out)))
-        torch.manual_seed(work.options.seed)
-        origin = work.model.origin
-        work.model = GapClassifier(origin, work.photos.class_names, work.options.head).to(work.device).eval()
-
-
-def _drop_undecodable(work: Work) -> None:
-    paths = [sample.path for sample in work.photos.samples]
-    with work.show_progress("decoding", len(paths)) as advance:
-        reasons = {}
-        for photo in stream_photos(paths, work.model.preprocess):
-            advance(1)
-            if photo.error:
-                reasons[photo.path] = photo.error
-    _drop(work, reasons)
-
-
-def _compute_stores(work: Work) -> list[FeatureStore]:
-    """Plain features of all photos, then those of each random or swapped view of the training photos."""
-    model, options = work.model, work.options
-    weights = hash_tensors(model.backbone.state_dict())
-    run = _FeatureRun(work, weights)
-    cache = options.cache_dir or default_cache_dir()
-
-    def compute(samples: Sequence[Sample], view: str, words: str, read: PhotoReader | None = None) -> FeatureStore:
-        photos = {work.hashes[sample.path]: sample.path for sample in samples}
-        content = sorted(photos)
-        key = FeatureKey(weights, model.preprocess, model.origin.map_stride, content, view)
-        with work.show_progress(words, len(content)) as advance:
-            return compute_features(run, photos, key, device=work.device, cache_dir=cache, progress=advance, read=read)
-
-    plain = compute(work.photos.samples, "plain", "features")
-    reasons = {sample.path: plain.unreadable.get(work.hashes[sample.path], "") for sample in work.photos.samples}
-    _drop(work, {path: why for path, why in reasons.items() if why})
-    log.info(
-        "Features of %d photos %s", len(work.photos.samples), "were in the cache" if plain.was_cached else "computed"
-    )
-    swaps = work.swaps
-    count, read = (SWAPPED_VIEWS, _read_swaps) if swaps else (options.augment, _read_views)
-    views = []
-    for view in range(count):
-        name = name_swaps(swaps, view, work.hashes) if swaps else f"random-{options.seed}-{view}"
-        words = f"features of view {view + 1} of {count}"
-        views.append(compute(work.photos.train, name, words, partial(read, work=work, view=view)))
-    return [plain, *views]
-
-
-class _FeatureRun:
-    """Images -> features of the frozen backbone, by an exported graph where that pays: many photos and no GPU."""
-
-    def __init__(self, work: Work, weights: str) -> None:
-        self.model, self.weights = work.model, weights
-        passes = len(work.photos.train) * work.options.augment + len(work.photos.samples)
-        self.is_worth_it = work.device.type == "cpu" and passes >= _EXPORT_FROM_PHOTOS
-        self._run: Callable[[Tensor], Tensor] | None = None
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """(N, C, h, w)."""
-        if self._run is None:
-            self._run = self._open()
-        return self._run(images)
-
-    def _open(self) -> Callable[[Tensor], Tensor]:
-        if self.is_worth_it:
-            try:
-                preprocess, stride = self.model.preprocess.model_dump_json(), self.model.origin.map_stride
-                words = ["features", self.weights, preprocess, str(stride)]
-                return open_features(place_engine(words), self.model)
-            except (UserError, OSError) as error:
-                log.info("Features by torch: %s", error)
-        return self.model.backbone_features
-
-
-def _read_views(paths: Iterable[Path], work: Work, view: int) -> Iterator[Photo]:
-    samples = [Sample(path, 0) for path in paths]
-    dataset = ViewDataset(samples, work.model.preprocess, is_random=True, seed=work.options.seed)
-    dataset.epoch = view
-    pixels = DataLoader(dataset, batch_size=None, num_workers=_WORKERS)
-    return (Photo(sample.path, values.numpy()) for sample, (values, _) in zip(samples, pixels, strict=True))
-
-
-def _read_swaps(paths: Iterable[Path], work: Work, view: int) -> Iterator[Photo]:
-    swaps, preprocess = work.swaps, work.model.preprocess
-    return map_ahead(lambda path: Photo(path, preprocess.to_pixels(swaps(path, view))) if swaps else Photo(path), paths)
-
-
-def _train_head(work: Work, stores: Sequence[FeatureStore]) -> None:
+def train_head(work: Work, stores: Sequence[FeatureStore]) -> None:
     """The neck and the linear layer on stored features, the backbone not even asked."""
     options, model = work.options, work.model
     head = nn.ModuleDict({"neck": model.neck, "classifier": model.classifier})
     # Beside swapped views a plain one would still tell the class by what is in the region.
     views_of = stores[1:] if work.swaps else stores
-    read_train, read_val = _make_readers(work, views_of, stores[0])
+    read_train, read_val = make_readers(work, views_of, stores[0])
     train_labels, val_labels = work.labels(work.photos.train), work.labels(work.photos.val)
     cells = _compute_cells(work, views_of)
 
@@ -258,39 +102,6 @@ def _focus(work: Work, features: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]
     kept = work.model.neck(features)
     shares = compute_share(compute_evidence(work.model.compute_maps(kept)), cells)
     return work.model.classify(kept), (work.focus.weight if work.focus else 0.0) * shares.mean()
-
-
-def _make_readers(work: Work, views: Sequence[FeatureStore], plain: FeatureStore) -> tuple[Reader, Reader]:
-    """Functions (rows, views) -> features (B, C, h, w) of training and of validation photos.
-
-    A linear head needs no more than the means, which fit into memory; a convolution, and what looks at the maps while
-    it trains, reads them from the disk.
-    """
-
-    def make(samples: Sequence[Sample], kept: Sequence[FeatureStore], *, is_pooled: bool) -> Reader:
-        rows_of = [np.array([store.row_of[work.hashes[sample.path]] for sample in samples]) for store in kept]
-        pooled = [_pool(store.values, rows) for store, rows in zip(kept, rows_of, strict=True)] if is_pooled else []
-
-        def read(rows: Tensor, views: Tensor) -> Tensor:
-            picked = zip(rows.tolist(), views.tolist(), strict=True)
-            if is_pooled:
-                return torch.stack([pooled[view][row] for row, view in picked]).to(work.device)
-            values = np.stack([kept[view].values[rows_of[view][row]] for row, view in picked])
-            return torch.from_numpy(values).to(work.device).float()
-
-        return read
-
-    is_linear = work.options.head == "linear"
-    has_penalty = work.focus is not None and work.focus.weight > 0
-    train = make(work.photos.train, views, is_pooled=is_linear and not has_penalty)
-    return train, make(work.photos.val, [plain], is_pooled=is_linear)
-
-
-def _pool(values: np.ndarray, rows: np.ndarray) -> Tensor:
-    """(N, C, 1, 1) float32 means of stored features, a block at a time."""
-    blocks = np.array_split(rows, max(1, len(rows) // 256))
-    means = [values[block].astype(np.float32).mean(axis=(2, 3), keepdims=True) for block in blocks if len(block)]
-    return torch.from_numpy(np.concatenate(means))
 
 
 def _weigh_classes(work: Work) -> Tensor | None:
@@ -343,7 +154,7 @@ def _train_network(work: Work, name: Literal["finetune", "scratch"]) -> None:
 
 def _load_batches(dataset: ViewDataset, work: Work, order: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
     batches = split_batches(order, work.options.batch_size)
-    for pixels, labels in DataLoader(dataset, batch_sampler=batches, num_workers=_WORKERS):
+    for pixels, labels in DataLoader(dataset, batch_sampler=batches, num_workers=WORKERS):
         yield normalise_on(pixels.to(work.device), work.model.preprocess), labels.to(work.device)
 
 

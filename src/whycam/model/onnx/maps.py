@@ -13,7 +13,7 @@ _FEATURES, _WEIGHT = "whycam_features", "whycam_weight"
 
 
 def add_maps(graph: Graph, part: Part, head: Head | None) -> Part:
-    """That part, with every class's map (N, K, h, w) and the means of what they weigh (N, C) as further outputs, float32.
+    """That part with further outputs, float32: every class's map (N, K, h, w) and the means of what they weigh (N, C).
 
     Without a head it stays as it is.
 

@@ -38,8 +38,8 @@ class PooledGraph:
         weight = graph.read_constant(maker.input[1]) if maker is not None and maker.op_type == "Conv" else None
         if maker is None or weight is None or weight.shape[:2] != (len(metadata.class_names), weight[0].size):
             raise UserError(
-                f"The graph in '{path.absolute()}' has no convolution that makes its maps, so its features are not to be "
-                "had; expected the maps of all classes. Export the model again."
+                f"The graph in '{path.absolute()}' has no convolution that makes its maps, so its features can't "
+                "be had; expected the maps of all classes. Export the model again."
             )
         self.weight, self._bias, self._path = weight.reshape(weight.shape[:2]), np.array(metadata.bias), path
         nodes = [
