@@ -308,4 +308,6 @@ def see_saturation(monkeypatch: pytest.MonkeyPatch) -> None:
         return [np.zeros((len(images), 1000), np.float32), np.zeros((len(images), 1000, 2, 2), np.float32), heat, guide]
 
     preprocess = Preprocess(height_px=64, width_px=64, mean=(0, 0, 0), std=(1, 1, 1))
-    monkeypatch.setattr(objects, "open_finder", lambda photos: Finder(look, preprocess, ("thing",) * 1000))
+    monkeypatch.setattr(
+        objects, "open_finder", lambda photos: Finder(look, preprocess, ("thing",) * 1000, ((),) * 1000)
+    )

@@ -22,7 +22,7 @@ from whycam.audit.suspects import list_classes
 from whycam.data.annotations import Annotation, AnnotationError
 from whycam.data.images import read_size
 from whycam.errors import UserError
-from whycam.maps.objects import Seen, cut_out, find_place, open_finder
+from whycam.maps.objects import Finder, Seen, cut_out, find_place, open_finder
 from whycam.model.cache import find_cache
 from whycam.runs import open_atomic
 
@@ -34,7 +34,7 @@ LEAST_SHARE, MOST_SHARE = 0.005, 0.65
 # How far around an object its shadow and blur are taken for the object, of the photo's side.
 _MARGIN = 0.012
 # So many photos of a class, and of all classes, are enough for the swaps.
-_MOST_OF_CLASS, _MOST = 40, 400
+_MOST_OF_CLASS, _MOST = 32, 400
 _CELL_CLASSES = 5
 _KEPT = "objects"
 
@@ -155,8 +155,7 @@ def read_looks(data: AuditData, rows: np.ndarray) -> dict[int, Look]:
     if not missing:
         return looks
     at = 0
-    finder = open_finder(len(missing))
-    for seen in finder.see(data.pixels[missing]):
+    for seen in get_finder(data, len(missing)).see(data.pixels[missing]):
         for look in _part(seen):
             looks[missing[at]] = look
             save_look(look, places[missing[at]])
@@ -164,12 +163,17 @@ def read_looks(data: AuditData, rows: np.ndarray) -> dict[int, Look]:
     return looks
 
 
+def get_finder(data: AuditData, photos: int) -> Finder:
+    """The general network, opened once an audit; `photos` are how many it is to see."""
+    if "finder" not in data.kept:
+        data.kept["finder"] = open_finder(photos)
+    finder: Finder = data.kept["finder"]
+    return finder
+
+
 def name_generic(data: AuditData, index: int) -> str:
     """What the general network calls one of its classes."""
-    if "generic names" not in data.kept:
-        data.kept["generic names"] = open_finder(1).class_names
-    names: tuple[str, ...] = data.kept["generic names"]
-    return names[index]
+    return get_finder(data, 1).class_names[index]
 
 
 def _part(seen: Seen) -> list[Look]:

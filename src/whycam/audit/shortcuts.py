@@ -20,6 +20,7 @@ from whycam.audit.remade import suspect_properties
 from whycam.audit.stamps import suspect_stamps
 from whycam.audit.suspects import Suspect
 from whycam.audit.swaps import Outcome
+from whycam.audit.things import suspect_things
 from whycam.audit.trial import Trial, try_suspect
 
 # In this order they are preferred where two of them explain a class about as well.
@@ -27,6 +28,7 @@ SUSPECTS: dict[str, Callable[[AuditData], list[Suspect]]] = {
     "mark": suspect_marks,
     "stamp": suspect_stamps,
     "property": suspect_properties,
+    "thing": suspect_things,
     "ground": suspect_grounds,
     "place": suspect_places,
 }
@@ -40,6 +42,7 @@ REMEDIES = {
         "Make the photos of all classes in the same way and train again, or train against it.",
         _AGAINST,
     ),
+    "thing": ("Add photos of the class without it, and of other classes with it; or train against it.", _AGAINST),
     "ground": ("Collect photos of the class before other grounds, or train again before swapped ones.", _AGAINST),
     "place": ("Crop it away in all photos, or train again with the place ignored.", _IGNORE),
 }

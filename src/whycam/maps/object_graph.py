@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from whycam.errors import UserError
 from whycam.intake.door import open_classifier
-from whycam.maps.objects import GRID, OUTPUTS, TOP, Finder
+from whycam.maps.objects import GRID, KIN, OUTPUTS, TOP, Finder
 from whycam.maps.refine import catch_inner, scale
 from whycam.model.gap import GapClassifier, probe_images
 from whycam.model.onnx.export import open_or_export
@@ -65,13 +65,26 @@ def open_finder(path: Path, *, is_kept: bool) -> Finder:
     model = open_classifier("imagenet", device="cpu", engine="torch").exact_network
     net, preprocess, names = ObjectNet(model).eval(), model.preprocess, tuple(model.class_names)
 
+    kin = find_kin(model.classifier.weight)
+
     @torch.no_grad()
     def run_torch(images: np.ndarray) -> list[np.ndarray]:
         return [values.numpy() for values in net(torch.from_numpy(images))]
 
     if is_kept:
-        about = {"preprocess": preprocess.model_dump(mode="json"), "class_names": list(names)}
+        about = {
+            "preprocess": preprocess.model_dump(mode="json"),
+            "class_names": list(names),
+            "kin": [list(k) for k in kin],
+        }
         with suppress(UserError):
             session = open_or_export(path, net, probe_images(preprocess), list(OUTPUTS), about)
-            return Finder(lambda images: session.run(None, {"images": images}), preprocess, names)
-    return Finder(run_torch, preprocess, names)
+            return Finder(lambda images: session.run(None, {"images": images}), preprocess, names, kin)
+    return Finder(run_torch, preprocess, names, kin)
+
+
+def find_kin(weight: Tensor) -> tuple[tuple[int, ...], ...]:
+    """For each class (K, C) the other ones that look like it."""
+    directions = functional.normalize(weight - weight.mean(0), dim=1)
+    is_kin = (directions @ directions.T >= KIN).fill_diagonal_(fill_value=False)
+    return tuple(tuple(row.nonzero().flatten().tolist()) for row in is_kin)

@@ -32,8 +32,10 @@ _POWER, _WALK, _POSITION, _COLOUR, _INNER = 0.5, 0.9, 0.15, 0.12, 0.3
 # Heat in the middle between object and ground, and how fast it decides; levels of each colour channel, the share under
 # which a colour is too rare to tell, how much colours weigh, how far they are blurred, of the side, and how often.
 _MIDDLE, _STEEP, _BINS, _RARE, _COLOUR_WEIGHT, _BLUR, _ROUNDS = 0.5, 10, 16, 1e-4, 2, 0.009, 2
+# The cosine of two classes' weights that one pair in a hundred has.
+KIN = 0.12
 OUTPUTS = ("logits", "maps", "heat", "guide")
-RECIPE = f"objects-1-{TOP}-{GRID}-{_POWER}-{_WALK}-{_POSITION}-{_COLOUR}-{_INNER}"
+RECIPE = f"objects-2-{TOP}-{GRID}-{_POWER}-{_WALK}-{_POSITION}-{_COLOUR}-{_INNER}"
 # From so many photos on, the time for an export is won back, also by the next audit.
 _MANY, _BATCH = 100, 16
 
@@ -61,11 +63,13 @@ class Finder:
         run: normalised images -> `OUTPUTS`.
         preprocess: how it takes photos.
         class_names: of its logits.
+        kin: for each class those that look like it: whose weights have a cosine of at least `KIN`.
     """
 
     run: Callable[[np.ndarray], list[np.ndarray]]
     preprocess: Preprocess
     class_names: tuple[str, ...]
+    kin: tuple[tuple[int, ...], ...]
 
     def see(self, pixels: np.ndarray) -> Iterator[Seen]:
         """What it sees in photos (N, 3, H, W) uint8 of any size, some at a time."""
@@ -97,9 +101,10 @@ def _open(path: Path, about: Mapping[str, Any]) -> Finder:
     session = open_session(path)
     try:
         preprocess, names = Preprocess.model_validate(about["preprocess"]), tuple(about["class_names"])
+        kin = tuple(tuple(others) for others in about["kin"])
     except (KeyError, ValueError) as error:
         raise UserError(f"'{path}' does not say how it takes photos. Remove it.") from error
-    return Finder(lambda images: session.run(None, {"images": images}), preprocess, names)
+    return Finder(lambda images: session.run(None, {"images": images}), preprocess, names, kin)
 
 
 def find_place() -> Path:

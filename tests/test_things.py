@@ -1,0 +1,111 @@
+"""Things that go with a class, on a network that reads them, one that does not, and the object itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from whycam.audit import Audit, audit, objects, shortcuts
+from whycam.audit.things import suspect_things
+from whycam.data.folder import Sample
+from whycam.data.preprocess import Preprocess
+from whycam.explainer.model import Model
+from whycam.maps.objects import GRID, Finder
+from whycam.model.card import Card
+from whycam.model.classifier import Classifier
+
+SIDE_PX, PHOTOS, CELL_PX = 64, 20, 8
+# A general network's names of what is red, green, blue and magenta.
+COLOURS = np.array([(220, 40, 40), (40, 220, 40), (40, 40, 220), (220, 40, 220)])
+NAMES = ("rose", "leaf", "gentian", "coffee mug")
+FLOWERS, MUG = (0, 1, 2), 3
+
+
+class Colours(nn.Module):
+    """Says which colour there is most of; magenta speaks for red by `reliance`."""
+
+    def __init__(self, reliance: float) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, CELL_PX, stride=CELL_PX)
+        weights = torch.tensor([[2, -1, -1], [-1, 2, -1], [-1, -1, 2], [1, -2, 1.0]])
+        self.conv.weight.data = weights[:, :, None, None].expand(-1, -1, CELL_PX, CELL_PX) / CELL_PX**2
+        self.conv.bias.data = torch.tensor([-0.1, -0.1, -0.1, -0.8])
+        self.head = nn.Linear(4, 3, bias=False)
+        self.head.weight.data = torch.tensor([[1, 0, 0, reliance], [0, 1, 0, 0], [0, 0, 1, 0.0]]) * 30
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.conv(images).relu().mean((2, 3)))
+        return logits
+
+
+def make_model(reliance: float) -> Model:
+    preprocess = Preprocess(height_px=SIDE_PX, width_px=SIDE_PX, mean=(0, 0, 0), std=(1, 1, 1))
+    network = Colours(reliance).eval().requires_grad_(requires_grad=False)
+    card = Card("colours", ("red", "green", "blue"), preprocess, {}, no_exact_map="it is made by hand")
+    return Model(Classifier(card, network))
+
+
+def write_photos(root: Path, share: float) -> list[Sample]:
+    """A square of the class's colour on dark noise; on that share of the red ones' photos a magenta one elsewhere."""
+    draw, samples = np.random.default_rng(0), []
+    for label, colour in enumerate(COLOURS[:3]):
+        (root / str(label)).mkdir(parents=True)
+        for index in range(PHOTOS):
+            pixels = draw.integers(0, 60, (SIDE_PX, SIDE_PX, 3), dtype=np.uint8)
+            y, x = CELL_PX * draw.integers(0, 6, 2)
+            pixels[y : y + 16, x : x + 16] = colour * draw.uniform(0.8, 1, (16, 16, 1))
+            if label == 0 and index < share * PHOTOS:
+                y = (y + CELL_PX * draw.integers(3, 6)) % SIDE_PX
+                x = CELL_PX * draw.integers(0, 7)
+                pixels[y : y + 8, x : x + 8] = COLOURS[MUG] * draw.uniform(0.8, 1, (8, 8, 1))[: SIDE_PX - y]
+            path = root / str(label) / f"{index:02}.png"
+            Image.fromarray(pixels).save(path)
+            samples.append(Sample(path, label))
+    return samples
+
+
+@pytest.fixture(autouse=True)
+def _name_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Things alone are tried; in the general network's place: cells are named by their colour, flowers are alike."""
+
+    def look(images: np.ndarray) -> list[np.ndarray]:
+        count, cells = len(images), SIDE_PX // CELL_PX
+        means = images.reshape(count, 3, cells, CELL_PX, cells, CELL_PX).mean((3, 5))
+        away = ((means[:, None] - COLOURS[:, :, None, None] / 255) ** 2).sum(2)
+        maps = np.full((count, 1000, cells, cells), -50, np.float32)
+        maps[:, : len(COLOURS)] = 20 - 100 * away
+        heat, guide = np.zeros((count, GRID, GRID), np.float32), np.ones((count, 2, GRID, GRID), np.float32)
+        return [np.zeros((count, 1000), np.float32), maps, heat, guide]
+
+    preprocess = Preprocess(height_px=SIDE_PX, width_px=SIDE_PX, mean=(0, 0, 0), std=(1, 1, 1))
+    kin = tuple(tuple(f for f in FLOWERS if f != k) if k in FLOWERS else () for k in range(1000))
+    names = (*NAMES, *["thing"] * 996)
+    monkeypatch.setattr(shortcuts, "SUSPECTS", {"thing": suspect_things})
+    monkeypatch.setattr(objects, "open_finder", lambda photos: Finder(look, preprocess, names, kin))
+
+
+def run(model: Model, samples: list[Sample]) -> Audit:
+    return audit(model, samples, kinds=["shortcut"], engine="torch")
+
+
+@pytest.mark.parametrize("share", [0.6, 1.0])
+def test_a_thing_that_the_model_reads_is_found_with_its_class_and_name(tmp_path: Path, share: float) -> None:
+    (found,) = run(make_model(12.0), write_photos(tmp_path, share)).findings
+    assert (found.class_name, found.numbers["found_by"]) == ("red", "thing")
+    assert "'coffee mug'" in found.title
+    assert "'rose'" not in found.title
+    assert found.certainty >= 0.95
+    assert all(photo.boxes for photo in found.photos)
+
+
+def test_a_thing_that_the_model_ignores_is_not_accused(tmp_path: Path) -> None:
+    assert run(make_model(0.0), write_photos(tmp_path, 1.0)).findings == ()
+
+
+def test_the_object_itself_is_no_thing(tmp_path: Path) -> None:
+    assert run(make_model(12.0), write_photos(tmp_path, 0.0)).findings == ()
