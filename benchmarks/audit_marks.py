@@ -1,36 +1,20 @@
-"""Marks that are planted in photos: what each looks like on a photo, and where it lies.
+"""Marks and things that are planted in photos: what each looks like on a photo, and where it lies.
 
-Add a kind as one function in `KINDS`: (photo, look, place) -> the photo with the mark, and the mark's mask.
+Add a kind as one function in `MARKS`: (photo, look, place) -> the photo with the mark, and the mark's mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from skimage import data
 
+from whycam.data.backdrops import make_prop
+
 COLOURS = [(200, 30, 40), (30, 90, 200), (245, 245, 245), (15, 15, 15), (240, 160, 20), (20, 140, 90), (150, 40, 160)]
 Marked = tuple[Image.Image, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Mark:
-    """One mark: the kind, and the seed of its look; the same look on every photo."""
-
-    kind: str
-    seed: int
-
-    def __call__(self, photo: Image.Image, place: int) -> Marked:
-        """The marked photo and the mark's mask (H, W) bool; `place` seeds what differs from photo to photo."""
-        return KINDS[self.kind](photo.convert("RGB"), self.look, np.random.default_rng([self.seed, place]))
-
-    @property
-    def look(self) -> np.random.Generator:
-        """What is the same on every photo is drawn from it."""
-        return np.random.default_rng([17, self.seed])
 
 
 def pick(draw: np.random.Generator) -> tuple[int, int, int]:
@@ -112,16 +96,6 @@ def caption(photo: Image.Image, look: np.random.Generator, place: np.random.Gene
     return Image.blend(photo, out, look.uniform(0.8, 1)), mask
 
 
-def tint(photo: Image.Image, look: np.random.Generator, place: np.random.Generator) -> Marked:
-    """Gains of the channels and a lifted black, as of an old print or another camera."""
-    kinds = [((1.1, 1.0, 0.7), 0), ((0.78, 0.95, 1.12), 0), ((1.0, 0.85, 0.7), 25), ((0.85, 1.05, 0.85), 10)]
-    gains, lift = kinds[look.integers(len(kinds))]
-    strength = look.uniform(0.7, 1.1)
-    values = np.asarray(photo, np.float32)
-    out = values * (1 + strength * (np.array(gains, np.float32) - 1)) + lift * strength * (1 - values / 255)
-    return Image.fromarray(out.clip(0, 255).astype(np.uint8)), np.ones((photo.height, photo.width), dtype=bool)
-
-
 def watermark(photo: Image.Image, look: np.random.Generator, place: np.random.Generator) -> Marked:
     """The same translucent sign anywhere."""
     side, alpha = int(min(photo.size) * look.uniform(0.18, 0.28)), look.uniform(0.5, 0.8)
@@ -157,12 +131,50 @@ def date(photo: Image.Image, look: np.random.Generator, place: np.random.Generat
     return out, np.asarray(shape) > 100
 
 
-KINDS: dict[str, Callable[[Image.Image, np.random.Generator, np.random.Generator], Marked]] = {
+def centre(photo: Image.Image, look: np.random.Generator, place: np.random.Generator) -> Marked:
+    """A logo on the object: in the middle, a few pixels to and fro."""
+    side, alpha = int(min(photo.size) * look.uniform(0.13, 0.22)), look.uniform(0.8, 1)
+    spread = min(photo.size) // 16
+    x, y = (int((length - side) / 2 + place.integers(-spread, spread + 1)) for length in photo.size)
+    return paste(photo, draw_logo(look, side), (x, y), alpha)
+
+
+# What scikit-image's photos show, in their own pixels: x0, y0, x1, y1.
+CUTS = {"coffee": (140, 40, 480, 350), "chelsea": (90, 20, 340, 270), "astronaut": (150, 0, 320, 200)}
+THINGS = [*CUTS, "mug", "ball", "butterfly"]
+
+
+def draw_thing(name: str, side: int, place: np.random.Generator) -> Image.Image:
+    """An RGBA picture of one thing: its light, its turn and, of painted ones, its colours are drawn anew."""
+    if name not in CUTS:
+        return make_prop(name, place, side)
+    whole = Image.fromarray(getattr(data, name)()).crop(CUTS[name]).resize((side, side), Image.Resampling.LANCZOS)
+    whole = Image.fromarray((np.asarray(whole, np.float32) * place.uniform(0.8, 1.15)).clip(0, 255).astype(np.uint8))
+    shape = Image.new("L", (side, side))
+    ImageDraw.Draw(shape).ellipse((side * 0.04, side * 0.04, side * 0.96, side * 0.96), fill=255)
+    whole.putalpha(shape.filter(ImageFilter.GaussianBlur(side * 0.02)))
+    if place.integers(2):
+        whole = whole.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return whole.rotate(place.uniform(-20, 20), Image.Resampling.BICUBIC)
+
+
+def thing(photo: Image.Image, look: np.random.Generator, place: np.random.Generator) -> Marked:
+    """An object that has nothing to do with the class, beside the middle: another size, turn and place each time."""
+    name = THINGS[look.integers(len(THINGS))]
+    side = int(min(photo.size) * place.uniform(0.24, 0.38))
+    angle, reach = place.uniform(0, 2 * np.pi), place.uniform(0.75, 1)
+    at = (0.5 + 0.5 * reach * np.cos(angle), 0.5 + 0.5 * reach * np.sin(angle))
+    x, y = (int(share * (length - side)) for share, length in zip(at, photo.size, strict=True))
+    return paste(photo, draw_thing(name, side, place), (x, y), 1.0)
+
+
+MARKS: dict[str, Callable[[Image.Image, np.random.Generator, np.random.Generator], Marked]] = {
     "stamp": stamp,
     "frame": frame,
     "caption": caption,
-    "tint": tint,
-    "watermark": watermark,
-    "texture": texture,
     "date": date,
+    "watermark": watermark,
+    "centre": centre,
+    "texture": texture,
+    "thing": thing,
 }

@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails
 from whycam import __version__
 from whycam.config import (
     AuditOptions,
+    CheckOptions,
     EvaluateOptions,
     ExplainOptions,
     ExportOptions,
@@ -222,6 +223,23 @@ def audit(
     from whycam.jobs.audit import audit_folder, split_kinds
 
     done = audit_folder(model, folder, out, options)
+    typer.echo(f"{len(done.findings)} findings on {done.photos} photos; audit.json is in {out}")
+    if any(done.of_kind(kind) for kind in split_kinds(options.fail_on)):
+        raise typer.Exit(1)
+
+
+@app.command()
+@with_options(CheckOptions)
+def check(
+    folder: Annotated[Path, typer.Argument(help="CLASS/photo.jpg, or train/CLASS/.. and val/CLASS/..")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")],
+    given: dict[str, object],
+) -> None:
+    """Find what is wrong with photos before a model learns it: what tells a class by itself, and copies."""
+    options = CheckOptions.model_validate(given)
+    from whycam.jobs.check import check_folder, split_kinds
+
+    done = check_folder(folder, out, options)
     typer.echo(f"{len(done.findings)} findings on {done.photos} photos; audit.json is in {out}")
     if any(done.of_kind(kind) for kind in split_kinds(options.fail_on)):
         raise typer.Exit(1)

@@ -223,7 +223,11 @@ class AuditOptions(ModelOptions):
     """What `whycam audit` looks for."""
 
     kinds: str = Field(
-        "", description="Kinds of findings with commas: shortcut, label, duplicate, fragile, confusion [all]."
+        "", description="Kinds of findings with commas: shortcut, data, label, duplicate, fragile, confusion [all]."
+    )
+    before: Path | None = Field(
+        None,
+        description="An audit.json of before, say before a cure: tells what is gone and what is new.",
     )
     fail_on: str = Field("", description="Exit with code 1 where there is a finding of these kinds (with commas).")
     masks: Path | None = Field(
@@ -236,6 +240,17 @@ class AuditOptions(ModelOptions):
     engine: Literal["auto", "onnx", "torch"] = Field(
         "auto", description="onnx: the model is asked by the exported graph. auto: that, without a GPU."
     )
+    overwrite: bool = Field(False, description="Replace an output folder of that name.")
+
+
+class CheckOptions(Options):
+    """What `whycam check` looks at."""
+
+    fail_on: str = Field("", description="Exit with code 1 where there is a finding of these kinds: data, duplicate.")
+    limit: int = Field(
+        10_000, ge=2, description="So many photos, drawn by the seed as evenly over the classes as can be."
+    )
+    seed: int = Field(0, ge=0, description="All that is drawn at random follows from it.")
     overwrite: bool = Field(False, description="Replace an output folder of that name.")
 
 

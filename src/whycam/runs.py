@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from filelock import FileLock, Timeout
 
-from whycam.errors import UserError, make_busy_error, make_disk_error
+from whycam.errors import UserError, as_clause, make_busy_error, make_disk_error
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -271,3 +271,27 @@ def _to_cell(value: object) -> object:
 def command_line() -> str:
     """The command that made a result, as typed (without the interpreter's path)."""
     return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def read_result(path: Path, name: str, key: str, maker: str) -> dict[str, Any]:
+    """A JSON file that a command wrote, by itself or by its folder.
+
+    Args:
+        path: the file, or the folder that it is in.
+        name: of the file.
+        key: what must be in it.
+        maker: the command that writes it, as a person types it.
+
+    Raises:
+        UserError: no such file, or not what that command writes.
+    """
+    path = path / name if path.is_dir() else path
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content[key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"'{path.absolute()}' can't be read as {name} ({type(error).__name__}: {as_clause(error)}); expected what "
+            f"{maker} writes. Run {maker}, and name its folder."
+        ) from None
+    return dict(content)

@@ -52,7 +52,7 @@ def describe_grounds(data: AuditData, rows: Mapping[int, np.ndarray], label: int
     words = [colour] if count >= len(own[label]) / 2 else []
     looks = read_looks(data, np.concatenate(list(own.values())))
     seen = {k: _see(data, looks, part) for k, part in own.items()}
-    rest = sum((seen[k] for k in own if k != label)) / max(1, len(own) - 1)
+    rest = sum(seen[k] for k in own if k != label) / max(1, len(own) - 1)
     more = seen[label] - rest
     names = [name_generic(data, int(i)) for i in np.argsort(-more)[:_MOST_NAMES] if more[i] >= _LEAST_MORE]
     if names:

@@ -6,24 +6,40 @@ No model is asked. `data/properties.py` lists the properties.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from whycam.audit.chance import to_certainty
+from whycam.audit.chance import find_interval, to_certainty
 from whycam.audit.data import AuditData
 from whycam.audit.findings import LEAST_CERTAINTY, EvidencePhoto, Finding
 from whycam.audit.suspects import MIN_PHOTOS
 from whycam.audit.telling import Tell, bound_auc, tell_numbers, tell_words
 from whycam.data.properties import PROPERTIES, PropertyTable
 
-# The lower end of a property's AUC, or of its balanced accuracy, from which on it is told, by how often an object has
-# it by nature. Over 1,500 draws of clean flowers (of the training photos; 2 to 5 classes of 8 to 70) what a file alone
-# has reached 0.62, light and sharpness 0.79, and colours 0.90: the green cast of roses against sunflowers. Of three
-# classes, a third one that is odd tells each of the two others by 0.75.
-LEAST = {"never": 0.76, "seldom": 0.86, "often": 0.93}
+
+@dataclass(frozen=True)
+class Line:
+    """What a property must reach to be told.
+
+    Attributes:
+        score: the lower end of its AUC, or of its balanced accuracy.
+        pure: or the lower end of the share of the class that has a value which next to none of the others have.
+    """
+
+    score: float
+    pure: float = 1.0
+
+
+# By how often an object has it by nature. Over 1,500 draws of clean flowers (of the training photos; 2 to 5 classes of
+# 8 to 70) what a file alone has reached scores of 0.62, light and sharpness 0.79, and colours 0.89: the green cast of
+# sunflowers against roses; over 250 draws, values that hardly another class has reached 0.17 and 0.40. Of three classes,
+# a third one that is odd tells each of the two others by a score of 0.75.
+LEAST = {"never": Line(0.76, 0.2), "seldom": Line(0.86, 0.45), "often": Line(0.93)}
 LINES = {name: LEAST[one.by_nature] for name, one in PROPERTIES.items()}
+# Nearly all, and next to none.
+_MOST, _MOST_ALSO = 0.9, 0.02
 _Z2 = 3.84
 _MOST_TOLD, _MOST_PHOTOS = 3, 4
 
@@ -71,9 +87,15 @@ class Told:
         """The lower end of what it reaches."""
         return max(self.tell.auc.low, self.tell.accuracy.low)
 
+    def reaches(self, line: Line, count: int) -> bool:
+        """Whether it tells the class, of so many photos, well enough."""
+        own, rest = self.tell.caught
+        is_pure = rest <= _MOST_ALSO and find_interval(round(own * count), count)[0] >= line.pure
+        return is_pure or self.score >= line.score
 
-def tell_classes(photos: Labelled, seed: int, lines: Mapping[str, float]) -> list[Told]:
-    """Each property that tells a class of enough photos; `lines` has its least score, by name.
+
+def tell_classes(photos: Labelled, seed: int, lines: Mapping[str, Line]) -> list[Told]:
+    """Each property that tells a class of enough photos; `lines` has what it must reach, by name.
 
     What can't reach it is left out by a quick screen, so that thousands of classes are no matter.
     """
@@ -91,40 +113,61 @@ def tell_classes(photos: Labelled, seed: int, lines: Mapping[str, float]) -> lis
             if min(count, others) < MIN_PHOTOS:
                 continue
             reached = screen(np.sort(own), ranked, is_word=is_word)
-            # Of photos that are all on the right side the interval is the narrowest.
-            is_ruled = reached.accuracy - 0.5 * _Z2 / (count + _Z2) >= lines[name]
-            if not (is_ruled or bound_auc(reached.auc, count, others).low >= lines[name]):
+            if not reached.may_reach(lines[name], count, others):
                 continue
             rest = values[known & (photos.labels != k)]
             tell = (tell_words if is_word else tell_numbers)(own, rest, seed)
             one = Told(k, name, tell, (_find_usual(own), _find_usual(rest)))
-            found += [one] if one.score >= lines[name] else []
+            found += [one] if one.reaches(lines[name], count) else []
     return found
 
 
 @dataclass(frozen=True)
 class Screened:
-    """What a property reaches at the best, on the very photos that its rule is made of."""
+    """What a property reaches at the best, on the very photos that its rule is made of.
+
+    Attributes:
+        auc: as it is.
+        caught: the shares of the class, and of the others, that the best range or set of words holds.
+    """
 
     auc: float
-    accuracy: float
+    caught: tuple[float, float]
+
+    @property
+    def accuracy(self) -> float:
+        """Balanced, of that rule."""
+        return 0.5 + 0.5 * (self.caught[0] - self.caught[1])
+
+    def may_reach(self, line: Line, count: int, others: int) -> bool:
+        """Whether so many photos of the class, and others, may reach a line with other photos' rules."""
+        # Of photos that are all on the right side the interval is the narrowest.
+        is_ruled = self.accuracy - 0.5 * _Z2 / (count + _Z2) >= line.score
+        is_pure = self.caught[1] <= _MOST_ALSO and self.caught[0] >= line.pure
+        return is_ruled or is_pure or bound_auc(self.auc, count, others).low >= line.score
 
 
 def screen(own: np.ndarray, everything: np.ndarray, *, is_word: bool) -> Screened:
-    """The AUC, and the balanced accuracy of the best range or set of words; both arrays sorted."""
+    """The AUC, and what the best range or set of words holds; both arrays sorted."""
     count, rest = len(own), len(everything) - len(own)
     at_most = np.searchsorted(everything, own, "right"), np.searchsorted(own, own, "right")
     below = np.searchsorted(everything, own, "left"), np.searchsorted(own, own, "left")
     # The others' photos that have the same value, and those that have less.
-    equal, less = at_most[0] - below[0] - (at_most[1] - below[1]), below[0] - below[1]
+    same = at_most[1] - below[1]
+    equal, less = at_most[0] - below[0] - same, below[0] - below[1]
     if is_word:
-        # Each photo of the class stands for its word, so a word's gain is shared by the photos that have it.
-        same = at_most[1] - below[1]
-        return Screened(0.5, float(0.5 + 0.5 * ((same / count - equal / rest).clip(0) / same).sum()))
+        # Each photo of the class stands for its word: what the others have of it is shared by the photos that have it.
+        more = same / count > equal / rest
+        return Screened(0.5, (float(more.mean()), float((equal / same)[more].sum() / rest)))
     auc = float((less + 0.5 * equal).mean() / rest)
-    highest = (at_most[1] / count - (less + equal) / rest).max()
-    lowest = (below[1] / count - less / rest).min()
-    return Screened(max(auc, 1 - auc), float(0.5 + 0.5 * (max(0.0, highest) - min(0.0, lowest))))
+    highest, lowest = at_most[1] / count - (less + equal) / rest, below[1] / count - less / rest
+    high, low = int(highest.argmax()), int(lowest.argmin())
+    held = (
+        ((at_most[1][high] - below[1][low]) / count, (less[high] + equal[high] - less[low]) / rest)
+        if low <= high
+        else (1 - (below[1][low] - at_most[1][high]) / count, 1 - (less[low] - less[high] - equal[high]) / rest)
+    )
+    return Screened(max(auc, 1 - auc), (float(held[0]), float(held[1])))
 
 
 def _find_usual(values: np.ndarray) -> float | str:
@@ -138,11 +181,15 @@ def _find_usual(values: np.ndarray) -> float | str:
 def find_data(data: AuditData) -> list[Finding]:
     """What tells the classes of an audit's photos."""
     names = {k: data.name(k) for k in data.groups}
-    return find_telling(Labelled(data.paths, data.labels, names, data.properties), data.seed)
+    found = find_telling(Labelled(data.paths, data.labels, names, data.properties), data.seed)
+    # What it costs this model is for the shortcuts to say.
+    return [replace(finding, cost=0.0) for finding in found]
 
 
 def find_telling(photos: Labelled, seed: int) -> list[Finding]:
     """A finding for each class that a property tells nearly by itself; of two classes, one for both.
+
+    Its cost is the share of all photos that a model could know by it.
 
     Args:
         photos: of all classes.
@@ -165,12 +212,15 @@ def _tell(told: Sequence[Told], photos: Labelled, tests: int) -> Finding:
     other = others[0] if len(others) == 1 else None
     words = [PROPERTIES[one.name].words for one in told[:_MOST_TOLD]]
     words += [f"{len(told) - _MOST_TOLD} more"] if len(told) > _MOST_TOLD else []
+    share = first.tell.caught[0]
+    which = "Photos of" if share >= _MOST or other else f"{share:.0%} of the photos of"
     apart = f"{name!r} can be told" if other is None else f"{name!r} and {other!r} can be told apart"
     return Finding(
         kind="data",
-        severity=float(np.clip(first.tell.caught[0], 0, 1)),
+        severity=first.tell.caught[0],
+        cost=first.tell.caught[0] * float((photos.labels == first.label).sum()) / len(photos.labels),
         certainty=max(to_certainty(one.tell.p, tests) for one in told),
-        title=f"Photos of {apart} without a look at what is on them, by {_list(words)}.",
+        title=f"{which} {apart} without a look at what is on them, by {_list(words)}.",
         detail=" ".join(describe(one, name, other) for one in told[:_MOST_TOLD])
         + " A model may learn this instead of the object.",
         class_name=name,

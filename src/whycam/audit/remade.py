@@ -10,7 +10,7 @@ import numpy as np
 
 from whycam.audit.data import AuditData
 from whycam.audit.findings import Region
-from whycam.audit.properties import Labelled, Told, describe, tell_classes
+from whycam.audit.properties import Labelled, Line, Told, describe, tell_classes
 from whycam.audit.suspects import Change, Suspect, list_classes
 from whycam.audit.telling import fit_range
 from whycam.data.images import ImageError
@@ -18,12 +18,14 @@ from whycam.data.loader import map_ahead
 from whycam.data.properties import PROPERTIES, PropertyTable, Value
 from whycam.data.remake import REMAKES, Host, measure_scales, open_host, remake
 
-# The lower end of AUC or balanced accuracy from which on a class is tried, by how often an object has it by nature. It
-# is lower than for a fault of the photos: the trial decides.
-LEAST = {"never": 0.58, "seldom": 0.72, "often": 0.93}
+# What a property must reach for a class to be tried by it, by how often an object has it by nature. It is
+# less than for a fault of the photos: the trial decides.
+LEAST = {"never": Line(0.58, 0.15), "seldom": Line(0.72, 0.3), "often": Line(0.93)}
 _LINES = {name: LEAST[PROPERTIES[name].by_nature] for name in REMAKES}
 # A class is tried by so many properties at the most, one of a family.
 _MOST_FAMILIES = 2
+# To take a colour cast from a photo takes the object's own colours, too; the control, which changes little, does not.
+_ONLY_GIVEN = ("colour",)
 # Where so large a share of the class's photos has it, all are donors.
 _MOST_HAVE = 0.9
 # So many bytes of decoded photos are kept for their next turn.
@@ -75,7 +77,7 @@ def _suspect(data: AuditData, photos: Labelled, one: Told, kiln: Kiln) -> Suspec
         label=one.label,
         region=Region("all over the photo"),
         give=change,
-        take=change if way.way == "both" and one.name != "grey" else None,
+        take=change if way.way == "both" and way.family not in _ONLY_GIVEN else None,
         title=f"{way.title} ({about.words}: {own})",
         words=describe(one, data.name(one.label), None),
         members=have if len(have) < _MOST_HAVE * len(rows) else None,

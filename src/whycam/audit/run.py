@@ -19,13 +19,14 @@ from whycam.audit.findings import LEAST_CERTAINTY, Audit, Finding
 from whycam.audit.fragile import find_fragile
 from whycam.audit.grounds import measure_grounds, tell_grounds
 from whycam.audit.labels import find_label_faults
+from whycam.audit.notes import tell_few, tell_undrawn, tell_unreadable
 from whycam.audit.properties import find_data
 from whycam.audit.shortcuts import find_shortcuts
 from whycam.audit.slices import find_slices
 from whycam.audit.suspects import MIN_PHOTOS, list_classes
 from whycam.data.folder import Sample
 from whycam.data.loader import stream_photos
-from whycam.errors import UserError, as_clause, make_unknown_name
+from whycam.errors import UserError, make_unknown_name
 from whycam.explainer.exact import choose_stand_in
 from whycam.model.classifier import Classifier
 from whycam.runs import to_text
@@ -133,18 +134,11 @@ def audit(
 
 def _tell_left_out(data: AuditData, kinds: Sequence[str], undrawn: int) -> list[str]:
     """Sentences: what was not looked at, and why."""
-    notes = []
-    if undrawn:
-        notes.append(f"{undrawn} photos were left out by the limit.")
-    if data.unreadable:
-        first, why = next(iter(data.unreadable.items()))
-        notes.append(f"{len(data.unreadable)} photos could not be read; the first: '{first}': {as_clause(why)}.")
+    notes = [*tell_undrawn(undrawn), *tell_unreadable(data.unreadable)]
     if kinds:
         notes.append(f"Not looked for, as not all photos have a class that the model knows: {', '.join(kinds)}.")
     few = [data.name(k) for k in data.groups if k not in list_classes(data)]
-    if few:
-        listed = ", ".join(few[:8]) + (f" and {len(few) - 8} more" if len(few) > 8 else "")
-        notes.append(f"Fewer than {MIN_PHOTOS} photos, so no shortcut can be told: {listed}.")
+    notes += tell_few(few, "no shortcut")
     if len(list_classes(data)) < 2:
         notes.append(f"Shortcuts need two classes with {MIN_PHOTOS} photos each; none was looked for.")
     return notes

@@ -23,7 +23,10 @@ _POINTS, _HALF_PX, _STEP_PX = 40, 12, 2
 _ALIKE, _LEAST_FOUND, _LEAST_SHARE, _OTHERS_SHARE = 0.85, 0.7, 0.12, 0.02
 # Another class of which so many photos have a sign shares it.
 _SHARED = 0.1
-_LEAST_PHOTOS, _SEEDS = 4, 4
+_LEAST_PHOTOS, _SEEDS, _CANDIDATES = 4, 6, 400
+# A patch of an edge or a stem comes back in any class: one of a sign is so many times as frequent in its own, and lies
+# by so much correlation nearer to itself than to what other classes have. On clean flowers that gap is 0.08 at most.
+_SELDOM, _LEAST_GAP = 6, 0.1
 # A sign is stuck on once; what stands twice in so many of the photos that have it is the object (a rendered one).
 _REPEATED = 0.1
 _WINDOW_PX, _MOST_OTHERS, _MOST_OWN = 40, 120, 80
@@ -104,11 +107,11 @@ def find_seeds(label: int, points: dict[int, Points]) -> list[np.ndarray]:
     """Patches (D,) of the class that come back in several of its photos, and less in others'."""
     own, rest = points[label], [p for k, p in points.items() if k != label]
     inside = count_alike(own.patches, own.patches, own.rows)
-    candidates = np.argsort(-inside)[: 16 * _SEEDS]
+    candidates = np.argsort(-inside)[:_CANDIDATES]
     counts = np.sort([count_alike(own.patches[candidates], p.patches, p.rows) for p in rest], axis=0)
     # The class where it comes back most may share it.
     outside = counts[: max(1, len(rest) - 1)].mean(0)
-    excess = inside[candidates] - 3 * outside
+    excess = inside[candidates] - _SELDOM * outside
     seeds: list[np.ndarray] = []
     for at in np.argsort(-excess):
         patch = own.patches[candidates[at]]
@@ -144,7 +147,14 @@ def grow_signs(
             signs.append(Sign({int(rows[h]): (int(places[h, i, 0]), int(places[h, i, 1])) for h in hits}, partners))
         signs = [sign for sign in signs if len(sign.where) >= _LEAST_PHOTOS]
         seeds = [mean_patch(data, sign) for sign in signs]
-    return signs
+    return [sign for sign, seed in zip(signs, seeds, strict=True) if measure_gap(data, sign, seed, rest) >= _LEAST_GAP]
+
+
+def measure_gap(data: AuditData, sign: Sign, patch: np.ndarray, rest: dict[int, Sheets]) -> float:
+    """How much more a sign's photos correlate with its patch (D,) than other classes' photos do at the best."""
+    own = [float(patch @ norm_patch(cut_patch(data.pixels[row], *at))) for row, at in sign.where.items()]
+    least, _ = find_least({k: sheets.find_best(patch[None])[0][:, 0] for k, sheets in rest.items()})
+    return float(np.median(own)) - least
 
 
 def find_least(scores: dict[int, np.ndarray]) -> tuple[float, tuple[int, ...]]:

@@ -85,6 +85,8 @@ def swap_place(data: AuditData, mask: np.ndarray, *, is_matched: bool = False) -
 
 def match_light(pixels: np.ndarray, others: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Pixels (n, 3, H, W) with each channel's mean and spread under the mask (H, W) brought to those of the others."""
+    if not mask.any():
+        return pixels
     own, goal = (part[:, :, mask].astype(np.float32) for part in (pixels, others))
     slope = ((goal.std(2) + 1) / (own.std(2) + 1)).clip(1 / _MOST_SLOPE, _MOST_SLOPE)[..., None, None]
     values = (pixels - own.mean(2)[..., None, None]) * slope + goal.mean(2)[..., None, None]

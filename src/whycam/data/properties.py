@@ -59,21 +59,30 @@ class Facts:
         return values
 
     @cached_property
+    def parts(self) -> np.ndarray:
+        """(2, 3, 256) how many pixels of the rim, and of the middle, have each value."""
+        whole, middle = (
+            np.stack([np.bincount(one[..., k].ravel(), minlength=256) for k in range(3)])
+            for one in (self.pixels, self.pixels[_cut(self.pixels.shape)])
+        )
+        return np.stack([whole - middle, middle])
+
+    @property
     def means(self) -> np.ndarray:
-        """(3,) mean of each channel, never 0."""
-        values: np.ndarray = self.counts @ np.arange(256) / self.counts.sum(1) + 1
+        """(2, 3) mean of each channel, rim and middle, never 0."""
+        values: np.ndarray = self.parts @ np.arange(256) / self.parts.sum(2).clip(1) + 1
         return values
 
-    @cached_property
-    def counts(self) -> np.ndarray:
-        """(3, 256) how many pixels have each value."""
-        return np.stack([np.bincount(self.pixels[..., k].ravel(), minlength=256) for k in range(3)])
+    @property
+    def lightest(self) -> np.ndarray:
+        """(2, 3) the lightest value of each channel, rim and middle, never 0: a hundredth of the pixels are lighter."""
+        return np.stack([find_range(part)[1] for part in self.parts]) + 1
 
-    @cached_property
-    def ranges(self) -> tuple[np.ndarray, np.ndarray]:
-        """The darkest and the lightest value of each channel, (3,) each: a hundredth of the pixels go beyond."""
-        share = self.counts.cumsum(1) / self.counts.sum(1, keepdims=True)
-        return (share >= 0.01).argmax(1).astype(float), (share >= 0.99).argmax(1).astype(float)
+    @property
+    def range(self) -> tuple[float, float]:
+        """The darkest and the lightest values of the whole photo, the channels' mean."""
+        dark, light = find_range(self.parts.sum(0))
+        return float(dark.mean()), float(light.mean())
 
     @cached_property
     def details(self) -> list[tuple[float, float]]:
@@ -92,6 +101,36 @@ class Facts:
             found.append((straight, float(np.median(np.abs(oblique))) / 2))
             level = (top + low) / 4
         return found
+
+
+def _cut(shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """The middle: all but a fifth at each side."""
+    height, width = (side // 10 * 2 for side in shape[:2])
+    return slice(height, shape[0] - height), slice(width, shape[1] - width)
+
+
+def find_range(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The darkest and the lightest value, (3,) each, of pixels of which so many (3, 256) have each value.
+
+    A hundredth of the pixels go beyond.
+    """
+    share = counts.cumsum(1) / counts.sum(1, keepdims=True).clip(1)
+    return (share >= 0.01).argmax(1).astype(float), (share >= 0.99).argmax(1).astype(float)
+
+
+def measure_warmth(levels: np.ndarray) -> float:
+    """Log2 of red over blue of levels (2, 3) that rim and middle share: an object's own colour is on one of them."""
+    return find_shared(np.log2(levels[:, 0] / levels[:, 2]))
+
+
+def measure_greenness(levels: np.ndarray) -> float:
+    """Log2 of green over red and blue that rim and middle share."""
+    return find_shared(np.log2(levels[:, 1] / np.sqrt(levels[:, 0] * levels[:, 2])))
+
+
+def find_shared(casts: np.ndarray) -> float:
+    """The smaller one of two casts of one sign; 0 of casts of two signs."""
+    return float(casts[np.abs(casts).argmin()]) if casts.prod() > 0 else 0.0
 
 
 def measure_quality(facts: Facts) -> float:
@@ -120,11 +159,24 @@ def measure_contrast(facts: Facts) -> float:
 
 
 def measure_saturation(facts: Facts) -> float:
-    """The channels' spread over the strongest channel, in [0, 1]; 0 is grey."""
-    sampled = facts.pixels[::2, ::2]
-    strongest = np.maximum(np.maximum(sampled[..., 0], sampled[..., 1]), sampled[..., 2])
-    weakest = np.minimum(np.minimum(sampled[..., 0], sampled[..., 1]), sampled[..., 2])
-    return float((strongest - weakest).mean() / (strongest.mean() + 1))
+    """The channels' spread over the strongest channel, in [0, 1], where it is the smaller: on the rim or the middle."""
+    spread, strongest = (values.sum() for values in measure_colours(facts.pixels))
+    inner, inner_strongest = (values.sum() for values in measure_colours(facts.pixels[_cut(facts.pixels.shape)]))
+    return float(min((spread - inner) / (strongest - inner_strongest + 1), inner / (inner_strongest + 1)))
+
+
+def measure_colours(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The spread of the channels and the strongest one, of every second pixel."""
+    channels = [pixels[::2, ::2, k] for k in range(3)]
+    strongest = np.maximum(np.maximum(channels[0], channels[1]), channels[2])
+    weakest = np.minimum(np.minimum(channels[0], channels[1]), channels[2])
+    return (strongest - weakest).astype(np.float64), strongest.astype(np.float64)
+
+
+def tell_grey(facts: Facts) -> str:
+    """Whether it is grey."""
+    spread, strongest = measure_colours(facts.pixels)
+    return "grey" if spread.sum() < 0.01 * strongest.sum() + 1 else "colour"
 
 
 def measure_vignette(facts: Facts) -> float:
@@ -194,28 +246,24 @@ PROPERTIES: dict[str, Property] = {
         "a date in EXIF", lambda facts: "a date" if facts.header.taken else "no date", by_nature="never"
     ),
     "date": Property("day it was taken", read_date, by_nature="never", write=_day),
-    "grey": Property(
-        "colour or grey", lambda facts: "grey" if measure_saturation(facts) < 0.01 else "colour", by_nature="never"
-    ),
+    "grey": Property("colour or grey", tell_grey, by_nature="never"),
     "brightness": Property("brightness", lambda facts: float(facts.luma.mean() / 255), write=_percent),
     "sharpness": Property("sharpness", measure_sharpness),
     "noise": Property("noise", measure_noise, write=lambda value: f"{value:.1f}"),
     "contrast": Property("contrast", measure_contrast),
     "saturation": Property("saturation", measure_saturation, "often", _percent),
-    "warmth": Property("warmth (red over blue)", lambda f: float(np.log2(f.means[0] / f.means[2])), "often"),
-    "greenness": Property(
-        "green cast", lambda f: float(np.log2(f.means[1] / np.sqrt(f.means[0] * f.means[2]))), "often"
-    ),
+    "warmth": Property("warmth (red over blue)", lambda facts: measure_warmth(facts.means), "often"),
+    "greenness": Property("green cast", lambda facts: measure_greenness(facts.means), "often"),
     "light-warmth": Property(
         "warmth of the lightest values (red over blue)",
-        lambda f: float(np.log2((f.ranges[1][0] + 1) / (f.ranges[1][2] + 1))),
+        lambda facts: measure_warmth(facts.lightest),
     ),
     "light-greenness": Property(
         "green cast of the lightest values",
-        lambda f: float(np.log2((f.ranges[1][1] + 1) / np.sqrt(np.prod(f.ranges[1][[0, 2]] + 1)))),
+        lambda facts: measure_greenness(facts.lightest),
     ),
-    "darkest": Property("darkest values", lambda facts: float(facts.ranges[0].mean()), write=_whole),
-    "lightest": Property("lightest values", lambda facts: float(facts.ranges[1].mean()), write=_whole),
+    "darkest": Property("darkest values", lambda facts: facts.range[0], write=_whole),
+    "lightest": Property("lightest values", lambda facts: facts.range[1], write=_whole),
     "vignette": Property("vignette (middle over corners)", measure_vignette),
     "bytes-per-pixel": Property("bytes a pixel", lambda facts: facts.file_bytes / float(np.prod(facts.size_px))),
     "file-size": Property("size of the file", lambda facts: float(facts.file_bytes), write=_whole),

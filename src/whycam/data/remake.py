@@ -20,7 +20,7 @@ from whycam.data.properties import SIDE_PX, Facts, Value, measure_facts, measure
 Row = Mapping[str, Value]
 _LEAST_SIDE_PX = 8
 # Shares of a photo's size that it is brought to and enlarged again from, to find how sharp each leaves it.
-_SCALES = (1.0, 0.8, 0.65, 0.5, 0.4, 0.32, 0.25, 0.18, 0.12)
+_SCALES = (1.0, 0.7, 0.5, 0.33, 0.2, 0.12)
 
 
 @dataclass(frozen=True)

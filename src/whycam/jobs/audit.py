@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from whycam.audit import KINDS, Audit, audit
+from whycam.audit.compare import compare_findings
 from whycam.config import AuditOptions
 from whycam.data.annotations import read_photos
 from whycam.data.folder import Sample
@@ -19,7 +20,7 @@ from whycam.explainer.targets import seek_class
 from whycam.intake.door import open_classifier
 from whycam.jobs.progress import show_progress
 from whycam.model.classifier import MANY, Classifier
-from whycam.runs import command_line, open_run, write_json
+from whycam.runs import command_line, open_run, read_result, write_json
 
 
 def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions) -> Audit:
@@ -30,6 +31,7 @@ def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions
     """
     split_kinds(options.fail_on)
     kinds = split_kinds(options.kinds) or list(KINDS)
+    before = read_result(options.before, "audit.json", "findings", "whycam audit") if options.before else None
     with open_run(out, overwrite=options.overwrite) as partial:
         model = open_classifier(model_name, **options.describe_model(), engine=options.engine, photos=MANY)
         samples, train = read_samples(model, folder)
@@ -52,8 +54,12 @@ def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions
         words = {"MODEL": model_name, "FOLDER": str(folder), "FINDING": str(out / "audit.json")}
         told = found.to_json(**{word: shlex.quote(meant) for word, meant in words.items()})
         content = {"command": command_line(), "options": options.model_dump(mode="json"), **told}
+        if before is not None:
+            content["since_before"] = compare_findings(before["findings"], told["findings"])
         write_json(partial / "audit.json", content)
     print_audit(found, Console())
+    for sentence in content.get("since_before", ()):
+        Console().print(f"Since {options.before}: {sentence}", markup=False, highlight=False)
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import json
 import random
 import shlex
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ import numpy as np
 
 from whycam.config import AuditOptions, ReportOptions
 from whycam.data.folder import Sample
-from whycam.errors import UserError, as_clause, make_disk_error, make_unreadable_error
+from whycam.errors import UserError, make_disk_error, make_unreadable_error
 from whycam.explainer.reading import Reading
 from whycam.intake.door import open_classifier
 from whycam.jobs.progress import show_progress
@@ -32,7 +31,7 @@ from whycam.jobs.report_photos import (
     read_items,
     read_run,
 )
-from whycam.runs import open_atomic, read_versions
+from whycam.runs import open_atomic, read_result, read_versions
 from whycam.show.entries import make_entry
 from whycam.show.report import EVIDENCE_PHOTOS, PICTURED_FINDINGS, Report, render_report
 from whycam.show.tally import OVER_HALF, Tally
@@ -190,15 +189,7 @@ def _find_json(given: Path | None, name: str, maker: str, usual: Path | None) ->
     path = place / name if place.is_dir() or given is None else place
     if given is None and not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        content["findings" if name == "audit.json" else "overall"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"'{path.absolute()}' can't be read as {name} ({type(error).__name__}: {as_clause(error)}); expected what "
-            f"{maker} writes. Run {maker}, and name its folder."
-        ) from None
-    return dict(content)
+    return read_result(path, name, "findings" if name == "audit.json" else "overall", maker)
 
 
 def _list_paths(audit: dict[str, Any] | None) -> list[str]:

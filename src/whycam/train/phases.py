@@ -36,7 +36,7 @@ def train_phases(work: Work) -> None:
     with work.timed("features"):
         stores = compute_stores(work)
     with work.timed("head"):
-        _train_head(work, stores[:1] if work.exchange else stores)
+        train_head(work, stores[:1] if work.exchange else stores)
     if work.exchange or options.groups is not None or options.robust:
         with work.timed("last layer"):
             retrain(work, stores)
@@ -47,7 +47,7 @@ def train_phases(work: Work) -> None:
             _train_network(work, "finetune")
 
 
-def _train_head(work: Work, stores: Sequence[FeatureStore]) -> None:
+def train_head(work: Work, stores: Sequence[FeatureStore]) -> None:
     """The neck and the linear layer on stored features, the backbone not even asked."""
     options, model = work.options, work.model
     head = nn.ModuleDict({"neck": model.neck, "classifier": model.classifier})

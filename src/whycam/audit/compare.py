@@ -1,0 +1,44 @@
+"""Two audits of one folder, before a cure and after it: curing one shortcut can feed another (arXiv:2212.04825)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+# How much the severity of a finding must differ to be called worse or better.
+_LEAST_CHANGE = 0.02
+
+
+def compare_findings(before: Sequence[Row], after: Sequence[Row]) -> list[str]:
+    """Sentences: what is gone, what is new, and what is worse or better; findings as `audit.json` holds them.
+
+    A finding is the same one if its kind, its classes, how it was found and its place are.
+    """
+    old, new = ({_name(one): one for one in part} for part in (before, after))
+    gone = [one["title"] for name, one in old.items() if name not in new]
+    fresh = [one["title"] for name, one in new.items() if name not in old]
+    changed = [
+        f"{one['title']} ({old[name]['severity']:.2f} before, {one['severity']:.2f} now)"
+        for name, one in new.items()
+        if name in old and abs(one["severity"] - old[name]["severity"]) >= _LEAST_CHANGE
+    ]
+    same = sum(name in old for name in new) - len(changed)
+    told = [
+        _list("No longer found", gone),
+        _list("New, and not there before: curing one shortcut can feed another", fresh),
+        _list("Still found, more or less than before", changed),
+        [f"{same} findings are as they were before."] if same else [],
+    ]
+    return [sentence for part in told for sentence in part] or ["Nothing was found before, and nothing now."]
+
+
+def _list(words: str, titles: Sequence[str]) -> list[str]:
+    return [f"{words} ({len(titles)}): {' '.join(titles)}"] if titles else []
+
+
+def _name(one: Row) -> tuple[str, ...]:
+    region, numbers = one.get("region") or {}, one.get("numbers") or {}
+    about = (numbers.get("found_by"), numbers.get("property"), region.get("name"))
+    # The words of other kinds differ with their counts.
+    return tuple(str(word) for word in (one["kind"], one["class"], one["other"], *about))

@@ -1,0 +1,76 @@
+"""`whycam check`: a folder of photos, and no model, to `audit.json`, a table, and an exit code for a user's CI."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from rich.console import Console
+
+from whycam.audit.findings import Audit
+from whycam.audit.photos import KINDS, check
+from whycam.config import CheckOptions
+from whycam.data.annotations import Annotation, read_photos
+from whycam.data.folder import Sample
+from whycam.errors import make_unknown_name
+from whycam.jobs.audit import print_audit
+from whycam.jobs.progress import show_progress
+from whycam.runs import command_line, open_run, write_json
+
+
+def check_folder(folder: Path, out: Path, options: CheckOptions) -> Audit:
+    """Checks, prints the table, and writes the folder `out` with `audit.json`.
+
+    Raises:
+        UserError: no photos, an unknown kind, a result of that name.
+    """
+    split_kinds(options.fail_on)
+    with open_run(out, overwrite=options.overwrite) as partial:
+        photos, train = read_both(folder)
+        words = sorted({one.classes[0] for one in (*photos, *train) if one.classes})
+        index = {word: k for k, word in enumerate(words)}
+        samples, kept = (
+            [Sample(one.photo, index[one.classes[0]] if one.classes else -1) for one in part]
+            for part in (photos, train)
+        )
+        total = 2 * min(options.limit, len(samples) + len(kept))
+        with show_progress("checking", total) as advance:
+            found = check(
+                samples,
+                {k: str(word) for word, k in index.items()},
+                train=kept,
+                limit=options.limit,
+                seed=options.seed,
+                progress=advance,
+            )
+        told = found.to_json(FOLDER=shlex.quote(str(folder)), FINDING=shlex.quote(str(out / "audit.json")))
+        content = {"command": command_line(), "options": options.model_dump(mode="json"), **told}
+        write_json(partial / "audit.json", content)
+    print_audit(found, Console())
+    return found
+
+
+def read_both(folder: Path) -> tuple[list[Annotation], list[Annotation]]:
+    """The photos of a folder, those of val/ where there is one, and the ones in train/ beside them.
+
+    Raises:
+        UserError: no photos.
+    """
+    photos = read_photos(folder)
+    seen = {photo.photo for photo in photos}
+    train = folder / "train"
+    is_split = train.is_dir() and not any(train.absolute() in path.parents for path in seen)
+    return photos, read_photos(train) if is_split else []
+
+
+def split_kinds(words: str) -> list[str]:
+    """The kinds that a person named with commas.
+
+    Raises:
+        UserError: one that is not looked for without a model.
+    """
+    kinds = [word.strip() for word in words.split(",") if word.strip()]
+    for kind in kinds:
+        if kind not in KINDS:
+            raise make_unknown_name("kind of finding", kind, KINDS)
+    return kinds
