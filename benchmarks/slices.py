@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import RESULTS, save, write_table
+from scipy.stats import fisher_exact
 from sklearn.cluster import KMeans
 from slice_scenes import Scene, list_spots, make_scene
 
@@ -30,6 +31,8 @@ from whycam.audit.slices import list_slices
 from whycam.data.flowers import FLOWERS
 
 SIZE_PX, AUDITED, LEAST_SIZE = 224, 200, 3
+# Scenes of a class that a clean model learns; held-out photos of a class in a small audit of it.
+CLEAN_LEARNED, FEW = 60, 30
 # First scene, and scenes of each flower: of the models whose thresholds were chosen, and of those that are measured.
 POOLS = {"tune": (1_000_000, 1600), "measure": (0, 2200)}
 # A planted spot is one if the model errs on so much of it, and on so little of the class's other photos.
@@ -144,18 +147,67 @@ def plant(pool: Pool, seed: int) -> Planted:
             f"{FLOWERS[k]} with {name_spot(spot)} as {FLOWERS[other]}, errs {error:.2f}"
             for (k, spot, other), error in zip(plan, errors, strict=True)
         ]
-        own = pool.labels[audited]
-        data = SimpleNamespace(
-            pooled=pool.pooled[audited],
-            weight=weight,
-            labels=own,
-            predicted=logits[audited].argmax(1),
-            groups={k: np.flatnonzero(own == k) for k in range(len(FLOWERS))},
-            seed=seed,
-            has_labels=True,
-        )
+        data = describe(pool, audited, weight, bias, seed)
         return Planted(data, [mask[audited] for mask in masks], words, tries)
     raise RuntimeError(f"Of 100 drawings of seed {seed} no model errs on its spots.")
+
+
+def describe(pool: Pool, rows: np.ndarray, weight: np.ndarray, bias: np.ndarray, seed: int) -> Any:
+    """What `list_slices` reads of an audit's data, of a linear head on those scenes."""
+    own, pooled = pool.labels[rows], pool.pooled[rows]
+    return SimpleNamespace(
+        pooled=pooled,
+        weight=weight,
+        labels=own,
+        predicted=(pooled @ weight.T + bias).argmax(1),
+        groups={k: np.flatnonzero(own == k) for k in range(len(FLOWERS))},
+        seed=seed,
+        has_labels=True,
+    )
+
+
+def run_clean(pool: Pool, seed: int) -> dict[str, Any]:
+    """A model of clean training on few scenes, which errs where it can't know better; on many photos and on few."""
+    draw = np.random.default_rng([31, seed])
+    order = [draw.permutation(np.flatnonzero(pool.labels == k)) for k in range(len(FLOWERS))]
+    learned = np.concatenate([rows[AUDITED : AUDITED + CLEAN_LEARNED] for rows in order])
+    weight, bias = train(pool.pooled[learned], pool.labels[learned], np.ones(len(learned)), seed)
+    row = {}
+    for count in (AUDITED, FEW):
+        data = describe(pool, np.concatenate([rows[:count] for rows in order]), weight, bias, seed)
+        groups = find_by_audit(data)
+        fresh = describe(pool, np.concatenate([rows[AUDITED + CLEAN_LEARNED :] for rows in order]), weight, bias, seed)
+        row[str(count)] = {
+            "errors": int((data.predicted != data.labels).sum()),
+            "groups": len(groups),
+            "hold": sum(does_hold(data, fresh, k, rows) for k, rows in groups),
+            # Of ten groups of the same size each, drawn at random.
+            "random_hold": sum(
+                does_hold(data, fresh, k, draw.choice(data.groups[k], len(rows), replace=False))
+                for k, rows in groups
+                for _ in range(10)
+            ),
+        }
+    return row
+
+
+def does_hold(data: Any, fresh: Any, k: int, group: np.ndarray) -> bool:
+    """Whether fresh photos of the class that look like a group go wrong more often than its others (Fisher, 0.01).
+
+    They are told by a ridge regression on what of the pooled features no class's score depends on: that a photo is
+    wrong must not be why it looks so.
+    """
+    basis, _ = np.linalg.qr(data.weight.T)
+    rows, others = data.groups[k], fresh.groups[k]
+    known, new = (part - part @ basis @ basis.T for part in (data.pooled[rows], fresh.pooled[others]))
+    centre, scale = known.mean(0), known.std() * np.sqrt(known.shape[1])
+    known, new = (known - centre) / scale, (new - centre) / scale
+    target = np.isin(rows, group) - np.isin(rows, group).mean()
+    scores = new @ known.T @ np.linalg.solve(known @ known.T + 0.3 * np.eye(len(rows)), target)
+    alike = scores >= np.sort(scores)[-max(LEAST_SIZE, round(len(group) / len(rows) * len(scores)))]
+    wrong = fresh.predicted[others] != k
+    table = [[(wrong & alike).sum(), (~wrong & alike).sum()], [(wrong & ~alike).sum(), (~wrong & ~alike).sum()]]
+    return bool(fisher_exact(table, "greater").pvalue < 0.01)
 
 
 def name_spot(spot: Scene) -> str:
@@ -276,7 +328,24 @@ def tell(rates: dict[str, Any]) -> str:
     return f"{share:.2f} ({rates['low']:.2f} to {rates['high']:.2f}; {rates['hits']} of {rates['of']})"
 
 
-def summarise(rows: dict[str, dict[str, Any]], out: Path) -> None:
+def tell_clean(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence for each size of audit."""
+    lines = []
+    for count in (AUDITED, FEW):
+        own = [row[str(count)] for row in rows]
+        accused, errors = sum(one["groups"] > 0 for one in own), sum(one["errors"] for one in own)
+        low, high = find_interval(accused, len(own))
+        groups, hold, by_chance = (sum(one[word] for one in own) for word in ("groups", "hold", "random_hold"))
+        lines.append(
+            f"Clean models ({CLEAN_LEARNED} scenes a class learned, {count} audited, {errors / len(own):.1f} errors in "
+            f"the mean): slices are reported of {accused} of {len(own)} ({low:.2f} to {high:.2f}). Slices that hold on "
+            f"fresh photos (those that look so go wrong more often than the class's others, Fisher's test, 0.01): {hold} "
+            f"of {groups}; of random groups of the same sizes {by_chance} of {10 * groups}."
+        )
+    return lines
+
+
+def summarise(rows: dict[str, dict[str, Any]], clean: Sequence[dict[str, Any]], out: Path) -> None:
     """results/slices.md and .json."""
     done = list(rows.values())
     rates = {name: rate(done, name) for name in FINDERS}
@@ -304,7 +373,8 @@ def summarise(rows: dict[str, dict[str, Any]], out: Path) -> None:
         "",
         *write_table(["spots", "models", *(f"discovery rate by {name}" for name in FINDERS)], by_count),
     ]
-    save("slices", lines, {"rates": rates, "rows": rows}, out)
+    lines += ["", *tell_clean(clean)]
+    save("slices", lines, {"rates": rates, "rows": rows, "clean": list(clean)}, out)
 
 
 def main() -> None:
@@ -322,14 +392,14 @@ def main() -> None:
     kept.mkdir(parents=True, exist_ok=True)
     seeds = range(args.first_seed, args.first_seed + args.models)
     for seed in [] if args.summary else seeds[part - 1 :: parts]:
-        path = kept / f"{seed}.json"
-        if not path.exists():
-            path.write_text(json.dumps(run(read_pool(args.pool, args.work), seed)))
-            print(seed, path.read_text(), flush=True)
-    rows = {
-        str(seed): json.loads((kept / f"{seed}.json").read_text()) for seed in seeds if (kept / f"{seed}.json").exists()
-    }
-    summarise(rows, args.out)
+        for name, work in (("planted", run), ("clean", run_clean)):
+            path = kept / f"{name}-{seed}.json"
+            if not path.exists():
+                path.write_text(json.dumps(work(read_pool(args.pool, args.work), seed)))
+                print(seed, path.read_text(), flush=True)
+    paths = {name: [kept / f"{name}-{seed}.json" for seed in seeds] for name in ("planted", "clean")}
+    rows, clean = ({path.stem: json.loads(path.read_text()) for path in own if path.exists()} for own in paths.values())
+    summarise(rows, list(clean.values()), args.out)
 
 
 if __name__ == "__main__":
