@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from whycam.audit.data import AuditData
-from whycam.audit.remade import Kiln, suspect_properties
+from whycam.audit.remade import Remaker, suspect_properties
 from whycam.audit.trial import Trial, try_suspect
 from whycam.data.preprocess import Preprocess
 from whycam.data.properties import measure_facts
@@ -196,6 +196,6 @@ def test_a_photo_that_is_gone_stays_as_the_model_saw_it(tmp_path: Path) -> None:
     data = make_data(tmp_path / "x", MADE["brightness"], read_nothing)
     assert len(data.properties.columns["brightness"]) == len(data)
     data.paths[30].unlink()
-    changed = Kiln(data).make_change("brightness")(np.array([30, 31]), np.array([0, 0]))
+    changed = Remaker(data).make_change("brightness")(np.array([30, 31]), np.array([0, 0]))
     assert (changed[0] == data.pixels[30]).all()
     assert changed[1].mean() < 0.6 * data.pixels[31].mean()

@@ -37,7 +37,7 @@ def suspect_properties(data: AuditData) -> list[Suspect]:
     few = set(data.groups) - set(list_classes(data))
     labels = _label(data)
     photos = Labelled(data.paths, np.where(np.isin(labels, list(few)), -1, labels), {}, data.properties)
-    kiln, suspects = Kiln(data), []
+    remaker, suspects = Remaker(data), []
     found = tell_classes(photos, data.seed, _LINES)
     for k in list_classes(data):
         families: set[str] = set()
@@ -45,7 +45,7 @@ def suspect_properties(data: AuditData) -> list[Suspect]:
             family = REMAKES[one.name].family
             if family not in families and len(families) < _MOST_FAMILIES and can_be_given(one):
                 families.add(family)
-                suspects.append(_suspect(data, photos, one, kiln))
+                suspects.append(_suspect(data, photos, one, remaker))
     return suspects
 
 
@@ -65,13 +65,13 @@ def can_be_given(one: Told) -> bool:
     return {"lower": own < others, "higher": own > others, "both": True}[REMAKES[one.name].way]
 
 
-def _suspect(data: AuditData, photos: Labelled, one: Told, kiln: Kiln) -> Suspect:
+def _suspect(data: AuditData, photos: Labelled, one: Told, remaker: Remaker) -> Suspect:
     about, way = PROPERTIES[one.name], REMAKES[one.name]
     rows = data.groups[one.label]
     have = rows[_find_bearers(photos, one)]
     level = photos.table.columns[one.name][have]
     own = about.write(float(np.median(level)) if level.dtype.kind == "f" else str(level[0]))
-    change = kiln.make_change(one.name)
+    change = remaker.make_change(one.name)
     return Suspect(
         kind="property",
         label=one.label,
@@ -109,7 +109,7 @@ def _find_bearers(photos: Labelled, one: Told) -> np.ndarray:
 
 
 @dataclass
-class Kiln:
+class Remaker:
     """Re-makes an audit's photos from their files, and keeps the decoded ones for a while.
 
     Attributes:
