@@ -34,8 +34,8 @@ class Line:
 
 # By how often an object has it by nature. Over 1,500 draws of clean flowers (of the training photos; 2 to 5 classes of
 # 8 to 70) what a file alone has reached scores of 0.62, light and sharpness 0.79, and colours 0.89: the green cast of
-# sunflowers against roses; over 250 draws, values that hardly another class has reached 0.17 and 0.40. Of 3 classes,
-# a third one that is odd tells each of the two others by a score of 0.75.
+# sunflowers against roses; over 250 draws, values that hardly another class has reached 0.17 and 0.40. Of three
+# classes, a third one that is odd tells each of the two others by a score of 0.75.
 LEAST = {"never": Line(0.76, 0.2), "seldom": Line(0.86, 0.45), "often": Line(0.93)}
 LINES = {name: LEAST[one.by_nature] for name, one in PROPERTIES.items()}
 # Nearly all, and next to none.
