@@ -18,6 +18,7 @@ from whycam.audit.cutouts import Cutouts
 from whycam.audit.data import AuditData
 from whycam.audit.findings import Region
 from whycam.audit.ground_words import describe_grounds
+from whycam.audit.leaks import find_bare
 from whycam.audit.objects import read_objects
 from whycam.audit.suspects import MIN_PHOTOS, Suspect
 from whycam.audit.swaps import margin
@@ -182,7 +183,8 @@ def suspect_grounds(data: AuditData) -> list[Suspect]:
     classes = sorted(set(mixed.classes.tolist()))
     found = sorted((screen(mixed, k), k) for k in classes)
     chosen = [k for p, k in found if p < _SCREEN_P][:_MOST]
-    return [_suspect(data, k) for k in chosen]
+    suspects = [_suspect(data, k) for k in chosen]
+    return [one for one in suspects if one.members is not None and len(one.members) >= MIN_PHOTOS]
 
 
 def screen(mixed: Mixed, label: int) -> float:
@@ -212,6 +214,6 @@ def _suspect(data: AuditData, label: int) -> Suspect:
         take=None,
         title="the ground behind the object" + (f" ({words})" if words else ""),
         words="Objects were put before other photos' grounds, the place of the object there filled from around it.",
-        members=rows[label],
+        members=rows[label] if read_objects(data).is_given else find_bare(data, cutouts, rows, label),
         pool=np.concatenate(list(rows.values())),
     )
