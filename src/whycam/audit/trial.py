@@ -20,8 +20,9 @@ _MOST_TURNS = 3
 # How sure it must be, of one test, that what was given speaks for the class and that answers change.
 _SURE_P = 0.05
 # How many more photos than in the control must change their class. A ground or a place may hold a part of the object,
-# and differs between classes by nature.
-LEAST_EFFECT = {"mark": 0.05, "stamp": 0.05, "property": 0.08, "thing": 0.08, "ground": 0.1, "place": 0.25}
+# and differs between classes by nature: before real flowers' own grounds up to a tenth of other flowers change theirs
+# (five draws of one clean model), before a garden's single ground (scenes of seed 1002) 0.14 and 0.16.
+LEAST_EFFECT = {"mark": 0.05, "stamp": 0.05, "property": 0.08, "thing": 0.08, "ground": 0.12, "place": 0.25}
 
 
 @dataclass(frozen=True, eq=False)
