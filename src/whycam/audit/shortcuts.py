@@ -18,7 +18,7 @@ from whycam.audit.marks import suspect_marks
 from whycam.audit.places import suspect_places
 from whycam.audit.remade import suspect_properties
 from whycam.audit.stamps import suspect_stamps
-from whycam.audit.suspects import Suspect
+from whycam.audit.suspects import Suspect, list_classes
 from whycam.audit.swaps import Outcome
 from whycam.audit.things import suspect_things
 from whycam.audit.trial import Trial, try_suspect
@@ -55,7 +55,8 @@ def find_shortcuts(data: AuditData) -> list[Finding]:
     """A finding for each suspect that swaps convict; of those of one class that say the same thing, the clearest."""
     suspects = [suspect for find in SUSPECTS.values() for suspect in find(data)]
     trials = [trial for suspect in suspects if (trial := try_suspect(data, suspect))]
-    tests = 2 * len(trials)
+    # Grounds are screened by answers of the model, so each class counts as tried.
+    tests = 2 * (len(trials) + len(list_classes(data)))
     guilty = [trial for trial in trials if trial.is_guilty(tests)]
     return [tell(data, trial, also, tests) for trial, also in merge(guilty)]
 
