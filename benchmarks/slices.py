@@ -339,8 +339,8 @@ def tell_clean(rows: Sequence[dict[str, Any]]) -> list[str]:
         lines.append(
             f"Clean models ({CLEAN_LEARNED} scenes a class learned, {count} audited, {errors / len(own):.1f} errors in "
             f"the mean): slices are reported of {accused} of {len(own)} ({low:.2f} to {high:.2f}). Slices that hold on "
-            f"fresh photos (those that look so go wrong more often than the class's others, Fisher's test, 0.01): {hold} "
-            f"of {groups}; of random groups of the same sizes {by_chance} of {10 * groups}."
+            "fresh photos (those that look so go wrong more often than the class's others, Fisher's test, 0.01): "
+            f"{hold} of {groups}; of random groups of the same sizes {by_chance} of {10 * groups}."
         )
     return lines
 
