@@ -52,7 +52,8 @@ found if its groups together have {RECALL:.0%} of it (SpotCheck's rule). Groups 
 {LEAST_CERTAINTY} and over. Beside, on the same models: k-means of a class's pooled features, with the number of
 clusters that is best for it on the tuning models, whose clusters of at least {LEAST_SIZE} photos that go wrong twice
 as often as the class are groups; and the photos of a class that are taken for one other class, with no regard to
-looks."""
+looks. A first pass on the same models, before groups were judged by what the scores do not depend on (changed for the
+sake of the test, not of these rates), had 0.46 and 0.24."""
 
 
 @dataclass(frozen=True)
@@ -339,8 +340,8 @@ def tell_clean(rows: Sequence[dict[str, Any]]) -> list[str]:
         lines.append(
             f"Clean models ({CLEAN_LEARNED} scenes a class learned, {count} audited, {errors / len(own):.1f} errors in "
             f"the mean): slices are reported of {accused} of {len(own)} ({low:.2f} to {high:.2f}). Slices that hold on "
-            f"fresh photos (those that look so go wrong more than the others, Fisher's test, 0.01): {hold} "
-            f"of {groups}; of random groups of the same sizes {by_chance} of {10 * groups}."
+            "fresh photos (those that look so go wrong more often than the class's others, Fisher's test, 0.01): "
+            f"{hold} of {groups}; of random groups of the same sizes {by_chance} of {10 * groups}."
         )
     return lines
 
@@ -368,7 +369,7 @@ def summarise(rows: dict[str, dict[str, Any]], clean: Sequence[dict[str, Any]], 
         *write_table(["groups by", "discovery rate", "false discovery rate", "s a model"], table),
         "",
         f"Of {len(done)} models, {sum(row['tries'] for row in done)} were drawn anew. Intervals are 95 %, by drawing "
-        f"models. Of {sum(alone)} models at least one spot is found ({sum(alone) / len(alone):.2f}, "
+        f"models. In {sum(alone)} models at least one spot is found ({sum(alone) / len(alone):.2f}, "
         f"{low:.2f} to {high:.2f}).",
         "",
         *write_table(["spots", "models", *(f"discovery rate by {name}" for name in FINDERS)], by_count),

@@ -38,7 +38,7 @@ OF_THE_MODEL = {
     "is_exportable",
 }
 # Training makes a GapClassifier and writes it down; export and refined maps take one apart.
-MAKERS = {"train", "jobs/train.py", "jobs/run_files.py", "jobs/export.py", "maps/refine.py"}
+MAKERS = {"train", "jobs/train.py", "jobs/run_files.py", "jobs/export.py", "maps/refine.py", "maps/object_graph.py"}
 
 
 def list_names(path: Path) -> set[str]:

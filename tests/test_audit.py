@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -165,7 +166,7 @@ def test_confused_classes_come_with_the_regions_that_decide(tmp_path: Path) -> N
 def test_without_labels_the_kinds_that_need_them_are_left_out_and_said(tmp_path: Path) -> None:
     samples = [replace(sample, label=-1) for sample in write_photos(tmp_path, stamp)]
     found = audit(make_model(12.0), samples, engine="torch")
-    assert any("data, label, slice, confusion" in note for note in found.notes)
+    assert any({"label", "slice", "confusion"} <= set(re.findall(r"\w+", note)) for note in found.notes)
     assert found.of_kind("shortcut")[0].class_name == "red"
 
 

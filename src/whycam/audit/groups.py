@@ -43,7 +43,9 @@ class Group:
     p: float
 
 
-def find_groups(features: np.ndarray, wrong: np.ndarray, seed: int = 0) -> list[Group]:
+def find_groups(
+    features: np.ndarray, wrong: np.ndarray, seed: int = 0, *, looks: np.ndarray | None = None
+) -> list[Group]:
     """The groups of one class's photos, the most certain first; they may be due to chance, see `Group.p`.
 
     The chance is measured by shuffling which photos are wrong and doing the same again: Gumbel's distribution is
@@ -53,18 +55,20 @@ def find_groups(features: np.ndarray, wrong: np.ndarray, seed: int = 0) -> list[
         features: (n, C) of the class's photos.
         wrong: (n,) bool: the answer is another class.
         seed: of the shuffles.
+        looks: (n, D) by which each photo is judged, where that is not by the features: that a photo is wrong should
+            not be why it looks so.
     """
     if min(wrong.sum(), (~wrong).sum()) < LEAST_WRONG or np.ptp(features, axis=0).max(initial=0) == 0:
         return []
-    looks, draw = _Looks(features), np.random.default_rng(seed)
-    parts = looks.split(wrong)
-    scores = looks.judge(parts)
+    seen, draw = _Looks(features, features if looks is None else looks), np.random.default_rng(seed)
+    parts = seen.split(wrong)
+    scores = seen.judge(parts)
     clarity, sizes = _measure(scores, wrong)
     by_chance = []
     for _ in range(_SHUFFLES):
         shuffled = draw.permutation(wrong)
-        tried = np.concatenate(looks.cluster(shuffled, (1, _MOST_PARTS // 2, _MOST_PARTS)))
-        by_chance.append(_measure(looks.judge(tried), shuffled)[0].max())
+        tried = np.concatenate(seen.cluster(shuffled, (1, _MOST_PARTS // 2, _MOST_PARTS)))
+        by_chance.append(_measure(seen.judge(tried), shuffled)[0].max())
     spread = np.std(by_chance) * np.sqrt(6) / np.pi
     chance = gumbel_r(np.mean(by_chance) - np.euler_gamma * spread, max(spread, 1e-9))
     found = []
@@ -77,21 +81,19 @@ def find_groups(features: np.ndarray, wrong: np.ndarray, seed: int = 0) -> list[
 
 
 class _Looks:
-    """How alike n photos are, by their features."""
+    """How alike n photos are."""
 
-    def __init__(self, features: np.ndarray) -> None:
+    def __init__(self, features: np.ndarray, looks: np.ndarray) -> None:
         values = features - features.mean(0)
-        alike = (values @ values.T).astype(np.float64)
-        alike *= len(alike) / np.trace(alike)
-        solve, _ = _fit(alike)
+        alike = _multiply(values)
+        solve, _ = _fit(_multiply(looks - looks.mean(0)))
         # Times targets: what the regression says of each photo when it is left out.
         self._leave_one_out = np.eye(len(alike)) - solve / np.diag(solve)[:, None]
         strengths, directions = np.linalg.eigh(alike)
         self._places = directions[:, -_DIMENSIONS:] * np.sqrt(strengths[-_DIMENSIONS:].clip(0))
         # Without each photo's mean contribution, which is its score: that two look alike must not be that both are low.
         values = values - values.mean(1, keepdims=True)
-        patterns = (values @ values.T).astype(np.float64)
-        self._patterns = patterns * (len(patterns) / max(np.trace(patterns), 1e-12))
+        self._patterns = _multiply(values)
 
     def judge(self, parts: np.ndarray) -> np.ndarray:
         """(G, n): how much each photo looks like each of the parts (G, n), when it is left out."""
@@ -146,6 +148,12 @@ class _Looks:
         left_out = (target - weights / np.diag(solve))[~part[rows]]
         scores = self._patterns[:, rows] @ weights + shift @ target
         return [_compare(scores[other], left_out) for other in others]
+
+
+def _multiply(values: np.ndarray) -> np.ndarray:
+    """Inner products (n, n) of the photos (n, C), whose diagonal is 1 in the mean."""
+    alike = (values @ values.T).astype(np.float64)
+    return np.asarray(alike * (len(alike) / max(np.trace(alike), 1e-12)))
 
 
 def _fit(alike: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,8 @@ from whycam.audit.suspects import list_classes
 _MOST_PHOTOS, _MAPPED, _THRESHOLD, _MEAN_THRESHOLD = 24, 32, 0.4, 0.6
 # A word is one of the general network's ten best classes in so many of the photos.
 _BEST, _SEEN, _MOST_WORDS = 10, 0.25, 3
+# A direction of the weights counts from this share of the strongest on; they may be so large a share of the channels.
+_LEAST_STRENGTH, _MOST_SCORED = 1e-6, 0.1
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,19 @@ def find_slices(data: AuditData) -> list[Finding]:
 
 
 def list_slices(data: AuditData) -> list[Slice]:
-    """The groups of all classes, the most certain first; no photo is in two.
+    """The groups of all classes, the most certain first; none lies mostly in a clearer one.
 
-    Photos are told apart by their contributions to their class's score, pooled features times its weights; of models
-    without exact maps by the installed network's scores.
+    Photos are told apart by their contributions to their class's score, pooled features times its weights, and judged
+    by what is left of these without the directions that the scores in question depend on. Of models without exact maps
+    both are the installed network's scores.
     """
     wrong = data.predicted != data.labels
     tried = [k for k in list_classes(data) if wrong[data.groups[k]].any()]
     found = []
     for k in tried:
         rows = data.groups[k]
-        for group in find_groups(_describe(data, k), wrong[rows], data.seed):
+        features, looks = _describe(data, k)
+        for group in find_groups(features, wrong[rows], data.seed, looks=looks):
             own = Group(rows[group.rows], rows[group.alike], group.p)
             found.append(Slice(k, own, min(1.0, group.p * len(tried))))
     kept: list[Slice] = []
@@ -65,13 +69,20 @@ def list_slices(data: AuditData) -> list[Slice]:
     return kept
 
 
-def _describe(data: AuditData, k: int) -> np.ndarray:
+def _describe(data: AuditData, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Contributions (n, C) of the class's photos; and those of what no score in question depends on, to judge by."""
     rows = data.groups[k]
     if data.pooled is None or data.weight is None:
-        return np.asarray(read_generic(data)[rows])
+        scores = read_generic(data)[rows]
+        return scores, scores
     # Of one logit the first class has no weights of its own: what speaks against the other one speaks for it.
     weight = data.weight[k] if data.weight[k].any() else -data.weight.sum(0)
-    return np.asarray(data.pooled[rows] * weight)
+    pooled = data.pooled[rows]
+    _, strengths, directions = np.linalg.svd(data.weight[np.union1d(data.predicted[rows], [k])], full_matrices=False)
+    scored = directions[strengths > _LEAST_STRENGTH * strengths.max()]
+    # Of few channels too little is left.
+    rest = pooled - pooled @ scored.T @ scored if len(scored) <= _MOST_SCORED * pooled.shape[1] else pooled
+    return pooled * weight, rest * weight
 
 
 def _tell(data: AuditData, one: Slice) -> Finding:
