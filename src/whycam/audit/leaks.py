@@ -16,7 +16,7 @@ from whycam.audit.objects import get_finder, read_looks
 # The general classes that the removal of a class's objects lowers most are what these are called.
 _NAMES = 5
 # Of what the objects add to the logits of these, a ground that is bare of them has less than this share left.
-_MOST_LEFT = 0.3
+_MOST_LEFT = 0.2
 # Photos of each other class that say what those logits are where there is no such object.
 _OTHERS = 8
 

@@ -1,7 +1,7 @@
 """Shortcuts: what decides a class and is not the object. Suspects by statistics; each is convicted by swaps alone.
 
-Add a kind of shortcut as one function in `SUSPECTS` (data -> suspects), with the effect that it must have in
-`trial.LEAST_EFFECT` and what to do about it in `REMEDIES`.
+Add a kind of shortcut as one function in `SUSPECTS` (data -> suspects), with what convicts it in
+`trial.LINES` and what to do about it in `REMEDIES`.
 """
 
 from __future__ import annotations

@@ -17,12 +17,32 @@ from whycam.audit.swaps import Outcome, draw_pairs, give, take
 _FIRST, _PAIRS, _HOPELESS_P = 40, 140, 0.2
 # How often one photo is changed at the most.
 _MOST_TURNS = 3
-# How sure it must be, of one test, that what was given speaks for the class and that answers change.
+# How sure it must be, of one test, that what was given speaks for the class.
 _SURE_P = 0.05
-# How many more photos than in the control must change their class. A ground or a place may hold a part of the object,
-# and differs between classes by nature: before real flowers' own grounds up to a tenth of other flowers change theirs
-# (five draws of one clean model), before a garden's single ground (scenes of seed 1002) 0.14 and 0.16.
-LEAST_EFFECT = {"mark": 0.05, "stamp": 0.05, "property": 0.08, "thing": 0.08, "ground": 0.12, "place": 0.25}
+
+
+@dataclass(frozen=True)
+class Line:
+    """What convicts a kind of suspect.
+
+    Attributes:
+        effect: how many more photos than in the control must change their class, as a share.
+        p: the chance that so many more change by accident, at the most.
+    """
+
+    effect: float
+    p: float
+
+
+# A ground, a thing or a place may hold a part of the object, and differs between classes by nature.
+LINES = {
+    "mark": Line(0.05, 0.05),
+    "stamp": Line(0.05, 0.05),
+    "property": Line(0.08, 0.05),
+    "thing": Line(0.08, 0.01),
+    "ground": Line(0.12, 0.01),
+    "place": Line(0.25, 0.01),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +77,8 @@ class Trial:
         """
         if self.given.p_shift > _SURE_P:
             return 1.0
-        least = LEAST_EFFECT[self.suspect.kind]
-        clear = [one for one in self.outcomes if one.effect >= least and one.p_change <= _SURE_P]
+        line = LINES[self.suspect.kind]
+        clear = [one for one in self.outcomes if one.effect >= line.effect and one.p_change <= line.p]
         return min((one.p_shift for one in clear), default=1.0)
 
     def find_certainty(self, tests: int) -> float:
