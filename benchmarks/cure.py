@@ -275,7 +275,11 @@ def write(rows: list[dict[str, Any]], out: Path) -> None:
             for way in dict.fromkeys(way for row in found for way in row["ways"]):
                 known = [row for row in found if way in row["ways"]]
                 table.append([kind, share, way, len(known), *_describe(known, way)])
-    save("cure", [*_TEXT, "", *write_table(head, table)], {"rows": rows}, out)
+    planned = len(list_rows(SEEDS))
+    told = (
+        f"{len(rows)} of {planned} rows (a cause, a share, a seed) are measured so far; `seeds` says how many each has."
+    )
+    save("cure", [*_TEXT, "", told, "", *write_table(head, table)], {"rows": rows}, out)
 
 
 def _describe(rows: list[dict[str, Any]], way: str) -> list[str]:
