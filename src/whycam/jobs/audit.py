@@ -22,6 +22,9 @@ from whycam.jobs.progress import show_progress
 from whycam.model.classifier import MANY, Classifier
 from whycam.runs import command_line, open_run, read_result, write_json
 
+# So many findings are told with what to do about them; `audit.json` has it of all.
+_REMEDIES = 3
+
 
 def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions) -> Audit:
     """Audits, prints the table, and writes the folder `out` with `audit.json`.
@@ -105,8 +108,10 @@ def print_audit(found: Audit, console: Console) -> None:
     for name in ("cost", "severity", "certainty", "kind"):
         table.add_column(name, no_wrap=True)
     table.add_column("finding")
-    for finding in found.findings:
-        told = escape(finding.title) + (f" [dim]{escape(finding.remedy)}[/dim]" if finding.remedy else "")
+    for number, finding in enumerate(found.findings):
+        told = escape(finding.title)
+        if finding.remedy and number < _REMEDIES:
+            told += f" [dim]{escape(finding.remedy)}[/dim]"
         table.add_row(f"{finding.cost:.1%}", f"{finding.severity:.2f}", f"{finding.certainty:.3f}", finding.kind, told)
     if found.findings:
         (console if console.is_terminal else Console(width=160, file=console.file)).print(table)
