@@ -19,6 +19,9 @@ _NAMES = 5
 _MOST_LEFT = 0.2
 # Photos of each other class that say what those logits are where there is no such object.
 _OTHERS = 8
+# A colour is the object's where it is so many times as frequent on the class's objects as on its grounds; a ground of
+# which more than this share has such colours shows petals that were not cut out. Levels of each channel.
+_TIMES, _MOST_COLOURED, _LEVELS = 3, 0.12, 8
 
 
 def find_bare(data: AuditData, cutouts: Cutouts, rows: Mapping[int, np.ndarray], label: int) -> np.ndarray:
@@ -38,7 +41,23 @@ def find_bare(data: AuditData, cutouts: Cutouts, rows: Mapping[int, np.ndarray],
     usual = _see(data, cutouts, others)[:, names].mean()
     added = before[:, names].mean() - usual
     left: np.ndarray = (after[:, names].mean(1) - usual) / max(float(added), 1e-6)
-    return own[left < _MOST_LEFT]
+    return own[(left < _MOST_LEFT) & (measure_coloured(cutouts, own) <= _MOST_COLOURED)]
+
+
+def measure_coloured(cutouts: Cutouts, rows: np.ndarray) -> np.ndarray:
+    """(n,): the share of each photo's ground that has the colours of the objects of all these photos (n,)."""
+    step = 256 // _LEVELS
+    weights = np.array([_LEVELS**2, _LEVELS, 1])
+    bins = {row: np.tensordot(weights, cutouts.pixels[row] // step, 1) for row in rows.tolist()}
+
+    def count(parts: list[np.ndarray]) -> np.ndarray:
+        counts = sum(np.bincount(part, minlength=_LEVELS**3) / max(1, len(part)) for part in parts)
+        return np.asarray(counts) / max(1, len(parts))
+
+    objects = count([bins[row][cutouts.masks[row]] for row in bins])
+    grounds = count([bins[row][~cutouts.holes[row]] for row in bins])
+    is_object = objects > _TIMES * grounds + 1e-4
+    return np.array([is_object[bins[row][~cutouts.holes[row]]].mean() for row in bins])
 
 
 def _see(data: AuditData, cutouts: Cutouts, rows: np.ndarray) -> np.ndarray:

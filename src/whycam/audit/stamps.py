@@ -87,7 +87,8 @@ def find_points(data: AuditData, rows: np.ndarray) -> Points:
     """The strongest corners (both directions of slope) of photos, with the patches around them."""
     places = [(int(row), y, x) for row in rows for y, x in find_corners(data.pixels[row])]
     patches = [norm_patch(cut_patch(data.pixels[row], y, x)) for row, y, x in places]
-    return Points(np.array([row for row, _, _ in places]), np.stack(patches))
+    shape = (len(patches), 3 * _HALF_PX**2)
+    return Points(np.array([row for row, _, _ in places], dtype=int), np.reshape(patches, shape).astype(np.float32))
 
 
 def find_corners(pixels: np.ndarray) -> list[tuple[int, int]]:
