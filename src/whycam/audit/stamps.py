@@ -125,6 +125,8 @@ def find_seeds(label: int, points: dict[int, Points]) -> list[np.ndarray]:
 
 def count_alike(patches: np.ndarray, others: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """(P,): in how many photos each patch (P, D) has its like; `others` (Q, D) are theirs, `rows` (Q,) in runs."""
+    if not len(patches) or not len(others):
+        return np.zeros(len(patches), dtype=int)
     starts = np.flatnonzero(np.diff(rows, prepend=-1))
     best = [np.maximum.reduceat(patches[i : i + 512] @ others.T, starts, axis=1) for i in range(0, len(patches), 512)]
     counts: np.ndarray = (np.concatenate(best) >= _ALIKE).sum(1)
