@@ -223,7 +223,8 @@ class AuditOptions(ModelOptions):
     """What `whycam audit` looks for."""
 
     kinds: str = Field(
-        "", description="Kinds of findings with commas: shortcut, data, label, duplicate, fragile, confusion [all]."
+        "",
+        description="Kinds of findings with commas: shortcut, data, label, duplicate, fragile, slice, confusion [all].",
     )
     before: Path | None = Field(
         None,
