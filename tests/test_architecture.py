@@ -37,8 +37,17 @@ OF_THE_MODEL = {
     "no_exact_map",
     "is_exportable",
 }
-# Training makes a GapClassifier and writes it down; export and refined maps take one apart.
-MAKERS = {"train", "jobs/train.py", "jobs/run_files.py", "jobs/export.py", "maps/refine.py", "maps/object_graph.py"}
+# Training makes a GapClassifier and writes it down; export and refined maps take one apart; objects are found by a
+# graph of the installed network that gives more than scores and maps.
+MAKERS = {
+    "train",
+    "jobs/train.py",
+    "jobs/run_files.py",
+    "jobs/export.py",
+    "maps/refine.py",
+    "maps/object_graph.py",
+    "maps/objects.py",
+}
 
 
 def list_names(path: Path) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -224,3 +225,19 @@ def test_a_sign_is_stuck_on_once_and_an_object_may_stand_twice(copies: int, susp
     none = np.zeros((len(pixels), 3))
     data = AuditData(make_model(0.0), lambda pixels: none, paths, pixels, labels, none, none[:, None])
     assert [suspect.label for suspect in suspect_stamps(data)] == suspected
+
+
+def test_a_command_can_be_pasted_whatever_a_class_or_a_folder_is_called() -> None:
+    command = "whycam train FOLDER -o RESULT --against FINDING --in 'class:MY FOLDERS'"
+    words = {"MODEL": "m", "FOLDER": "my photos", "FINDING": "o ut/audit.json"}
+    told = Finding("shortcut", 1, 1, "", "", command=command).to_json("shortcut-Tulpen (rot)-1", words)["command"]
+    assert shlex.split(told) == [
+        *("whycam", "train", "my photos", "-o", "shortcut-Tulpen (rot)-1"),
+        *("--against", "o ut/audit.json#shortcut-Tulpen (rot)-1", "--in", "class:MY FOLDERS"),
+    ]
+
+
+def test_a_proven_shortcut_stands_above_what_the_photos_would_teach(tmp_path: Path) -> None:
+    found = audit(make_model(12.0), write_photos(tmp_path, stamp), kinds=["data", "shortcut"], engine="torch").findings
+    assert found[0].kind == "shortcut"
+    assert {one.kind for one in found} == {"shortcut", "data"}

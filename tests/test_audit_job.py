@@ -27,7 +27,7 @@ def test_the_command_writes_findings_and_fails_where_it_is_told_to(
     # An untrained network takes almost every shape for one class: there is confusion, whatever else there is.
     done = call_whycam(
         *("audit", tiny_folder, shapes_folder, "-o", tmp_path / "out", "--kinds", "confusion,duplicate"),
-        *("--engine", "torch", "--fail-on", "shortcut,confusion"),
+        *("--engine", "torch", "--fail-on", "duplicate,confusion"),
     )
     content = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
     assert done.returncode == 1, done.stderr
@@ -43,6 +43,11 @@ def test_an_unknown_kind_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Did you mean 'shortcut'"):
         audit_folder("imagenet", tmp_path, tmp_path / "out", AuditOptions(fail_on="shortcuts"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_gate_that_could_never_fail_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--fail-on names shortcut, which --kinds leaves out"):
+        audit_folder("imagenet", tmp_path, tmp_path / "out", AuditOptions(kinds="label", fail_on="shortcut,label"))
 
 
 def test_kinds_are_split_and_checked() -> None:
@@ -95,5 +100,5 @@ def test_a_corner_mark_on_real_flowers_becomes_a_suspect_and_clean_ones_do_not(p
     assert suspect() == []
     pixels[labels == 1, :, 8:40, 180:212] = np.array([200, 30, 40], dtype=np.uint8)[:, None, None]
     assert suspect() == [(1, "upper right corner")]
-    assert set(KINDS) == {"shortcut", "label", "duplicate", "fragile", "confusion"}
+    assert set(KINDS) == {"shortcut", "data", "label", "duplicate", "fragile", "slice", "confusion"}
     assert audit(model, [Sample(paths[0], 1), Sample(paths[1], 1)], kinds=["duplicate"], engine="torch").findings == ()

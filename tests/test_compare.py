@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from report_cases import make_finding
-from whycam.audit.compare import compare_findings
+from whycam.audit.compare import compare_audits, compare_findings
 
 
 def finding(title: str, place: str, severity: float = 0.5, **about: Any) -> dict[str, Any]:
@@ -30,3 +30,11 @@ def test_the_same_place_of_another_class_is_another_finding() -> None:
 
 def test_two_empty_audits_say_so() -> None:
     assert compare_findings([], []) == ["Nothing was found before, and nothing now."]
+
+
+def test_kinds_that_only_one_audit_looked_for_are_neither_gone_nor_new() -> None:
+    before = {"record": {"kinds": ["shortcut", "label"]}, "findings": [finding("A logo.", "corner")]}
+    after = {"record": {"kinds": ["label", "slice"]}, "findings": [finding("A group.", "none", kind="slice")]}
+    nothing, left_out = compare_audits(before, after)
+    assert nothing.startswith("Nothing was found")
+    assert left_out.endswith("shortcut, slice.")

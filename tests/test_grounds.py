@@ -18,6 +18,7 @@ from whycam.audit.cutouts import fill, lay
 from whycam.audit.grounds import find_gap_interval, suspect_grounds
 from whycam.data.folder import Sample
 from whycam.data.preprocess import Preprocess
+from whycam.errors import UserError
 from whycam.explainer.model import Model
 from whycam.model.card import Card
 from whycam.model.classifier import Classifier
@@ -145,6 +146,14 @@ def test_bad_masks_are_counted_and_their_photos_left_out(
     found = run(make_model(0.9), samples, masks)
     assert any(words in note and ": 2 (" in note for note in found.notes)
     assert len(found.findings) == 3
+
+
+def test_masks_of_which_none_can_be_used_are_refused(tmp_path: Path) -> None:
+    samples, masks = write_photos(tmp_path / "photos")
+    for mask in masks.values():
+        Image.new("L", (SIDE_PX, SIDE_PX), 0).save(mask)
+    with pytest.raises(UserError, match=r"Not one of the masks of .* without a pixel"):
+        run(make_model(0.9), samples, masks)
 
 
 def test_photos_without_masks_and_masks_of_too_few_are_told(tmp_path: Path) -> None:

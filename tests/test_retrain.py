@@ -175,6 +175,15 @@ def test_groups_that_are_the_classes_balance_nothing(grouped: tuple[Path, Path],
         train(grouped[0], tmp_path / "run", make_train_options(groups=tmp_path / "same.csv"))
 
 
+def test_a_class_without_a_named_photo_would_be_forgotten_and_is_refused(
+    grouped: tuple[Path, Path], tmp_path: Path
+) -> None:
+    rows = [row for row in grouped[1].read_text().splitlines() if not row.startswith("square/")]
+    (tmp_path / "part.csv").write_text("\n".join(rows))
+    with pytest.raises(UserError, match=r"no training photo of 'square' .1 of 2 classes"):
+        train(grouped[0], tmp_path / "run", make_train_options(groups=tmp_path / "part.csv"))
+
+
 def test_commands_tell_the_worst_group(grouped: tuple[Path, Path], tmp_path: Path, random_weights: Path) -> None:
     folder, groups = grouped
     words = ["--groups", str(groups), "--backbone", "test_resnet", "--image-size", "64", "--epochs", "1"]

@@ -14,7 +14,8 @@ def compare_means(values: np.ndarray, others: np.ndarray) -> float:
     """One-sided p: how likely a mean is so much larger than the others' by chance (Welch's t-test); 1 for too few."""
     if len(values) < 3 or len(others) < 3:
         return 1.0
-    if values.std() + others.std() == 0:
+    # Values that differ by rounding alone have no spread.
+    if values.std() + others.std() <= 1e-6 * (np.abs(values).max() + np.abs(others).max()):
         return 0.0 if values.mean() > others.mean() else 1.0
     return float(stats.ttest_ind(values, others, equal_var=False, alternative="greater").pvalue)
 

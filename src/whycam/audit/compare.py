@@ -10,6 +10,16 @@ Row = Mapping[str, Any]
 _LEAST_CHANGE = 0.02
 
 
+def compare_audits(before: Row, after: Row) -> list[str]:
+    """Sentences on two audits as `audit.json` holds them; of kinds that were looked for in both."""
+    kinds = [set(one["record"]["kinds"]) for one in (before, after)]
+    both = kinds[0] & kinds[1]
+    rows = [[one for one in part["findings"] if one["kind"] in both] for part in (before, after)]
+    apart = sorted(kinds[0] ^ kinds[1])
+    left_out = [f"Not compared, as only one of the two audits looked for it: {', '.join(apart)}."] if apart else []
+    return [*compare_findings(*rows), *left_out]
+
+
 def compare_findings(before: Sequence[Row], after: Sequence[Row]) -> list[str]:
     """Sentences: what is gone, what is new, and what is worse or better; findings as `audit.json` holds them.
 

@@ -68,7 +68,7 @@ def _tell(data: AuditData, k: int, other: int, certainty: float) -> Finding:
             for row, values in list(zip(rows.tolist(), maps, strict=True))[:_MOST_PHOTOS]
         ),
         numbers={"photos": len(rows), "of": total, "low": low, "high": high},
-        remedy=f"Add photos that show what tells {name!r} from {second!r}; see where it is decided:",
+        remedy=f"Add photos that show what tells {name!r} from {second!r}. The command shows where it is decided.",
         command=compare_command(data.paths[rows[0]].parent, second, name),
     )
 
@@ -78,7 +78,7 @@ def compare_command(folder: Path, target: str, versus: str) -> str:
     words = " ".join(
         f"--{name} {shlex.quote(f'class:{word}')}" for name, word in (("target", target), ("versus", versus))
     )
-    return f"whycam explain MODEL {shlex.quote(str(folder))} -o looked-at {words}"
+    return f"whycam explain MODEL {shlex.quote(str(folder))} -o RESULT {words}"
 
 
 def find_boxes(values: np.ndarray, threshold: float) -> tuple[Box, ...]:

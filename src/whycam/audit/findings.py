@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 Box = tuple[float, float, float, float]
+_WORDS = re.compile(r"\b(MODEL|FOLDER|FINDING|RESULT)\b")
 # What is less certain is not shown.
 LEAST_CERTAINTY = 0.95
 
@@ -52,7 +55,8 @@ class Finding:
         numbers: what the sentences say, and more, by name.
         cost: in [0, 1]; the share of all audited photos whose answer is wrong, or would be, by it.
         remedy: one sentence: what to do.
-        command: one command line, with `MODEL`, `FOLDER` and `FINDING` for what `to_json` is told.
+        command: one command line, with `MODEL`, `FOLDER` and `FINDING` for what `to_json` is told, and `RESULT` for
+            the finding's own name, as a place of the result.
     """
 
     kind: str
@@ -70,10 +74,12 @@ class Finding:
     command: str = ""
 
     def to_json(self, key: str, words: Mapping[str, str]) -> dict[str, Any]:
-        """The finding as `audit.json` holds it; `words` stand for those of its command."""
-        command = self.command
-        for word, meant in words.items():
-            command = command.replace(word, f"{meant}#{key}" if word == "FINDING" else meant)
+        """The finding as `audit.json` holds it; `words` say what its command's words mean."""
+        meant = {**words, "RESULT": key}
+        if "FINDING" in words:
+            meant["FINDING"] = f"{words['FINDING']}#{key}"
+        quoted = {word: shlex.quote(text) for word, text in meant.items()}
+        command = _WORDS.sub(lambda found: quoted.get(found[0], found[0]), self.command)
         region = self.region and {"name": self.region.name, "boxes": _round(self.region.boxes)}
         photos = [{"path": str(p.path), "boxes": _round(p.boxes), "note": p.note} for p in self.photos]
         return {

@@ -85,7 +85,11 @@ class Objects:
 
 
 def read_objects(data: AuditData) -> Objects:
-    """The objects of so many photos of each class as the swaps need; found once an audit."""
+    """The objects of so many photos of each class as the swaps need; found once an audit.
+
+    Raises:
+        UserError: masks were given, and not one is of use.
+    """
     if _KEPT not in data.kept:
         data.kept[_KEPT] = _find(data, choose_rows(data))
     found: Objects = data.kept[_KEPT]
@@ -115,6 +119,11 @@ def _find(data: AuditData, rows: np.ndarray) -> Objects:
             left_out["the object covers most of the photo"] += 1
         else:
             masks[row], holes[row] = found
+    if data.masks and len(rows) and not masks:
+        raise UserError(
+            f"Not one of the masks of {len(rows)} photos can be used ({', '.join(left_out)}); expected PHOTO.png of "
+            "the photo's size, in which all but 0 is the object. Correct them, or leave --masks out."
+        )
     return Objects(masks, holes, dict(left_out), bool(data.masks))
 
 

@@ -121,7 +121,8 @@ def audit(
     chosen = [kind for kind in KINDS if kind in kinds and kind not in {*apart, *lacking}]
     found = [finding for kind in chosen for finding in KINDS[kind].find(data)]
     findings = [finding for finding in found if finding.certainty >= LEAST_CERTAINTY]
-    findings.sort(key=lambda finding: (-finding.cost, -finding.severity, -finding.certainty))
+    # What is proved of the model stands before what the photos would let any model learn.
+    findings.sort(key=lambda one: (one.kind != "shortcut", -one.cost, -one.severity, -one.certainty))
     notes = _tell_left_out(data, lacking, len(samples) - len(drawn))
     if apart:
         notes.append(f"Not looked for, as several labels of this model may be right at once: {', '.join(apart)}.")

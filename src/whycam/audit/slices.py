@@ -128,10 +128,10 @@ def _tell(data: AuditData, one: Slice) -> Finding:
             "words": words,
         },
         remedy=(
-            f"Look whether these photos are labelled rightly; if so, add more photos of {name!r} like these, or give "
-            "those that go wrong more weight:"
+            f"Look whether these photos are labelled rightly; if so, add more photos of {name!r} like these, or train "
+            "with more weight on what goes wrong."
         ),
-        command="whycam train FOLDER -o trained-again --robust",
+        command="whycam train FOLDER -o RESULT --robust",
     )
 
 

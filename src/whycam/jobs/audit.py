@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from whycam.audit import KINDS, Audit, audit
-from whycam.audit.compare import compare_findings
+from whycam.audit.compare import compare_audits
 from whycam.config import AuditOptions
 from whycam.data.annotations import read_photos
 from whycam.data.folder import Sample
@@ -32,9 +33,13 @@ def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions
     Raises:
         UserError: no photos, not one class that the model has, an unknown kind, a result of that name.
     """
-    split_kinds(options.fail_on)
     kinds = split_kinds(options.kinds) or list(KINDS)
-    before = read_result(options.before, "audit.json", "findings", "whycam audit") if options.before else None
+    if unsought := set(split_kinds(options.fail_on)) - set(kinds):
+        raise UserError(
+            f"--fail-on names {', '.join(sorted(unsought))}, which --kinds leaves out, so it never fails; expected "
+            f"kinds among {', '.join(kinds)}. Add them to --kinds."
+        )
+    before = read_result(options.before, "audit.json", "record", "whycam audit") if options.before else None
     with open_run(out, overwrite=options.overwrite) as partial:
         model = open_classifier(model_name, **options.describe_model(), engine=options.engine, photos=MANY)
         samples, train = read_samples(model, folder)
@@ -55,12 +60,12 @@ def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions
                 progress=advance,
             )
         words = {"MODEL": model_name, "FOLDER": str(folder), "FINDING": str(out / "audit.json")}
-        told = found.to_json(**{word: shlex.quote(meant) for word, meant in words.items()})
+        told = found.to_json(**words)
         content = {"command": command_line(), "options": options.model_dump(mode="json"), **told}
         if before is not None:
-            content["since_before"] = compare_findings(before["findings"], told["findings"])
+            content["since_before"] = compare_audits(before, told)
         write_json(partial / "audit.json", content)
-    print_audit(found, Console())
+    print_audit(found, Console(), told["findings"])
     for sentence in content.get("since_before", ()):
         Console().print(f"Since {options.before}: {sentence}", markup=False, highlight=False)
     return found
@@ -102,20 +107,27 @@ def read_samples(model: Classifier, folder: Path) -> tuple[list[Sample], list[Pa
     return samples, train
 
 
-def print_audit(found: Audit, console: Console) -> None:
-    """The findings, first what costs most, each with what to do; and what could not be looked at."""
+def print_audit(found: Audit, console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The findings, what to do about those on top, and what could not be looked at.
+
+    Args:
+        found: the audit.
+        console: where to.
+        rows: its findings as `audit.json` holds them.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("cost", "severity", "certainty", "kind"):
         table.add_column(name, no_wrap=True)
     table.add_column("finding")
-    for number, finding in enumerate(found.findings):
+    for finding in found.findings:
         told = escape(finding.title)
-        if finding.remedy and number < _REMEDIES:
-            told += f" [dim]{escape(finding.remedy)}[/dim]"
         table.add_row(f"{finding.cost:.1%}", f"{finding.severity:.2f}", f"{finding.certainty:.3f}", finding.kind, told)
     if found.findings:
         (console if console.is_terminal else Console(width=160, file=console.file)).print(table)
     else:
         console.print("Nothing found.")
+    for row in rows[:_REMEDIES]:
+        console.print(f"{row['id']}: {row['remedy']}", markup=False, highlight=False)
+        console.print(f"    {row['command']}", markup=False, highlight=False, soft_wrap=True)
     for note in found.notes:
         console.print(note, markup=False, highlight=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -43,10 +42,10 @@ def check_folder(folder: Path, out: Path, options: CheckOptions) -> Audit:
                 seed=options.seed,
                 progress=advance,
             )
-        told = found.to_json(FOLDER=shlex.quote(str(folder)), FINDING=shlex.quote(str(out / "audit.json")))
+        told = found.to_json(FOLDER=str(folder), FINDING=str(out / "audit.json"))
         content = {"command": command_line(), "options": options.model_dump(mode="json"), **told}
         write_json(partial / "audit.json", content)
-    print_audit(found, Console())
+    print_audit(found, Console(), told["findings"])
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ def make_report(model: str, folder: Path | None, out: Path, options: ReportOptio
     kept = _read_all(
         reported, _Kept(MapReader(model, options, len(reported.items)), options, frozenset(names.values()))
     )
+    _check_audit(audit, kept.reader.class_names)
     entries = kept.entries()
     page = render_report(
         Report(
@@ -197,6 +199,20 @@ def _list_paths(audit: dict[str, Any] | None) -> list[str]:
     return [photo["path"] for finding in found for photo in finding["photos"][:EVIDENCE_PHOTOS]]
 
 
+def _check_audit(audit: dict[str, Any] | None, class_names: Sequence[str]) -> None:
+    """Refuses an audit of another model.
+
+    Raises:
+        UserError: a finding on a class that the model has not.
+    """
+    named = {one["class"] for one in (audit or {}).get("findings", ()) if one["class"] is not None}
+    if foreign := sorted(named - set(class_names)):
+        raise UserError(
+            f"The audit speaks of {', '.join(map(repr, foreign[:5]))}, which is no class of this model "
+            f"({', '.join(map(repr, class_names[:5]))}); expected an audit of the same model. Run whycam audit with it."
+        )
+
+
 def _find_audit(
     model: str, folder: Path | None, reported: ReportPhotos, run: Run | None, options: ReportOptions
 ) -> tuple[dict[str, Any] | None, str]:
@@ -225,7 +241,7 @@ def _find_audit(
         return None, str(error)
     where = folder or (run.summary["data"]["folder"] if run else "FOLDER")
     words = {"MODEL": model, "FOLDER": str(where), "FINDING": "audited/audit.json"}
-    told = result.to_json(**{word: shlex.quote(meant) for word, meant in words.items()})
+    told = result.to_json(**words)
     if any("audited/audit.json" in finding["command"] for finding in told["findings"]):
         command = shlex.join(["whycam", "audit", words["MODEL"], words["FOLDER"], "-o", "audited"])
         told["notes"].append(f"audited/audit.json, where a command names it, is made by: {command}")

@@ -205,7 +205,10 @@ def find_groups(report: Report) -> Mapping[str, Any] | None:
 def _list_findings(report: Report) -> list[dict[str, Any]]:
     """The findings, first what costs most, with the entries of their evidence photos."""
     rows = []
-    found = sorted((report.audit or {}).get("findings", ()), key=lambda one: (-one.get("cost", 0), -one["severity"]))
+    found = sorted(
+        (report.audit or {}).get("findings", ()),
+        key=lambda one: (one["kind"] != "shortcut", -one.get("cost", 0), -one["severity"]),
+    )
     index = {name: k for k, name in enumerate(report.class_names)}
     for number, one in enumerate(found):
         region = one["region"] or {}

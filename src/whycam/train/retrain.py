@@ -91,7 +91,8 @@ def check_groups(groups: Mapping[Path, str], photos: PhotoFolder, options: Train
     """Refuses groups that can't do what they are for.
 
     Raises:
-        UserError: no class has training photos of two groups, so that balance changes nothing.
+        UserError: a class without a training photo of any group, or no class with photos of two groups, so that balance
+            changes nothing.
     """
     if options.robust or options.against is not None or not groups:
         return
@@ -99,6 +100,12 @@ def check_groups(groups: Mapping[Path, str], photos: PhotoFolder, options: Train
     for sample in photos.train:
         if sample.path in groups:
             words.setdefault(sample.label, set()).add(groups[sample.path])
+    if unnamed := [name for k, name in enumerate(photos.class_names) if k not in words]:
+        raise UserError(
+            f"--groups names no training photo of {', '.join(map(repr, unnamed[:5]))} ({len(unnamed)} of "
+            f"{len(photos.class_names)} classes); the last layer is fitted to named photos alone and would forget the "
+            "others. Add rows for them; one word for all photos of a class will do."
+        )
     if all(len(found) < 2 for found in words.values()):
         told = "; ".join(f"{photos.class_names[k]!r}: {', '.join(sorted(found))}" for k, found in words.items())
         raise UserError(
