@@ -245,6 +245,13 @@ def test_findings_come_most_serious_first_with_their_photos(
     assert f"{tmp_path}/gone.jpg" in text
 
 
+def test_an_audit_of_another_model_is_refused(tmp_path: Path, run_folder: Path) -> None:
+    audit = write_audit(tmp_path / "audit.json", make_finding([]) | {"class": "daisy"})
+    with pytest.raises(UserError, match="speaks of 'daisy', which is no class of this model"):
+        report(run_folder, None, tmp_path / "report.html", audit=audit)
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_without_an_audit_the_page_says_so(tmp_path: Path, run_folder: Path) -> None:
     report(run_folder, None, tmp_path / "report.html")
     assert "Not audited" in read(tmp_path / "report.html")

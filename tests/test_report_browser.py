@@ -287,7 +287,8 @@ def named_report(tmp_path_factory: pytest.TempPathFactory, shapes_folder: Path) 
     save_classifier(GapClassifier(backbone, LONG_NAMES).eval(), folder / "model", 0.0)
     for name, shape in zip(LONG_NAMES[:3], SHAPES, strict=True):
         shutil.copytree(shapes_folder / shape, folder / "photos" / name)
-    audit = write_audit(folder / "audit.json", make_finding([], title=f"{LONG_NAMES[0]!r} is told by a corner."))
+    finding = make_finding([], title=f"{LONG_NAMES[0]!r} is told by a corner.") | {"class": LONG_NAMES[0]}
+    audit = write_audit(folder / "audit.json", finding)
     run = make_run(folder / "run", folder / "model", folder / "photos")
     report(run, None, folder / "report.html", audit=audit)
     return folder / "report.html"
