@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from PIL import Image
@@ -22,14 +23,20 @@ _SIDE, _BLOCK, _MOST_GROUPS, _DRAWN = 24, 1024, 24, 4096
 AUDITED = "audited"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Thumbnail:
-    """A photo as duplicates are looked for: its place, split and class, and its signature."""
+    """A photo as duplicates are looked for: its place, split and class, its signature and its mirror image's."""
 
     path: Path
     split: str
     label: str
     signature: np.ndarray
+    mirrored: np.ndarray
+
+    @classmethod
+    def of(cls, path: Path, split: str, label: str, pixels: np.ndarray) -> Self:
+        """Of a photo's pixels (3, H, W) uint8."""
+        return cls(path, split, label, sign(pixels), sign(pixels[..., ::-1]))
 
 
 def sign(pixels: np.ndarray) -> np.ndarray:
@@ -45,14 +52,9 @@ def sign(pixels: np.ndarray) -> np.ndarray:
     return slopes / length if length > _SIDE else np.zeros_like(slopes)
 
 
-def find_duplicates(photos: Sequence[Thumbnail], mirrored: np.ndarray) -> list[Finding]:
-    """A finding each for copies across splits, under different classes, and within a class.
-
-    Args:
-        photos: all splits.
-        mirrored: (N, S) signatures of the photos turned left to right.
-    """
-    signatures = np.stack([photo.signature for photo in photos])
+def find_duplicates(photos: Sequence[Thumbnail]) -> list[Finding]:
+    """A finding each for copies across splits, under different classes, and within a class."""
+    signatures, mirrored = (np.stack(part) for part in zip(*((p.signature, p.mirrored) for p in photos), strict=True))
     across: list[Group] = []
     mixed: list[Group] = []
     within: list[Group] = []

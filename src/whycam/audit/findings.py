@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,15 @@ class Finding:
 
 def _round(boxes: Sequence[Box]) -> list[list[float]]:
     return [[round(float(value), 4) for value in box] for box in boxes]
+
+
+def rank(found: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Those that are certain enough: proven shortcuts, then all else, what costs most first.
+
+    What is proved of the model stands before what the photos would let any model learn.
+    """
+    certain = [one for one in found if one.certainty >= LEAST_CERTAINTY]
+    return tuple(sorted(certain, key=lambda one: (one.kind != "shortcut", -one.cost, -one.severity, -one.certainty)))
 
 
 @dataclass(frozen=True)

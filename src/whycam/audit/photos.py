@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from whycam.audit.data import draw_samples
-from whycam.audit.duplicates import AUDITED, Thumbnail, find_duplicates, sign
-from whycam.audit.findings import LEAST_CERTAINTY, Audit, Finding
+from whycam.audit.duplicates import AUDITED, Thumbnail, find_duplicates
+from whycam.audit.findings import Audit, Finding, rank
 from whycam.audit.notes import tell_few, tell_undrawn, tell_unreadable
 from whycam.audit.properties import Labelled, find_telling
 from whycam.audit.suspects import MIN_PHOTOS
@@ -57,26 +57,23 @@ def check(
     labels = np.array([-1 if sample.path in table.unreadable else sample.label for sample in drawn])
     photos = Labelled(paths, labels, names, table)
     found = [*find_telling(photos, seed), *_find_copies(drawn, names, held_out, progress)]
-    findings = [finding for finding in found if finding.certainty >= LEAST_CERTAINTY]
-    findings.sort(key=lambda finding: (-finding.cost, -finding.severity, -finding.certainty))
     notes = tell_undrawn(len(both) - len(drawn)) + _tell_left_out(photos)
     counts = {names[k]: int((labels == k).sum()) for k in photos.classes}
     record = {"kinds": list(KINDS), "seed": seed, "classes": counts}
-    return Audit(tuple(findings), len(paths) - len(table.unreadable), tuple(notes), record)
+    return Audit(rank(found), len(paths) - len(table.unreadable), tuple(notes), record)
 
 
 def _find_copies(
     samples: Sequence[Sample], names: Mapping[int, str], held_out: set[Path], progress: Progress
 ) -> list[Finding]:
-    thumbnails, mirrored = [], []
+    thumbnails = []
     photos = stream_photos((sample.path for sample in samples), Preprocess())
     for sample, photo in zip(samples, photos, strict=True):
         progress(1)
         if photo.pixels is not None:
             split, name = AUDITED if sample.path in held_out else "train", names.get(sample.label, "")
-            thumbnails.append(Thumbnail(sample.path, split, name, sign(photo.pixels)))
-            mirrored.append(sign(photo.pixels[..., ::-1]))
-    return find_duplicates(thumbnails, np.stack(mirrored))
+            thumbnails.append(Thumbnail.of(sample.path, split, name, photo.pixels))
+    return find_duplicates(thumbnails)
 
 
 def _tell_left_out(photos: Labelled) -> list[str]:

@@ -10,12 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from whycam.audit.confusion import find_confusion
 from whycam.audit.data import AuditData, Progress, draw_samples, read_data
-from whycam.audit.duplicates import AUDITED, Thumbnail, find_duplicates, sign
-from whycam.audit.findings import LEAST_CERTAINTY, Audit, Finding
+from whycam.audit.duplicates import AUDITED, Thumbnail, find_duplicates
+from whycam.audit.findings import Audit, Finding, rank
 from whycam.audit.fragile import find_fragile
 from whycam.audit.grounds import measure_grounds, tell_grounds
 from whycam.audit.labels import find_label_faults
@@ -50,15 +48,13 @@ class Kind:
 def _find_copies(data: AuditData) -> list[Finding]:
     labels = [data.name(int(k)) if k >= 0 else "" for k in data.labels]
     photos = [
-        Thumbnail(path, AUDITED, label, sign(pixels))
+        Thumbnail.of(path, AUDITED, label, pixels)
         for path, label, pixels in zip(data.paths, labels, data.pixels, strict=True)
     ]
-    mirrored = [sign(pixels[..., ::-1]) for pixels in data.pixels]
     for photo in stream_photos(data.train, data.classifier.card.preprocess):
         if photo.pixels is not None:
-            photos.append(Thumbnail(photo.path, "train", to_text(photo.path.parent.name), sign(photo.pixels)))
-            mirrored.append(sign(photo.pixels[..., ::-1]))
-    return find_duplicates(photos, np.stack(mirrored))
+            photos.append(Thumbnail.of(photo.path, "train", to_text(photo.path.parent.name), photo.pixels))
+    return find_duplicates(photos)
 
 
 if TYPE_CHECKING:
@@ -120,9 +116,6 @@ def audit(
     lacking = [kind for kind in kinds if KINDS[kind].needs_labels and not data.has_labels and kind not in apart]
     chosen = [kind for kind in KINDS if kind in kinds and kind not in {*apart, *lacking}]
     found = [finding for kind in chosen for finding in KINDS[kind].find(data)]
-    findings = [finding for finding in found if finding.certainty >= LEAST_CERTAINTY]
-    # What is proved of the model stands before what the photos would let any model learn.
-    findings.sort(key=lambda one: (one.kind != "shortcut", -one.cost, -one.severity, -one.certainty))
     notes = _tell_left_out(data, lacking, len(samples) - len(drawn))
     if apart:
         notes.append(f"Not looked for, as several labels of this model may be right at once: {', '.join(apart)}.")
@@ -130,7 +123,7 @@ def audit(
     if "shortcut" in chosen:
         notes += tell_grounds(data)
         record["grounds"] = measure_grounds(data)
-    return Audit(tuple(findings), len(data), tuple(notes), record)
+    return Audit(rank(found), len(data), tuple(notes), record)
 
 
 def _tell_left_out(data: AuditData, kinds: Sequence[str], undrawn: int) -> list[str]:
