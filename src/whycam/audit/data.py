@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from whycam.errors import make_unreadable_error
 from whycam.explainer.exact import choose_stand_in
 from whycam.model.classifier import Classifier
 
+Made = TypeVar("Made")
 Run = Callable[[np.ndarray], np.ndarray]
 Progress = Callable[[int], None]
 _BATCH = 16
@@ -43,7 +44,7 @@ class AuditData:
         seed: of all that is drawn at random.
         train: the files that the model was trained on, where they are known.
         masks: photo -> the user's mask picture of its object, where masks were given.
-        kept: what several kinds of findings need, made by the first that does; by name.
+        kept: see `remember`.
     """
 
     classifier: Classifier
@@ -64,7 +65,7 @@ class AuditData:
     def __len__(self) -> int:
         return len(self.paths)
 
-    @property
+    @cached_property
     def predicted(self) -> np.ndarray:
         """(N,) each photo's top class."""
         top: np.ndarray = self.logits.argmax(1)
@@ -81,10 +82,21 @@ class AuditData:
         return bool((self.labels >= 0).all())
 
     @property
+    def classes(self) -> np.ndarray:
+        """(N,) each photo's class: its label where labels are known, else what it is taken for."""
+        return self.labels if self.has_labels else self.predicted
+
+    @cached_property
     def groups(self) -> dict[int, np.ndarray]:
-        """Class -> its photos' rows: by label where labels are known, else by prediction."""
-        classes = self.labels if self.has_labels else self.predicted
-        return {int(k): np.flatnonzero(classes == k) for k in np.unique(classes)}
+        """Class -> its photos' rows."""
+        return {int(k): np.flatnonzero(self.classes == k) for k in np.unique(self.classes)}
+
+    def remember(self, name: str, make: Callable[[], Made]) -> Made:
+        """What several kinds of findings need: made when it is first asked for, and kept under that name."""
+        if name not in self.kept:
+            self.kept[name] = make()
+        made: Made = self.kept[name]
+        return made
 
     @property
     def is_exact(self) -> bool:

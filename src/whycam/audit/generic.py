@@ -12,25 +12,25 @@ from whycam.data.loader import stream_photos
 from whycam.model.classifier import Classifier
 
 NAME = "imagenet"
-_KEPT = "generic logits"
 # So many photos tell whether the audited model's features are the installed network's own.
 _PROBED = 4
 _SAME = 1e-3
 
 
 def read_generic(data: AuditData) -> np.ndarray:
-    """(N, 1000) logits of the installed network for all photos; computed once an audit and kept in `data.kept`.
+    """(N, 1000) logits of the installed network for all photos; computed once an audit.
 
     Where the audited model weighs the installed network's own features, which is measured on a few photos, they are a
     product of matrices, and the network is not run. Else it is: on `data.pixels` if they have its size, or on the
     photos, which are read again.
     """
-    if _KEPT not in data.kept:
+
+    def ask() -> np.ndarray:
         classifier = open_generic(data.classifier.engine)
         weighed = _weigh(classifier, data)
-        data.kept[_KEPT] = classifier.scores(_make_pixels(classifier, data)) if weighed is None else weighed
-    found: np.ndarray = data.kept[_KEPT]
-    return found
+        return classifier.scores(_make_pixels(classifier, data)) if weighed is None else weighed
+
+    return data.remember("generic logits", ask)
 
 
 def list_generic_names() -> tuple[str, ...]:

@@ -30,7 +30,6 @@ _TOLD = 0.5
 # How clearly a class's ground must speak for it to be tried, how many more objects must be taken for the class before
 # it than before their own class's, and how many classes are tried.
 _SCREEN_P, _SCREEN_SHARE, _MOST = 0.1, 0.03, 6
-_KEPT = "grounds"
 
 
 @dataclass(frozen=True)
@@ -66,10 +65,7 @@ class Mixed:
 
 def read_mixed(data: AuditData) -> Mixed | None:
     """The measurement, made once an audit; None where fewer than two classes have enough photos for it."""
-    if _KEPT not in data.kept:
-        data.kept[_KEPT] = _mix(data)
-    found: Mixed | None = data.kept[_KEPT]
-    return found
+    return data.remember("mixed grounds", lambda: _mix(data))
 
 
 def list_grounds(data: AuditData) -> dict[int, np.ndarray]:
@@ -78,25 +74,23 @@ def list_grounds(data: AuditData) -> dict[int, np.ndarray]:
     A cut-out that is not told before a plain ground lacks its object, which then stays on its ground and would be
     swapped with it. Where fewer than half are told, it is the model that needs the ground, and all are kept.
     """
-    if "cut out" not in data.kept:
-        objects, cutouts = read_objects(data), make_cutouts(data)
-        known = {k: rows for k, own in data.groups.items() if len(rows := objects.of(own))}
-        kept = {}
-        for k, rows in known.items():
-            is_told = score(data, cutouts.lay_on_plain, rows).argmax(1) == k
-            kept[k] = rows[is_told] if is_told.mean() >= _TOLD else rows
-        data.kept["cut out"] = {k: rows for k, rows in kept.items() if len(rows) >= MIN_PHOTOS}
-    found: dict[int, np.ndarray] = data.kept["cut out"]
-    return found
+    return data.remember("cut out", lambda: _list_grounds(data))
+
+
+def _list_grounds(data: AuditData) -> dict[int, np.ndarray]:
+    objects, cutouts = read_objects(data), make_cutouts(data)
+    known = {k: rows for k, own in data.groups.items() if len(rows := objects.of(own))}
+    kept = {}
+    for k, rows in known.items():
+        is_told = score(data, cutouts.lay_on_plain, rows).argmax(1) == k
+        kept[k] = rows[is_told] if is_told.mean() >= _TOLD else rows
+    return {k: rows for k, rows in kept.items() if len(rows) >= MIN_PHOTOS}
 
 
 def make_cutouts(data: AuditData) -> Cutouts:
     """The photos taken apart; kept, as each ground is needed many times."""
-    if "cutouts" not in data.kept:
-        objects = read_objects(data)
-        data.kept["cutouts"] = Cutouts(data.pixels, objects.masks, objects.holes)
-    cutouts: Cutouts = data.kept["cutouts"]
-    return cutouts
+    objects = read_objects(data)
+    return data.remember("cutouts", lambda: Cutouts(data.pixels, objects.masks, objects.holes))
 
 
 def _mix(data: AuditData) -> Mixed | None:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,6 @@ _MARGIN = 0.012
 # So many photos of a class, and of all classes, are enough for the swaps.
 _MOST_OF_CLASS, _MOST = 32, 400
 _CELL_CLASSES = 5
-_KEPT = "objects"
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,7 @@ def read_objects(data: AuditData) -> Objects:
     Raises:
         UserError: masks were given, and not one is of use.
     """
-    if _KEPT not in data.kept:
-        data.kept[_KEPT] = _find(data, choose_rows(data))
-    found: Objects = data.kept[_KEPT]
-    return found
+    return data.remember("objects", lambda: _find(data, choose_rows(data)))
 
 
 def choose_rows(data: AuditData) -> np.ndarray:
@@ -155,29 +152,24 @@ def _read_mask(data: AuditData, row: int) -> tuple[np.ndarray, np.ndarray] | str
 
 
 def read_looks(data: AuditData, rows: np.ndarray) -> dict[int, Look]:
-    """Row -> what the general network sees there; from the cache, or now, and then kept there."""
-    folder = find_cache() / "objects"
-    recipe = find_place().stem
-    places = {row: folder / f"{_hash(recipe, data.pixels[row])}.look" for row in rows.tolist()}
-    looks = {row: look for row, place in places.items() if (look := load_look(place)) is not None}
-    missing = [row for row in rows.tolist() if row not in looks]
-    if not missing:
-        return looks
-    at = 0
-    for seen in get_finder(data, len(missing)).see(data.pixels[missing]):
-        for look in _part(seen):
-            looks[missing[at]] = look
-            save_look(look, places[missing[at]])
-            at += 1
-    return looks
+    """Row -> what the general network sees there; read or made once an audit, and kept in the cache for the next."""
+    known: dict[int, Look] = data.remember("looks", dict)
+    folder, recipe = find_cache() / "objects", find_place().stem
+    new = [row for row in rows.tolist() if row not in known]
+    places = {row: folder / f"{_hash(recipe, data.pixels[row])}.look" for row in new}
+    known |= {row: look for row, place in places.items() if (look := load_look(place)) is not None}
+    missing = [row for row in new if row not in known]
+    if missing:
+        seen = chain.from_iterable(map(_part, get_finder(data, len(missing)).see(data.pixels[missing])))
+        for row, look in zip(missing, seen, strict=True):
+            known[row] = look
+            save_look(look, places[row])
+    return {row: known[row] for row in rows.tolist()}
 
 
 def get_finder(data: AuditData, photos: int) -> Finder:
     """The general network, opened once an audit; `photos` are how many it is to see."""
-    if "finder" not in data.kept:
-        data.kept["finder"] = open_finder(photos)
-    finder: Finder = data.kept["finder"]
-    return finder
+    return data.remember("finder", lambda: open_finder(photos))
 
 
 def name_generic(data: AuditData, index: int) -> str:

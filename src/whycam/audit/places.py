@@ -7,7 +7,7 @@ import numpy as np
 from whycam.audit.chance import compare_means
 from whycam.audit.data import AuditData
 from whycam.audit.regions import Place, list_places
-from whycam.audit.suspects import Suspect, list_classes, swap_place
+from whycam.audit.suspects import Suspect, find_owners, list_classes, swap_place
 from whycam.maps.render import resize_map
 
 # How sure the heat has to be before the swaps are made, and how many suspects are tried.
@@ -21,9 +21,7 @@ def suspect_places(data: AuditData) -> list[Suspect]:
     if len(classes) < 2:
         return []
     shares = np.stack([measure_heat(data, place) for place in places])
-    owner = np.full(len(data), -1)
-    for k in classes:
-        owner[data.groups[k]] = k
+    owner = find_owners(data)
     found = []
     for k in classes:
         inside, rest = owner == k, (owner != k) & (owner >= 0)

@@ -11,7 +11,7 @@ import numpy as np
 from whycam.audit.data import AuditData
 from whycam.audit.findings import Region
 from whycam.audit.properties import Labelled, Line, Told, describe, tell_classes
-from whycam.audit.suspects import Change, Suspect, list_classes
+from whycam.audit.suspects import Change, Suspect, find_owners, list_classes
 from whycam.audit.telling import fit_range
 from whycam.data.images import ImageError
 from whycam.data.loader import map_ahead
@@ -34,9 +34,7 @@ _KEPT_BYTES = 200_000_000
 
 def suspect_properties(data: AuditData) -> list[Suspect]:
     """The classes whose photos were made otherwise than the others', where other photos can be made so."""
-    few = set(data.groups) - set(list_classes(data))
-    labels = _label(data)
-    photos = Labelled(data.paths, np.where(np.isin(labels, list(few)), -1, labels), {}, data.properties)
+    photos = Labelled(data.paths, find_owners(data), {}, data.properties)
     remaker, suspects = Remaker(data), []
     found = tell_classes(photos, data.seed, _LINES)
     for k in list_classes(data):
@@ -47,14 +45,6 @@ def suspect_properties(data: AuditData) -> list[Suspect]:
                 families.add(family)
                 suspects.append(_suspect(data, photos, one, remaker))
     return suspects
-
-
-def _label(data: AuditData) -> np.ndarray:
-    """(N,) the classes that the audit's groups go by."""
-    labels = np.full(len(data), -1)
-    for k, rows in data.groups.items():
-        labels[rows] = k
-    return labels
 
 
 def can_be_given(one: Told) -> bool:

@@ -64,6 +64,12 @@ def list_classes(data: AuditData) -> list[int]:
     return [k for k, rows in data.groups.items() if len(rows) >= MIN_PHOTOS]
 
 
+def find_owners(data: AuditData) -> np.ndarray:
+    """(N,) each photo's class; -1 of those with too few photos."""
+    owners: np.ndarray = np.where(np.isin(data.classes, list_classes(data)), data.classes, -1)
+    return owners
+
+
 def swap_place(data: AuditData, mask: np.ndarray, *, is_matched: bool = False) -> Change:
     """Puts the masked pixels (H, W) of donors into hosts.
 
