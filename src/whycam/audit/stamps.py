@@ -42,10 +42,14 @@ class Sign:
     Attributes:
         where: row -> place (y, x) of its middle.
         partners: other classes that have it too.
+        patch: (D,) what it looks like.
+        least: the correlation with that, from which on a place shows it.
     """
 
     where: dict[int, tuple[int, int]]
-    partners: tuple[int, ...] = ()
+    partners: tuple[int, ...]
+    patch: np.ndarray
+    least: float
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,10 @@ def suspect_stamps(data: AuditData) -> list[Suspect]:
         share = -(-_MOST_OTHERS // (len(classes) - 1))
         rest = {other: sheets[other].first(share) for other in classes if other != k}
         signs = grow_signs(data, find_seeds(k, points), rows[k], sheets[k], rest)
-        best = max(signs, key=lambda sign: len(sign.where), default=Sign({}))
-        if len(best.where) < max(_LEAST_PHOTOS, _LEAST_SHARE * len(rows[k])):
+        best = max(signs, key=lambda sign: len(sign.where), default=None)
+        if best is None or len(best.where) < max(_LEAST_PHOTOS, _LEAST_SHARE * len(rows[k])):
             continue
-        if count_repeated(data, best, rows[k], sheets[k], rest) < _REPEATED * len(best.where):
+        if count_repeated(best, rows[k], sheets[k]) < _REPEATED * len(best.where):
             found.append(make_suspect(data, k, best, len(best.where) / len(rows[k]), draw))
     return [suspect for suspect in found if suspect is not None]
 
@@ -137,27 +141,36 @@ def grow_signs(
     data: AuditData, seeds: list[np.ndarray], rows: np.ndarray, own: Sheets, rest: dict[int, Sheets]
 ) -> list[Sign]:
     """What each seed marks in the class's photos, looked for everywhere; twice: then with the mean of all."""
-    signs: list[Sign] = []
+    found: list[tuple[dict[int, tuple[int, int]], tuple[int, ...]]] = []
     for _ in range(2):
         if not seeds:
             return []
         scores, places = own.find_best(np.stack(seeds))
-        others = {k: sheets.find_best(np.stack(seeds))[0] for k, sheets in rest.items()}
-        signs = []
+        others = _score_others(np.stack(seeds), rest)
+        found = []
         for i in range(len(seeds)):
             least, partners = find_least({k: values[:, i] for k, values in others.items()})
             hits = np.flatnonzero(scores[:, i] > least)
-            signs.append(Sign({int(rows[h]): (int(places[h, i, 0]), int(places[h, i, 1])) for h in hits}, partners))
-        signs = [sign for sign in signs if len(sign.where) >= _LEAST_PHOTOS]
-        seeds = [mean_patch(data, sign) for sign in signs]
-    return [sign for sign, seed in zip(signs, seeds, strict=True) if measure_gap(data, sign, seed, rest) >= _LEAST_GAP]
+            found.append(({int(rows[h]): (int(places[h, i, 0]), int(places[h, i, 1])) for h in hits}, partners))
+        found = [one for one in found if len(one[0]) >= _LEAST_PHOTOS]
+        seeds = [mean_patch(data, where) for where, _ in found]
+    signs = []
+    for (where, partners), patch in zip(found, seeds, strict=True):
+        least, _ = find_least({k: values[:, 0] for k, values in _score_others(patch[None], rest).items()})
+        sign = Sign(where, partners, patch, least)
+        signs += [sign] if measure_gap(data, sign) >= _LEAST_GAP else []
+    return signs
 
 
-def measure_gap(data: AuditData, sign: Sign, patch: np.ndarray, rest: dict[int, Sheets]) -> float:
-    """How much more a sign's photos correlate with its patch (D,) than other classes' photos do at the best."""
-    own = [float(patch @ norm_patch(cut_patch(data.pixels[row], *at))) for row, at in sign.where.items()]
-    least, _ = find_least({k: sheets.find_best(patch[None])[0][:, 0] for k, sheets in rest.items()})
-    return float(np.median(own)) - least
+def _score_others(patches: np.ndarray, rest: dict[int, Sheets]) -> dict[int, np.ndarray]:
+    """Class -> (n, P) the highest correlation of patches (P, D) with any place of each photo."""
+    return {k: sheets.find_best(patches)[0] for k, sheets in rest.items()}
+
+
+def measure_gap(data: AuditData, sign: Sign) -> float:
+    """How much more a sign's photos correlate with its patch than other classes' photos do at the best."""
+    own = [float(sign.patch @ norm_patch(cut_patch(data.pixels[row], *at))) for row, at in sign.where.items()]
+    return float(np.median(own)) - sign.least
 
 
 def find_least(scores: dict[int, np.ndarray]) -> tuple[float, tuple[int, ...]]:
@@ -175,17 +188,15 @@ def find_least(scores: dict[int, np.ndarray]) -> tuple[float, tuple[int, ...]]:
     return max(_LEAST_FOUND, float(np.quantile(every, 1 - _OTHERS_SHARE))), ()
 
 
-def mean_patch(data: AuditData, sign: Sign) -> np.ndarray:
-    """(D,) what a sign looks like."""
-    return norm_patch(np.mean([cut_patch(data.pixels[row], *at) for row, at in sign.where.items()], axis=0))
+def mean_patch(data: AuditData, where: dict[int, tuple[int, int]]) -> np.ndarray:
+    """(D,) what lies at those places, laid over one another."""
+    return norm_patch(np.mean([cut_patch(data.pixels[row], *at) for row, at in where.items()], axis=0))
 
 
-def count_repeated(data: AuditData, sign: Sign, rows: np.ndarray, own: Sheets, rest: dict[int, Sheets]) -> int:
+def count_repeated(sign: Sign, rows: np.ndarray, own: Sheets) -> int:
     """How many of the photos that have a sign have it once more elsewhere."""
-    patch = mean_patch(data, sign)[None]
-    least, _ = find_least({k: sheets.find_best(patch)[0][:, 0] for k, sheets in rest.items()})
-    second = own.find_second(patch)[:, 0]
-    return int((second[np.isin(rows, list(sign.where))] > least).sum())
+    second = own.find_second(sign.patch[None])[:, 0]
+    return int((second[np.isin(rows, list(sign.where))] > sign.least).sum())
 
 
 @dataclass(frozen=True)
