@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from whycam.audit import Audit, audit
+from whycam.audit.confusion import find_confusion
 from whycam.audit.data import AuditData, draw_samples
 from whycam.audit.findings import Finding
 from whycam.audit.run import KINDS, Kind
@@ -25,7 +26,7 @@ from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError
 from whycam.explainer.model import Model
 from whycam.model.card import Card
-from whycam.model.classifier import Classifier
+from whycam.model.classifier import Answer, Classifier
 
 pytestmark = pytest.mark.usefixtures("see_saturation")
 SIDE_PX, PHOTOS = 64, 24
@@ -241,3 +242,22 @@ def test_a_proven_shortcut_stands_above_what_the_photos_would_teach(tmp_path: Pa
     found = audit(make_model(12.0), write_photos(tmp_path, stamp), kinds=["data", "shortcut"], engine="torch").findings
     assert found[0].kind == "shortcut"
     assert {one.kind for one in found} == {"shortcut", "data"}
+
+
+@pytest.mark.parametrize(("label", "place"), [(0, 1.0), (1, -1.0)])
+def test_a_class_of_one_logit_is_taken_for_the_other(monkeypatch: pytest.MonkeyPatch, label: int, place: float) -> None:
+    # There is one map: what speaks for the second class and against the first.
+    labels = np.arange(2).repeat(20)
+    wrong = (labels == label) & (np.arange(40) % 20 < 14)
+    logits = np.eye(2)[np.where(wrong, 1 - labels, labels)]
+    maps = np.zeros((40, 1, 4, 4), np.float32)
+    maps[:, 0, 0, 0] = place
+    classifier = make_model(0.0).classifier.having(class_names=("no", "yes"), no_exact_map="")
+    monkeypatch.setattr(Classifier, "read", lambda self, pixels: Answer(logits, maps[: len(pixels)]))
+    paths = tuple(Path(f"{i}.png") for i in range(40))
+    pixels = np.zeros((40, 3, 8, 8), np.uint8)
+    data = AuditData(classifier, lambda pixels: logits, paths, pixels, labels, logits, maps[:, 0])
+    (found,) = find_confusion(data)
+    x0, y0, x1, y1 = found.photos[0].boxes[0]
+    assert (x0, y0) == (0, 0)
+    assert max(x1, y1) < 0.6

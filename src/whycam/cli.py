@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -36,6 +36,9 @@ from whycam.config import (
 )
 from whycam.errors import EXIT_CODE, UserError
 from whycam.jobs.interrupt import hold_interrupts_in_logging
+
+if TYPE_CHECKING:
+    from whycam.audit import Audit
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -220,12 +223,9 @@ def audit(
 ) -> None:
     """Find what a model should not be looking at: shortcuts, wrong labels, duplicates, fragile photos, confusion."""
     options = AuditOptions.model_validate(given)
-    from whycam.jobs.audit import audit_folder, split_kinds
+    from whycam.jobs.audit import audit_folder
 
-    done = audit_folder(model, folder, out, options)
-    typer.echo(f"{len(done.findings)} findings on {done.photos} photos; audit.json is in {out}")
-    if any(done.of_kind(kind) for kind in split_kinds(options.fail_on)):
-        raise typer.Exit(1)
+    _tell_findings(audit_folder(model, folder, out, options), out, options.fail_on)
 
 
 @app.command()
@@ -237,12 +237,9 @@ def check(
 ) -> None:
     """Find what is wrong with photos before a model learns it: what tells a class by itself, and copies."""
     options = CheckOptions.model_validate(given)
-    from whycam.jobs.check import check_folder, split_kinds
+    from whycam.jobs.check import check_folder
 
-    done = check_folder(folder, out, options)
-    typer.echo(f"{len(done.findings)} findings on {done.photos} photos; audit.json is in {out}")
-    if any(done.of_kind(kind) for kind in split_kinds(options.fail_on)):
-        raise typer.Exit(1)
+    _tell_findings(check_folder(folder, out, options), out, options.fail_on)
 
 
 @app.command()
@@ -368,6 +365,14 @@ def main() -> None:
         _tell(str(error))
     except ValidationError as error:
         _tell("\n".join(map(_describe, error.errors())))
+
+
+def _tell_findings(done: Audit, out: Path, fail_on: str) -> None:
+    from whycam.jobs.audit import split_kinds
+
+    typer.echo(f"{len(done.findings)} findings on {done.photos} photos; audit.json is in {out}")
+    if any(done.of_kind(kind) for kind in split_kinds(fail_on)):
+        raise typer.Exit(1)
 
 
 def _count_read(photos: int, unreadable: int) -> str:

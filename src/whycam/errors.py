@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 EXIT_CODE = 2
@@ -23,6 +23,11 @@ class UserError(Exception):
 def as_clause(reason: object) -> str:
     """What an error or another reason says, inside a sentence: no dot at its end; its class where it is mute."""
     return str(reason).strip().rstrip(".") or type(reason).__name__
+
+
+def join_words(words: Sequence[str]) -> str:
+    """Such as "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def with_article(words: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from whycam.audit.chance import find_interval, to_certainty
-from whycam.audit.data import AuditData, explain_inexactly
+from whycam.audit.data import AuditData, read_difference
 from whycam.audit.findings import LEAST_CERTAINTY, Box, EvidencePhoto, Finding, Region
 from whycam.maps import boxes as localize
 from whycam.maps import render
@@ -39,11 +39,7 @@ def _tell(data: AuditData, k: int, other: int, certainty: float) -> Finding:
     rows = np.flatnonzero((data.labels == k) & (data.predicted == other))
     gap = data.logits[rows, other] - data.logits[rows, k]
     rows = rows[np.argsort(-gap)]
-    if data.is_exact:
-        every = data.classifier.read(data.pixels[rows]).maps
-        maps = every[:, other] - every[:, k]
-    else:
-        maps = explain_inexactly(data.classifier, data.pixels[rows], other, k)[1]
+    maps = read_difference(data, rows, other, k)
     total, name, second = len(data.groups[k]), data.name(k), data.name(other)
     low, high = find_interval(len(rows), total)
     return Finding(

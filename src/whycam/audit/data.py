@@ -187,6 +187,17 @@ def explain_inexactly(
     return why.logits.cpu().numpy(), why.maps.detach().cpu().numpy()
 
 
+def read_difference(data: AuditData, rows: np.ndarray, target: int, versus: int) -> np.ndarray:
+    """(n, h, w) maps of photos (n,): what speaks for one class and against another."""
+    if not data.is_exact:
+        return explain_inexactly(data.classifier, data.pixels[rows], target, versus)[1]
+    maps = data.classifier.read(data.pixels[rows]).maps
+    if maps.shape[1] == 1:
+        return maps[:, 0] if target else -maps[:, 0]
+    difference: np.ndarray = maps[:, target] - maps[:, versus]
+    return difference
+
+
 def to_sides(logits: np.ndarray) -> np.ndarray:
     """Logits (B, K); a single one stands against 0, as a second class."""
     return np.concatenate([np.zeros_like(logits), logits], axis=1) if logits.shape[1] == 1 else logits

@@ -17,6 +17,7 @@ from whycam.audit.findings import LEAST_CERTAINTY, EvidencePhoto, Finding
 from whycam.audit.suspects import MIN_PHOTOS
 from whycam.audit.telling import Tell, bound_auc, tell_numbers, tell_words
 from whycam.data.properties import PROPERTIES, PropertyTable
+from whycam.errors import join_words
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ def _tell(told: Sequence[Told], photos: Labelled, tests: int) -> Finding:
         severity=first.tell.caught[0],
         cost=first.tell.caught[0] * float((photos.labels == first.label).sum()) / len(photos.labels),
         certainty=max(to_certainty(one.tell.p, tests) for one in told),
-        title=f"{which} {apart} without a look at what is on them, by {_list(words)}.",
+        title=f"{which} {apart} without a look at what is on them, by {join_words(words)}.",
         detail=" ".join(describe(one, name, other) for one in told[:_MOST_TOLD])
         + " A model may learn this instead of the object.",
         class_name=name,
@@ -231,10 +232,6 @@ def _tell(told: Sequence[Told], photos: Labelled, tests: int) -> Finding:
         remedy="Save all photos in one way, or collect photos of each class that were made like those of the others.",
         command="whycam audit MODEL FOLDER -o RESULT --kinds shortcut",
     )
-
-
-def _list(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def describe(one: Told, name: str, other: str | None) -> str:

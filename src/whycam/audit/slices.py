@@ -13,11 +13,13 @@ from scipy import stats
 
 from whycam.audit.chance import find_interval, to_certainty
 from whycam.audit.confusion import find_boxes
-from whycam.audit.data import AuditData, explain_inexactly
+from whycam.audit.data import AuditData, read_difference
 from whycam.audit.findings import LEAST_CERTAINTY, EvidencePhoto, Finding, Region
 from whycam.audit.generic import list_generic_names, read_generic
 from whycam.audit.groups import Group, find_groups
 from whycam.audit.suspects import list_classes
+from whycam.audit.swaps import margin
+from whycam.errors import join_words
 
 _MOST_PHOTOS, _MAPPED, _THRESHOLD, _MEAN_THRESHOLD = 24, 32, 0.4, 0.6
 # A word is one of the general network's ten best classes in so many of the photos.
@@ -95,14 +97,14 @@ def _tell(data: AuditData, one: Slice) -> Finding:
     name, second = data.name(k), data.name(other)
     lost = int(wrong[rows].sum())
     words = find_words(data, rows, np.setdiff1d(whole, rows))
-    seen = f"A general network sees more {_list(words)} in them than in the others. " if words else ""
+    seen = f"A general network sees more {_quote(words)} in them than in the others. " if words else ""
     region, boxes = _draw(data, one, other)
     return Finding(
         kind="slice",
         severity=lost / len(whole),
         certainty=to_certainty(one.p, 1),
         cost=lost / len(data),
-        title=f"{len(rows)} photos of {name!r} that look alike go wrong{': more ' + _list(words) if words else ''}.",
+        title=f"{len(rows)} photos of {name!r} that look alike go wrong{': more ' + _quote(words) if words else ''}.",
         detail=(
             f"{seen}Of photos that look so, each judged by the others, {_tell_share(*inside)} are wrong; of the "
             f"class's other photos {_tell_share(*outside)}. These are {len(rows) / len(whole):.0%} of the class's "
@@ -123,8 +125,8 @@ def _tell(data: AuditData, one: Slice) -> Finding:
             "error_inside_interval": find_interval(*inside),
             "error_outside": outside[0] / max(1, outside[1]),
             "error_outside_interval": find_interval(*outside),
-            "lead_inside": _measure_lead(data, rows),
-            "lead_outside": _measure_lead(data, np.setdiff1d(whole, rows)),
+            "lead_inside": _measure_lead(data, rows, k),
+            "lead_outside": _measure_lead(data, np.setdiff1d(whole, rows), k),
             "words": words,
         },
         remedy=(
@@ -144,17 +146,13 @@ def _tell_share(hits: int, total: int) -> str:
     return f"{hits} of {total} ({hits / max(1, total):.0%}, 95 % interval {low:.0%} to {high:.0%})"
 
 
-def _list(words: list[str]) -> str:
-    quoted = [repr(word) for word in words]
-    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
+def _quote(words: list[str]) -> str:
+    return join_words([repr(word) for word in words])
 
 
-def _measure_lead(data: AuditData, rows: np.ndarray) -> float:
-    """The mean lead of the photos' own class over the best other one, in logits."""
-    own = data.logits[rows, data.labels[rows]]
-    others = data.logits[rows].copy()
-    others[np.arange(len(rows)), data.labels[rows]] = -np.inf
-    return float((own - others.max(1)).mean()) if len(rows) else 0.0
+def _measure_lead(data: AuditData, rows: np.ndarray, k: int) -> float:
+    """The mean lead of the photos' class over the best other one, in logits."""
+    return float(margin(data.logits[rows], [k]).mean()) if len(rows) else 0.0
 
 
 def find_words(data: AuditData, rows: np.ndarray, others: np.ndarray) -> list[str]:
@@ -184,23 +182,12 @@ def _draw(data: AuditData, one: Slice, other: int) -> tuple[Region, dict[int, tu
     """Where the other class's evidence is stronger than in the class's other photos, and each photo's own boxes."""
     rows = _rank(data, one.group.rows, one.label)[:_MAPPED]
     others = np.setdiff1d(data.groups[one.label], one.group.rows)[:_MAPPED]
-    maps = _read_difference(data, rows, other, one.label)
+    maps = read_difference(data, rows, other, one.label)
     contrast = maps.mean(0)
     if len(others):
-        contrast = contrast - _read_difference(data, others, other, one.label).mean(0)
+        contrast = contrast - read_difference(data, others, other, one.label).mean(0)
     region = Region("where these photos differ from the class's others", find_boxes(contrast, _MEAN_THRESHOLD))
     return region, {int(row): find_boxes(values, _THRESHOLD) for row, values in zip(rows, maps, strict=True)}
-
-
-def _read_difference(data: AuditData, rows: np.ndarray, other: int, k: int) -> np.ndarray:
-    """(n, h, w): what speaks for another class and against the photos' own."""
-    if not data.is_exact:
-        return explain_inexactly(data.classifier, data.pixels[rows], other, k)[1]
-    maps = data.classifier.read(data.pixels[rows]).maps
-    if maps.shape[1] == 1:
-        return maps[:, 0] if other else -maps[:, 0]
-    difference: np.ndarray = maps[:, other] - maps[:, k]
-    return difference
 
 
 def _rank(data: AuditData, rows: np.ndarray, k: int) -> np.ndarray:

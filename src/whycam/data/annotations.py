@@ -142,6 +142,17 @@ def _find_boxes(mask: np.ndarray) -> tuple[Box, ...]:
     return tuple((float(x.start), float(y.start), float(x.stop), float(y.stop)) for y, x in parts)
 
 
+def read_both(folder: Path) -> tuple[list[Annotation], list[Annotation]]:
+    """The photos of a folder, those of val/ where there is one, and the ones in train/ beside them.
+
+    Raises:
+        UserError: no photos.
+    """
+    photos, train = read_photos(folder), folder / "train"
+    is_beside = train.is_dir() and not any(train.absolute() in annotation.photo.parents for annotation in photos)
+    return photos, read_photos(train) if is_beside else []
+
+
 def read_photos(
     folder: Path, *, boxes: Path | None = None, masks: Path | None = None, coco: Path | None = None
 ) -> list[Annotation]:

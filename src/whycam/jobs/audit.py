@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from whycam.audit import KINDS, Audit, audit
 from whycam.audit.compare import compare_audits
 from whycam.config import AuditOptions
-from whycam.data.annotations import read_photos
+from whycam.data.annotations import read_both
 from whycam.data.folder import Sample
 from whycam.data.regions import find_masks
 from whycam.errors import UserError, make_unknown_name
@@ -71,16 +71,16 @@ def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions
     return found
 
 
-def split_kinds(words: str) -> list[str]:
-    """The kinds that a person named with commas.
+def split_kinds(words: str, known: Collection[str] = tuple(KINDS)) -> list[str]:
+    """The kinds that a person named with commas, among those that are known.
 
     Raises:
         UserError: one that does not exist.
     """
     kinds = [word.strip() for word in words.split(",") if word.strip()]
     for kind in kinds:
-        if kind not in KINDS:
-            raise make_unknown_name("kind of finding", kind, KINDS)
+        if kind not in known:
+            raise make_unknown_name("kind of finding", kind, known)
     return kinds
 
 
@@ -90,7 +90,7 @@ def read_samples(model: Classifier, folder: Path) -> tuple[list[Sample], list[Pa
     Raises:
         UserError: no photos, or folders that name classes, and none that the model has.
     """
-    photos = read_photos(folder)
+    photos, beside = read_both(folder)
     words = {photo.classes[0] for photo in photos if photo.classes}
     indices = {word: seek_class(str(word), model.card.class_names) for word in words}
     if words and all(index is None for index in indices.values()):
@@ -101,10 +101,7 @@ def read_samples(model: Classifier, folder: Path) -> tuple[list[Sample], list[Pa
         )
     labels = {word: -1 if index is None else index for word, index in indices.items()}
     samples = [Sample(photo.photo, labels[photo.classes[0]] if photo.classes else -1) for photo in photos]
-    audited = {sample.path for sample in samples}
-    is_split = (folder / "train").is_dir() and not any((folder / "train").absolute() in p.parents for p in audited)
-    train = [photo.photo for photo in read_photos(folder / "train")] if is_split else []
-    return samples, train
+    return samples, [photo.photo for photo in beside]
 
 
 def print_audit(found: Audit, console: Console, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -9,10 +9,9 @@ from rich.console import Console
 from whycam.audit.findings import Audit
 from whycam.audit.photos import KINDS, check
 from whycam.config import CheckOptions
-from whycam.data.annotations import Annotation, read_photos
+from whycam.data.annotations import read_both
 from whycam.data.folder import Sample
-from whycam.errors import make_unknown_name
-from whycam.jobs.audit import print_audit
+from whycam.jobs.audit import print_audit, split_kinds
 from whycam.jobs.progress import show_progress
 from whycam.runs import command_line, open_run, write_json
 
@@ -23,7 +22,7 @@ def check_folder(folder: Path, out: Path, options: CheckOptions) -> Audit:
     Raises:
         UserError: no photos, an unknown kind, a result of that name.
     """
-    split_kinds(options.fail_on)
+    split_kinds(options.fail_on, KINDS)
     with open_run(out, overwrite=options.overwrite) as partial:
         photos, train = read_both(folder)
         words = sorted({one.classes[0] for one in (*photos, *train) if one.classes})
@@ -47,29 +46,3 @@ def check_folder(folder: Path, out: Path, options: CheckOptions) -> Audit:
         write_json(partial / "audit.json", content)
     print_audit(found, Console(), told["findings"])
     return found
-
-
-def read_both(folder: Path) -> tuple[list[Annotation], list[Annotation]]:
-    """The photos of a folder, those of val/ where there is one, and the ones in train/ beside them.
-
-    Raises:
-        UserError: no photos.
-    """
-    photos = read_photos(folder)
-    seen = {photo.photo for photo in photos}
-    train = folder / "train"
-    is_split = train.is_dir() and not any(train.absolute() in path.parents for path in seen)
-    return photos, read_photos(train) if is_split else []
-
-
-def split_kinds(words: str) -> list[str]:
-    """The kinds that a person named with commas.
-
-    Raises:
-        UserError: one that is not looked for without a model.
-    """
-    kinds = [word.strip() for word in words.split(",") if word.strip()]
-    for kind in kinds:
-        if kind not in KINDS:
-            raise make_unknown_name("kind of finding", kind, KINDS)
-    return kinds
