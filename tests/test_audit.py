@@ -38,12 +38,12 @@ Paint = Callable[[np.ndarray, str, int], None]
 class Colours(nn.Module):
     """Says which colour there is most of; a magenta spot speaks for red by `reliance`."""
 
-    def __init__(self, reliance: float) -> None:
+    def __init__(self, reliance: float, cell_px: int = 8, least: float = 1.0) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 4, 8, stride=8)
+        self.conv = nn.Conv2d(3, 4, cell_px, stride=cell_px)
         weights = torch.tensor([[2, -1, -1], [-1, 2, -1], [-1, -1, 2], [1, -2, 1.0]])
-        self.conv.weight.data = weights[:, :, None, None].expand(-1, -1, 8, 8) / 64
-        self.conv.bias.data = torch.tensor([-0.1, -0.1, -0.1, -1.0])
+        self.conv.weight.data = weights[:, :, None, None].expand(-1, -1, cell_px, cell_px) / cell_px**2
+        self.conv.bias.data = torch.tensor([-0.1, -0.1, -0.1, -least])
         self.head = nn.Linear(4, 3, bias=False)
         self.head.weight.data = torch.tensor([[1, 0, 0, reliance], [0, 1, 0, 0], [0, 0, 1, 0.0]]) * 30
 
@@ -52,9 +52,10 @@ class Colours(nn.Module):
         return logits
 
 
-def make_model(reliance: float) -> Model:
-    preprocess = Preprocess(height_px=SIDE_PX, width_px=SIDE_PX, mean=(0, 0, 0), std=(1, 1, 1))
-    network = Colours(reliance).eval().requires_grad_(requires_grad=False)
+def make_model(reliance: float, side_px: int = SIDE_PX, cell_px: int = 8, least: float = 1.0) -> Model:
+    """Cells that are less magenta than `least` say nothing by it."""
+    preprocess = Preprocess(height_px=side_px, width_px=side_px, mean=(0, 0, 0), std=(1, 1, 1))
+    network = Colours(reliance, cell_px, least).eval().requires_grad_(requires_grad=False)
     card = Card("colours", NAMES, preprocess, {}, no_exact_map="it is made by hand")
     return Model(Classifier(card, network))
 

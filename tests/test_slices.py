@@ -10,7 +10,7 @@ import pytest
 
 from test_audit import NAMES, SIDE_PX, Colours, find, write_photos
 from whycam.audit import slices
-from whycam.audit.groups import find_groups
+from whycam.audit.clusters import find_groups
 from whycam.audit.slices import find_words
 from whycam.data.folder import Sample
 from whycam.data.preprocess import Preprocess

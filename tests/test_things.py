@@ -6,18 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch import Tensor, nn
 
+import test_audit
 from whycam.audit import Audit, audit, objects, shortcuts
 from whycam.audit.things import suspect_things
 from whycam.data.folder import Sample
 from whycam.data.preprocess import Preprocess
 from whycam.explainer.model import Model
 from whycam.maps.objects import GRID, Finder
-from whycam.model.card import Card
-from whycam.model.classifier import Classifier
 
 SIDE_PX, PHOTOS, CELL_PX = 64, 20, 8
 # A general network's names of what is red, green, blue and magenta.
@@ -26,28 +23,8 @@ NAMES = ("rose", "leaf", "gentian", "coffee mug")
 FLOWERS, MUG = (0, 1, 2), 3
 
 
-class Colours(nn.Module):
-    """Says which colour there is most of; magenta speaks for red by `reliance`."""
-
-    def __init__(self, reliance: float) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, CELL_PX, stride=CELL_PX)
-        weights = torch.tensor([[2, -1, -1], [-1, 2, -1], [-1, -1, 2], [1, -2, 1.0]])
-        self.conv.weight.data = weights[:, :, None, None].expand(-1, -1, CELL_PX, CELL_PX) / CELL_PX**2
-        self.conv.bias.data = torch.tensor([-0.1, -0.1, -0.1, -0.8])
-        self.head = nn.Linear(4, 3, bias=False)
-        self.head.weight.data = torch.tensor([[1, 0, 0, reliance], [0, 1, 0, 0], [0, 0, 1, 0.0]]) * 30
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.conv(images).relu().mean((2, 3)))
-        return logits
-
-
 def make_model(reliance: float) -> Model:
-    preprocess = Preprocess(height_px=SIDE_PX, width_px=SIDE_PX, mean=(0, 0, 0), std=(1, 1, 1))
-    network = Colours(reliance).eval().requires_grad_(requires_grad=False)
-    card = Card("colours", ("red", "green", "blue"), preprocess, {}, no_exact_map="it is made by hand")
-    return Model(Classifier(card, network))
+    return test_audit.make_model(reliance, SIDE_PX, CELL_PX, least=0.8)
 
 
 def write_photos(root: Path, share: float) -> list[Sample]:

@@ -12,11 +12,11 @@ import numpy as np
 from scipy import stats
 
 from whycam.audit.chance import find_interval, to_certainty
+from whycam.audit.clusters import Group, find_groups
 from whycam.audit.confusion import find_boxes
 from whycam.audit.data import AuditData, read_difference
 from whycam.audit.findings import LEAST_CERTAINTY, EvidencePhoto, Finding, Region
 from whycam.audit.generic import list_generic_names, read_generic
-from whycam.audit.groups import Group, find_groups
 from whycam.audit.suspects import list_classes
 from whycam.audit.swaps import margin
 from whycam.errors import join_words

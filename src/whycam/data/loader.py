@@ -105,7 +105,7 @@ def load_photo(
         is_whole: decodes it at full size, though it is not kept; else a JPEG at a part of it, as the network needs it.
         read: gets the photo from elsewhere than its path.
     """
-    at_least = None if keep_image or is_whole else (2 * preprocess.width_px, 2 * preprocess.height_px)
+    at_least = None if keep_image or is_whole else preprocess.at_least
     try:
         with open_picture(read() if read else path, at_least=at_least) as picture, BUDGET.hold(picture.pixels):
             image = picture.decode()

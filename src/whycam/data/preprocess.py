@@ -51,6 +51,11 @@ class Preprocess(BaseModel):
         return told
 
     @property
+    def at_least(self) -> tuple[int, int]:
+        """(width, height) in pixels that a photo may be decoded at, where its file allows less than the whole."""
+        return 2 * self.width_px, 2 * self.height_px
+
+    @property
     def channel_count(self) -> int:
         """Channels of the network's input."""
         return 1 if self.channels == "grey" else 3

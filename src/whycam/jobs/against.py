@@ -48,13 +48,12 @@ class GroundChange:
         """The photo's object before the donor's ground; the photo as it is where either has no object to be found."""
         host, other = self._take_apart(photo), self._take_apart(donor)
         if host is None or other is None:
-            return load_image(photo, at_least=(2 * self.preprocess.width_px, 2 * self.preprocess.height_px))
+            return load_image(photo, at_least=self.preprocess.at_least)
         return Image.fromarray(lay(host.pixels, host.mask, other.ground).transpose(1, 2, 0))
 
     def take_apart(self, path: Path) -> Taken | None:
         """The photo's object and its ground; None where the object covers nothing of it, or most."""
-        at_least = (2 * self.preprocess.width_px, 2 * self.preprocess.height_px)
-        pixels = self.preprocess.to_pixels(load_image(path, at_least=at_least))
+        pixels = self.preprocess.to_pixels(load_image(path, at_least=self.preprocess.at_least))
         mask, hole = draw_mask(pixels, next(self.finder.see(pixels[None])).heat[0])
         if mask.mean() < LEAST_SHARE or hole.mean() > MOST_SHARE:
             return None
@@ -69,9 +68,8 @@ def make_exchange(options: TrainOptions, photos: PhotoFolder, preprocess: Prepro
     """
     if options.against is None:
         return None
-    at_least = (2 * preprocess.width_px, 2 * preprocess.height_px)
 
     def make_ground() -> Change:
         return GroundChange(preprocess, open_finder(len(photos.samples)))
 
-    return read_exchange(options.against, photos, at_least, options.seed, make_ground)
+    return read_exchange(options.against, photos, preprocess.at_least, options.seed, make_ground)

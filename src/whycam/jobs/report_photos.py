@@ -229,7 +229,7 @@ def read_items(items: Sequence[ReportPhoto], reader: MapReader, batch_size: int)
 
 def _load(path: Path, preprocess: Preprocess) -> Photo:
     """The photo no larger than the network and the page need it, or why it can't be read."""
-    least = (2 * preprocess.width_px, 2 * preprocess.height_px)
+    least = preprocess.at_least
     try:
         with open_picture(path, at_least=least) as picture, BUDGET.hold(picture.pixels):
             image = picture.decode()

@@ -62,7 +62,7 @@ class Focus:
         """The training photos with the content of the ignored region exchanged."""
         if "ignore" not in self.regions:
             return None
-        at_least = (2 * self.preprocess.width_px, 2 * self.preprocess.height_px)
+        at_least = self.preprocess.at_least
         return Swaps(photos.train, self.regions["ignore"], seed, at_least)
 
     def compute_view_cells(

@@ -22,6 +22,11 @@ class Layer:
     weight: Tensor
     bias: Tensor
 
+    @property
+    def zeros(self) -> Layer:
+        """A layer of that shape that says nothing."""
+        return Layer(torch.zeros_like(self.weight), torch.zeros_like(self.bias))
+
     def __call__(self, pooled: Tensor) -> Tensor:
         """(N, K) logits."""
         return functional.linear(pooled, self.weight, self.bias)

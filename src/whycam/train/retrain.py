@@ -166,9 +166,9 @@ def retrain_groups(first: Layer, train: Pooled, val: Pooled, seed: int) -> tuple
     group has three photos). Photos without a group are left out.
     """
     weights = weigh_groups(train.groups)
-    nothing = Layer(torch.zeros_like(first.weight), torch.zeros_like(first.bias))
     tried = [
-        ({"decay": decay}, fit_layer(train.values, train.labels, weights, nothing, decay=decay)) for decay in _DECAYS
+        ({"decay": decay}, fit_layer(train.values, train.labels, weights, first.zeros, decay=decay))
+        for decay in _DECAYS
     ]
     return _choose(tried, val, {"way": "groups of equal weight", "photos": int((train.groups >= 0).sum())})
 
@@ -201,13 +201,12 @@ def retrain_missed(first: Layer, train: Pooled, val: Pooled, seed: int) -> tuple
 def _score_unseen(train: Pooled, first: Layer, seed: int) -> Tensor:
     """(N, K) logits of each photo by a head fitted to the other four fifths; all views of a photo are in one fifth."""
     folds = split_folds(train.labels[: int(train.photos.max()) + 1], seed)[train.photos]
-    nothing = Layer(torch.zeros_like(first.weight), torch.zeros_like(first.bias))
     logits = torch.zeros(len(train.labels), len(first.bias))
     for fold in range(_FOLDS):
         seen = folds != fold
         if (~seen).any() and seen.any():
             head = fit_layer(
-                train.values[seen], train.labels[seen], torch.ones(int(seen.sum())), nothing, decay=_FOLD_DECAY
+                train.values[seen], train.labels[seen], torch.ones(int(seen.sum())), first.zeros, decay=_FOLD_DECAY
             )
             logits[~seen] = head(train.values[~seen])
     return logits
@@ -228,13 +227,12 @@ def retrain_still(first: Layer, train: Pooled, *, is_balanced: bool = False) -> 
         train: photos, then their views.
         is_balanced: every class has the same weight.
     """
-    nothing = Layer(torch.zeros_like(first.weight), torch.zeros_like(first.bias))
     count = int(train.photos.max()) + 1
     is_view = torch.arange(len(train.labels)) >= count
     changes = train.values[is_view] - train.values[train.photos[is_view]]
     still = Stillness(changes, _STILLNESS)
     weights = weigh_groups(train.labels) if is_balanced else torch.ones(len(train.labels))
-    layer = fit_layer(train.values, train.labels, weights, nothing, decay=_STILL_DECAY, still=still)
+    layer = fit_layer(train.values, train.labels, weights, first.zeros, decay=_STILL_DECAY, still=still)
     return layer, {"way": "photos with the cause exchanged", "photos": len(train.labels)}
 
 

@@ -65,9 +65,9 @@ def _list_views(work: Work) -> list[tuple[Sequence[Sample], str, Callable[..., I
         # Of held-out photos one view tells how much the answers still hang on the cause.
         parts = [work.photos.samples, *[train] * (EXCHANGED_VIEWS - 1)]
         names = [exchange.name([s.path for s in part], v, work.hashes) for v, part in enumerate(parts)]
-        return [(part, name, _read_exchanged) for part, name in zip(parts, names, strict=True)]
+        return [(part, name, _read_changed) for part, name in zip(parts, names, strict=True)]
     if swaps:
-        return [(train, name_swaps(swaps, view, work.hashes), _read_swaps) for view in range(SWAPPED_VIEWS)]
+        return [(train, name_swaps(swaps, view, work.hashes), _read_changed) for view in range(SWAPPED_VIEWS)]
     return [(train, f"random-{options.seed}-{view}", _read_views) for view in range(options.augment)]
 
 
@@ -106,16 +106,12 @@ def _read_views(paths: Iterable[Path], work: Work, view: int) -> Iterator[Photo]
     return (Photo(sample.path, values.numpy()) for sample, (values, _) in zip(samples, pixels, strict=True))
 
 
-def _read_exchanged(paths: Iterable[Path], work: Work, view: int) -> Iterator[Photo]:
-    exchange, preprocess = work.exchange, work.model.preprocess
+def _read_changed(paths: Iterable[Path], work: Work, view: int) -> Iterator[Photo]:
+    """Views with the cause of a finding, or the content of a region, from another photo."""
+    change, preprocess = work.exchange or work.swaps, work.model.preprocess
     return map_ahead(
-        lambda path: Photo(path, preprocess.to_pixels(exchange(path, view))) if exchange else Photo(path), paths
+        lambda path: Photo(path, preprocess.to_pixels(change(path, view))) if change else Photo(path), paths
     )
-
-
-def _read_swaps(paths: Iterable[Path], work: Work, view: int) -> Iterator[Photo]:
-    swaps, preprocess = work.swaps, work.model.preprocess
-    return map_ahead(lambda path: Photo(path, preprocess.to_pixels(swaps(path, view))) if swaps else Photo(path), paths)
 
 
 def make_readers(work: Work, views: Sequence[FeatureStore], plain: FeatureStore) -> tuple[Reader, Reader]:

@@ -34,8 +34,7 @@ def add_maps(graph: Graph, part: Part, head: Head | None) -> Part:
         nodes.append(
             helper.make_node("Transpose", [_FEATURES], [first], perm=[0, 2, 1] if head.pool.grid else [0, 3, 1, 2])
         )
-    nodes.append(helper.make_node("GlobalAveragePool", [first], ["whycam_mean"]))
-    nodes.append(helper.make_node("Flatten", ["whycam_mean"], [MEANS]))
+    nodes += make_means(first)
     if is_half:
         constants["whycam_bias"] = head.bias
         weighed = MEANS
@@ -47,6 +46,15 @@ def add_maps(graph: Graph, part: Part, head: Head | None) -> Part:
         outputs.append(LOGITS)
     wanted = helper.make_tensor_value_info(WANTED, TensorProto.BOOL, [])
     return Part(outputs, part.inputs, nodes, constants, added=[wanted])
+
+
+def make_means(features: str) -> list[NodeProto]:
+    """From features (N, C, h, w) of that name to their means (N, C), `MEANS`."""
+    pooled = "whycam_mean"
+    return [
+        helper.make_node("GlobalAveragePool", [features], [pooled]),
+        helper.make_node("Flatten", [pooled], [MEANS]),
+    ]
 
 
 def _weigh(head: Head) -> tuple[list[NodeProto], list[TensorProto]]:

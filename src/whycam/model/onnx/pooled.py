@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from onnx import helper
 
 from whycam.errors import UserError
 from whycam.model.onnx.engine import Answer, GraphMetadata, check_identity
 from whycam.model.onnx.graph import Part, load_graph
+from whycam.model.onnx.maps import MEANS, make_means
 from whycam.model.onnx.runner import run_session, start_session
-
-_MEAN, _MEANS = "whycam_mean", "whycam_means"
 
 
 class PooledGraph:
@@ -42,11 +40,8 @@ class PooledGraph:
                 "be had; expected the maps of all classes. Export the model again."
             )
         self.weight, self._bias, self._path = weight.reshape(weight.shape[:2]), np.array(metadata.bias), path
-        nodes = [
-            helper.make_node("GlobalAveragePool", [maker.input[0]], [_MEAN]),
-            helper.make_node("Flatten", [_MEAN], [_MEANS]),
-        ]
-        self._session = start_session(graph.to_bytes(Part(["logits", "maps", _MEANS], nodes=nodes)), path, threads)
+        part = Part(["logits", "maps", MEANS], nodes=make_means(maker.input[0]))
+        self._session = start_session(graph.to_bytes(part), path, threads)
 
     def __call__(self, images: np.ndarray) -> Answer:
         """Logits, maps and pooled features of images as the graph takes them.
@@ -54,7 +49,7 @@ class PooledGraph:
         Raises:
             UserError: pooled features that the logits are not made of.
         """
-        logits, maps, pooled = run_session(self._session, ["logits", "maps", _MEANS], {"images": images})
+        logits, maps, pooled = run_session(self._session, ["logits", "maps", MEANS], {"images": images})
         gap = np.abs(pooled[:1] @ self.weight.T + self._bias - logits[:1]).max(initial=0)
         check_identity(float(gap / (np.ptp(logits[:1]) or 1)), f"The graph in '{self._path.absolute()}'")
         return Answer(logits, maps, pooled=pooled)
