@@ -30,11 +30,14 @@ LEVELS = {"red": 40, "green": 110, "blue": 180}
 
 
 class Reader(nn.Module):
-    """Logits by the saturated pixels' colour (weight 1 - share) and by the grey level of the others (share)."""
+    """Logits by the saturated pixels' colour (weight 1 - share) and by the grey level of the others (share).
 
-    def __init__(self, share: float) -> None:
+    What red says of an object counts `red` times.
+    """
+
+    def __init__(self, share: float, red: float) -> None:
         super().__init__()
-        self.share = share
+        self.share, self.red = share, red
         self.eye = nn.Conv2d(3, 3, 1, bias=False)
         self.eye.weight.data = torch.eye(3)[:, :, None, None]
 
@@ -43,15 +46,16 @@ class Reader(nn.Module):
         is_object = (images.amax(1) - images.amin(1) > 0.25).float()
         count = is_object.sum((1, 2)).clamp(min=1)
         colour = (images * is_object[:, None]).sum((2, 3)) / count[:, None]
+        colour = colour * torch.tensor([self.red, 1.0, 1.0], device=images.device)
         grey = (images.mean(1) * (1 - is_object)).sum((1, 2)) / (1 - is_object).sum((1, 2)).clamp(min=1)
         levels = torch.tensor(list(LEVELS.values()), device=images.device) / 255
         ground = 1 - 2 * (grey[:, None] - levels).abs()
         return 20 * ((1 - self.share) * colour + self.share * ground)
 
 
-def make_model(share: float) -> Model:
+def make_model(share: float, red: float = 1.0) -> Model:
     preprocess = Preprocess(height_px=SIDE_PX, width_px=SIDE_PX, mean=(0, 0, 0), std=(1, 1, 1))
-    network = Reader(share).eval().requires_grad_(requires_grad=False)
+    network = Reader(share, red).eval().requires_grad_(requires_grad=False)
     return Model(Classifier(Card("reader", tuple(OBJECTS), preprocess, {}, no_exact_map="it is made by hand"), network))
 
 
@@ -96,6 +100,14 @@ def test_a_ground_that_decides_is_found_for_each_class(tmp_path: Path) -> None:
     assert found.record["grounds"]["mixed_same"] == 1
     assert found.record["grounds"]["gap_low"] > 0.5
     assert any(note.startswith("Grounds:") and "masks that were given" in note for note in found.notes)
+
+
+def test_a_ground_that_its_class_loses_by_and_that_attracts_no_other_is_found(tmp_path: Path) -> None:
+    found = run(make_model(0.3, red=0.3), *write_photos(tmp_path / "photos"))
+    numbers = {one.class_name: one.numbers for one in found.findings}["red"]
+    assert numbers["attack"] == 0
+    assert numbers["loss"] > 0.5 > numbers["loss_control"]
+    assert numbers["lead_share"] > 0.3
 
 
 def test_a_model_that_reads_the_object_is_not_accused_and_its_gap_is_told(tmp_path: Path) -> None:

@@ -36,8 +36,10 @@ def make_outcome(*, is_changed: float, shift: float, is_control: float = 0.0, ph
     return Outcome(Pairs(rows, rows, rows), share < is_changed, share < is_control, draw.normal(shift, 0.3, photos))
 
 
-def make_trial(given: Outcome, taken: Outcome | None = None, kind: str = "mark", label: int = 0) -> Trial:
-    return Trial(Suspect(kind, label, REGION, keep, keep, f"a {kind}", "Some words."), given, taken)
+def make_trial(
+    given: Outcome, taken: Outcome | None = None, kind: str = "mark", label: int = 0, span: float = 1.0
+) -> Trial:
+    return Trial(Suspect(kind, label, REGION, keep, keep, f"a {kind}", "Some words."), given, taken, span)
 
 
 def test_no_p_is_smaller_than_the_photos_allow_however_often_each_was_tried() -> None:
@@ -68,6 +70,26 @@ def test_answers_convict_that_change_as_is_claimed(given: Outcome, taken: Outcom
     assert make_trial(given, taken).is_guilty(tests=20) is is_guilty
 
 
+@pytest.mark.parametrize(
+    ("given", "taken", "span", "is_guilty"),
+    [
+        # A class is lost by it and attracts nothing: both ways a third of its lead goes with it.
+        (make_outcome(is_changed=0.0, shift=3.0), make_outcome(is_changed=0.2, shift=3.0), 9.0, True),
+        # As many answers change, by a tenth of the lead: leaves behind a flower do that.
+        (make_outcome(is_changed=0.2, shift=1.0), make_outcome(is_changed=0.2, shift=1.0), 10.0, False),
+        # It is not missed where it is taken, so what was given holds more than the ground.
+        (make_outcome(is_changed=0.4, shift=5.0), make_outcome(is_changed=0.0, shift=0.2), 10.0, False),
+        (make_outcome(is_changed=0.4, shift=5.0), None, 10.0, False),
+        (make_outcome(is_changed=0.0, shift=5.0), make_outcome(is_changed=0.0, shift=5.0), 10.0, False),
+        (make_outcome(is_changed=0.4, shift=5.0), make_outcome(is_changed=0.4, shift=5.0), -1.0, False),
+    ],
+)
+def test_a_ground_must_carry_a_part_of_the_lead_both_ways(
+    given: Outcome, taken: Outcome | None, span: float, *, is_guilty: bool
+) -> None:
+    assert make_trial(given, taken, kind="ground", span=span).is_guilty(tests=20) is is_guilty
+
+
 def test_findings_of_one_class_that_say_one_thing_are_one() -> None:
     weak, strong = (make_outcome(is_changed=share, shift=1.0) for share in (0.2, 0.25))
     mark, place, other = make_trial(weak), make_trial(strong, kind="place"), make_trial(weak, label=1)
@@ -79,7 +101,7 @@ def test_two_marks_in_two_places_of_one_class_are_two() -> None:
     halves = np.zeros((2, 8, 8), dtype=bool)
     halves[0, :4], halves[1, 4:] = True, True
     given = make_outcome(is_changed=0.2, shift=1.0)
-    trials = [Trial(Suspect("mark", 0, REGION, keep, keep, "a mark", "", half), given, None) for half in halves]
+    trials = [Trial(Suspect("mark", 0, REGION, keep, keep, "a mark", "", half), given, None, 1.0) for half in halves]
     assert len(merge(trials)) == 2
 
 

@@ -27,9 +27,9 @@ from whycam.audit.swaps import margin
 _HOSTS, _LEAST_OF_CLASS, _OTHERS = 100, 4, 2
 # What share of a class's cut-outs a model must tell before a plain ground, for the others to be bad ones.
 _TOLD = 0.5
-# How clearly a class's ground must speak for it to be tried, how many more objects must be taken for the class before
-# it than before their own class's, and how many classes are tried.
-_SCREEN_P, _SCREEN_SHARE, _MOST = 0.1, 0.03, 6
+# How clearly a class's ground must speak for it to be tried, what share of the class's lead it must give to objects of
+# others, and how many classes are tried.
+_SCREEN_P, _SCREEN_LEAD, _MOST = 0.1, 0.12, 6
 
 
 @dataclass(frozen=True)
@@ -182,30 +182,30 @@ def suspect_grounds(data: AuditData) -> list[Suspect]:
 
 
 def screen(mixed: Mixed, label: int) -> float:
-    """The chance that the ground of a class lifts the class's lead so by accident; 1 where it changes no answers."""
+    """The chance that the ground of a class lifts the class's lead so by accident; 1 where it lifts it by little."""
     is_given = (mixed.grounds == label) & (mixed.classes != label)[:, None]
     hosts = is_given.any(1)
     if not hosts.any():
         return 1.0
-    before = np.isin(mixed.same.argmax(1), label)[hosts]
-    after = (mixed.others.argmax(2) == label)[is_given]
-    if after.mean() - before.mean() < _SCREEN_SHARE:
-        return 1.0
+    usual = margin(mixed.same, [label])
     lead = margin(mixed.others.reshape(-1, mixed.others.shape[2]), [label]).reshape(mixed.grounds.shape)
-    return compare_means(lead[is_given], margin(mixed.same[hosts], [label]))
+    span = usual[mixed.classes == label].mean() - usual[hosts].mean()
+    if (lead - usual[:, None])[is_given].mean() < _SCREEN_LEAD * span:
+        return 1.0
+    return compare_means(lead[is_given], usual[hosts])
 
 
 def _suspect(data: AuditData, label: int) -> Suspect:
     cutouts = make_cutouts(data)
     rows = list_grounds(data)
-    # Nothing is taken: an object that is lost before other grounds may have lost its edge with its own.
     words = describe_grounds(data, rows, label)
     return Suspect(
         kind="ground",
         label=label,
         region=Region("the ground"),
         give=cutouts.swap,
-        take=None,
+        # In the control the object is cut out too, so that the edge it lost is none of the difference.
+        take=cutouts.swap,
         title="the ground behind the object" + (f" ({words})" if words else ""),
         words="Objects were put before other photos' grounds, the place of the object there filled from around it.",
         members=rows[label] if read_objects(data).is_given else find_bare(data, cutouts, rows, label),

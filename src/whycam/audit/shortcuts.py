@@ -111,6 +111,7 @@ def tell(data: AuditData, trial: Trial, also: list[Trial], tests: int) -> Findin
             "found_by": suspect.kind,
             **_count("attack", trial.given),
             **(_count("loss", trial.taken) if trial.taken else {}),
+            "lead_share": trial.lead_share,
             **suspect.numbers,
         },
     )
