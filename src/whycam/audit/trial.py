@@ -40,14 +40,14 @@ class Line:
 
 
 # A ground, a thing or a place may hold a part of the object, and differs between classes by nature: leaves and sky of
-# sunflowers carry up to 15 % of their lead in models of clean training, planted grounds 24 % and more of it where they
-# change a tenth of the answers (seeds 1000 to 1012).
+# sunflowers carry up to 15 % of their lead in models of clean training (21 % once), planted grounds 24 % and more of it
+# where they change a tenth of the answers (seeds 1000 to 1025).
 LINES = {
     "mark": Line(0.05, 0.05),
     "stamp": Line(0.05, 0.05),
     "property": Line(0.08, 0.05),
     "thing": Line(0.08, 0.01),
-    "ground": Line(0.08, 0.05, lead=0.18),
+    "ground": Line(0.08, 0.05, lead=0.22),
     "place": Line(0.25, 0.01),
 }
 
