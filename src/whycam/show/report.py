@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from whycam.audit.chance import find_interval
-from whycam.maps import render
-from whycam.runs import command_line
 from whycam.show.entries import encode_colormaps
+from whycam.show.page import render_page
 from whycam.show.tally import Tally
 
 # Of more classes, the confusions are a list.
@@ -81,27 +74,12 @@ class Report:
 
 def render_report(report: Report) -> str:
     """The page as HTML: one file, which asks for nothing outside itself."""
-    pages = Environment(
-        loader=PackageLoader("whycam.show", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    pages.policies["json.dumps_kwargs"] = {"allow_nan": False, "ensure_ascii": False, "separators": (",", ":")}
-    pages.filters |= {"percent": _tell_percent, "number": _tell_number}
-    style, script = _read("viewer.css") + _read("report.css"), _read("report.js")
-    imports = {"imports": {"whycam/viewer": f"data:text/javascript;base64,{_to_base64(_read('viewer.js').encode())}"}}
-    import_map = pages.from_string("{{ imports|tojson }}").render(imports=imports)
-    return pages.get_template("report.html").render(
-        style=style,
-        script=script,
-        import_map=import_map,
-        policy=_make_policy(style, [import_map, script]),
+    return render_page(
+        "report.html",
+        styles=("viewer.css", "report.css"),
+        script="report.js",
         data=_make_data(report),
         report=report,
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        command=command_line(),
         facts=describe_model(report),
         score=describe_score(report),
         groups=find_groups(report),
@@ -113,27 +91,6 @@ def render_report(report: Report) -> str:
         classes=report.tally.rows(),
         even_border=report.tally.even_border,
         quality=_make_quality(report.evaluation),
-        render_rule=f"{render.RESIZE}; {render.SCALE_POSITIVE}; signed: {render.SCALE_SIGNED}",
-    )
-
-
-def _read(name: str) -> str:
-    return (resources.files("whycam.show") / "static" / name).read_text(encoding="utf-8")
-
-
-def _to_base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _make_policy(style: str, scripts: Sequence[str]) -> str:
-    """What the page may load: its own style and scripts, known by their hashes, and the pictures within it."""
-
-    def sign(text: str) -> str:
-        return f"'sha256-{_to_base64(hashlib.sha256(text.encode()).digest())}'"
-
-    return (
-        f"default-src 'none'; img-src data:; style-src {sign(style)}; "
-        f"script-src {' '.join(map(sign, scripts))} data:; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -294,16 +251,3 @@ def _make_quality(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None
         "photos": evaluation["photos"],
         "command": evaluation["command"],
     }
-
-
-def _tell_percent(share: float | None) -> str:
-    """A share in words of a hundred; small and large ones with one more digit, so that 100 means all."""
-    if share is None:
-        return "–"
-    text = f"{100 * share:.0f}"
-    digits = 1 if text in {"0", "100"} and share not in {0, 1} else 0
-    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
-
-
-def _tell_number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")

@@ -1,8 +1,8 @@
 /* The report's own behaviour: thumbnails, mistakes, filters, and the dialog with the viewer. */
 
-import { Viewer, bindTheme, decodeMaps, drawBoxes, findPeak, fitSize, isOverHalf, make, paintHeat, resizeMap, tell, tellName, tellShare } from "whycam/viewer";
+import { PhotoDialog, drawLater, makePicture } from "whycam/pictures";
+import { Viewer, bindTheme, findPeak, isOverHalf, make, resizeMap, tell, tellName, tellShare } from "whycam/viewer";
 
-const THUMB_PX = 160;
 const MISTAKES_AT_ONCE = 6;
 const find = (selector) => document.querySelector(selector);
 
@@ -27,50 +27,7 @@ const margin = (entry) => {
 const badness = (entry) => (isKnown(entry) ? margin(entry) : 1 - entry.probabilities[0]) + (isWrong(entry) ? 1 : 0);
 const surest = (a, b) => b.probabilities[0] - a.probabilities[0];
 
-/** Draws when the element first comes near the screen, and before printing. */
-const drawings = new Map();
-const watcher = new IntersectionObserver((seen) => {
-  for (const { isIntersecting, target } of seen) if (isIntersecting) drawNow(target);
-}, { rootMargin: "400px" });
-
-function drawLater(element, draw) {
-  drawings.set(element, draw);
-  watcher.observe(element);
-}
-
-function drawNow(element) {
-  watcher.unobserve(element);
-  const draw = drawings.get(element);
-  drawings.delete(element);
-  if (draw) draw();
-}
-
-addEventListener("beforeprint", () => [...drawings.keys()].forEach(drawNow));
-
-/** The photo with the heat of a class, of a difference of two, or none; drawn late. */
-function makePicture(entry, { classIndex = null, versus = null, boxes = [], alt = "" }) {
-  const image = make("img", { className: "viewer-photo", alt, decoding: "async" });
-  const canvas = make("canvas", { className: "viewer-heat", ariaHidden: "true" });
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("class", "viewer-boxes");
-  const stage = make("span", { className: "viewer-stage thumb" }, image, canvas, svg);
-  stage.style.setProperty("--ratio", entry.width / entry.height);
-  drawLater(stage, () => {
-    image.src = entry.image;
-    if (boxes.length) drawBoxes(svg, boxes);
-    if (classIndex === null || !entry.classes.includes(classIndex)) return;
-    const maps = decodeMaps(entry);
-    const own = maps[entry.classes.indexOf(classIndex)];
-    const other = versus === null ? null : maps[entry.classes.indexOf(versus)];
-    const values = other ? own.map((value, i) => value - other[i]) : own;
-    const size = fitSize(entry, THUMB_PX);
-    [canvas.height, canvas.width] = size;
-    const isSigned = versus !== null;
-    const colors = viewer.colors[isSigned ? "RdBu_r" : "inferno"];
-    paintHeat(canvas, resizeMap(values, entry.maps.shape.slice(1), size), colors, { opacity: isSigned ? 0.85 : 0.6, isSigned });
-  });
-  return stage;
-}
+const picture = (entry, how) => makePicture(entry, { colors: viewer.colors, ...how });
 
 function describe(entry) {
   const called = `${tellShare(entry.probabilities[0])} ${nameOf(predicted(entry))}`; // a long name is cut at its end
@@ -89,26 +46,19 @@ function makeCard(entry, { classIndex, boxes, note, list }) {
   const text = make("span", { className: `card-text ${isWrong(entry) ? "wrong" : ""}` },
     ...[called, truth].filter(Boolean).map((words) => make("span", { className: "name", title: words }, words)), note ? make("span", { className: "muted" }, note) : null);
   const card = make("button", { type: "button", className: "card", title: entry.name },
-    make("span", { className: "tile" }, makePicture(entry, { classIndex, boxes })), text);
+    make("span", { className: "tile" }, picture(entry, { classIndex, boxes })), text);
   card.dataset.photo = entry.id;
-  card.addEventListener("click", () => open(entry, list(), classIndex));
+  card.addEventListener("click", () => dialog.open(entry, list(), classIndex));
   return card;
 }
 
 /* The viewer's dialog. */
 
-const dialog = find("#viewer-dialog");
-let around = listed;
-
-function open(entry, list, classIndex = null) {
-  around = list;
+const dialog = new PhotoDialog((entry, classIndex = null) => {
   viewer.show(entry);
   if (classIndex !== null) viewer.choose(classIndex);
-  find("#viewer-title").textContent = `Photo ${around.indexOf(entry) + 1} of ${around.length}`;
   find("#verdict").textContent = tellVerdict(entry);
-  if (!dialog.open) dialog.showModal();
-  history.replaceState(null, "", `#photo=${encodeURIComponent(entry.id)}`);
-}
+}, (key) => viewer.press(key));
 
 /** The labels that are given, and what the photo's own one has; no label excludes another. */
 function tellLabels(entry) {
@@ -126,29 +76,6 @@ function tellVerdict(entry) {
     ? `${named}, which is wrong: it is ${nameOf(entry.truth)} (${tellShare(probability(entry, entry.truth))}).`
     : `${named}, which is right.`;
 }
-
-function step(by) {
-  const next = around[around.indexOf(viewer.entry) + by];
-  if (next) open(next, around);
-}
-
-function openLinked() {
-  const key = new URLSearchParams(location.hash.slice(1)).get("photo");
-  if (byId.has(key)) open(byId.get(key), byId.get(key).isEvidence ? [byId.get(key)] : shown());
-}
-
-find("#previous").addEventListener("click", () => step(-1));
-find("#next").addEventListener("click", () => step(1));
-find("#close").addEventListener("click", () => dialog.close());
-dialog.addEventListener("close", () => history.replaceState(null, "", " "));
-addEventListener("hashchange", openLinked);
-document.addEventListener("keydown", (event) => {
-  if (!dialog.open || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input[type=range], select")) return;
-  if (event.key === "ArrowLeft") step(-1);
-  else if (event.key === "ArrowRight") step(1);
-  else if (!viewer.press(event.key)) return;
-  event.preventDefault();
-});
 
 /* What to worry about. */
 
@@ -171,13 +98,13 @@ function makeMistake(entry) {
   const [wrong, right] = [predicted(entry), entry.truth];
   const score = (classIndex) => entry.logits[entry.classes.indexOf(classIndex)];
   const gap = score(wrong) - score(right);
-  const picture = (caption, options) => make("figure", {}, makePicture(entry, options), make("figcaption", { className: "name", title: caption }, caption));
+  const captioned = (caption, options) => make("figure", {}, picture(entry, options), make("figcaption", { className: "name", title: caption }, caption));
   const pictures = make("button", { type: "button", className: "trio", ariaLabel: `Open ${entry.name}` },
-    picture(`for ${nameOf(wrong)}`, { classIndex: wrong }),
-    picture(`for ${nameOf(right)}`, { classIndex: right }),
-    picture("the difference", { classIndex: wrong, versus: right }));
+    captioned(`for ${nameOf(wrong)}`, { classIndex: wrong }),
+    captioned(`for ${nameOf(right)}`, { classIndex: right }),
+    captioned("the difference", { classIndex: wrong, versus: right }));
   pictures.addEventListener("click", () => {
-    open(entry, mistakes);
+    dialog.open(entry, mistakes);
     viewer.setVersus(right);
   });
   if (isMultiLabel) {
@@ -301,4 +228,4 @@ for (const button of document.querySelectorAll("[data-filter-finding]")) {
 
 bindTheme(find("#theme"));
 filter();
-openLinked();
+dialog.follow((key) => byId.get(key), (entry) => (entry.isEvidence ? [entry] : shown()));

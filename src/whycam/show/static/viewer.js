@@ -71,8 +71,8 @@ export function findPeak(values, isSigned) {
   return values.reduce((peak, value) => Math.max(peak, isSigned ? Math.abs(value) : value), 0);
 }
 
-/** Colours a map that has the canvas's size; what is at or under `threshold` of the peak stays clear. */
-export function paintHeat(canvas, values, colors, { opacity, threshold = 0, isSigned }) {
+/** Colours a map that has the canvas's size; what is at or under `threshold` of the peak stays clear, nothing is over it. */
+export function paintHeat(canvas, values, colors, { opacity, threshold = 0, isSigned, peak = findPeak(values, isSigned) }) {
   const table = new Uint8ClampedArray(4 * 256);
   for (let level = 0; level < 256; level += 1) {
     const strength = isSigned ? (Math.abs(level - 128) / 255) * 2 : level / 255;
@@ -82,9 +82,9 @@ export function paintHeat(canvas, values, colors, { opacity, threshold = 0, isSi
   const picture = new ImageData(canvas.width, canvas.height);
   const pixels = new Uint32Array(picture.data.buffer);
   const palette = new Uint32Array(table.buffer);
-  const peak = findPeak(values, isSigned) || 1;
+  const scale = peak || 1;
   for (let i = 0; i < values.length; i += 1) {
-    const heat = isSigned ? 0.5 + (0.5 * values[i]) / peak : Math.max(0, values[i]) / peak;
+    const heat = isSigned ? 0.5 + (0.5 * values[i]) / scale : Math.max(0, values[i]) / scale;
     pixels[i] = palette[Math.floor(heat * 255 + 0.5)];
   }
   canvas.getContext("2d").putImageData(picture, 0, 0);

@@ -1,0 +1,95 @@
+"""A page that holds all it shows and opens from the disk: style, scripts and data in one file of HTML.
+
+Add a script that pages share as one row of `_MODULES`; a page's own template extends `page.html`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from whycam.maps import render
+from whycam.runs import command_line
+
+# What a page's script imports -> the file.
+_MODULES = {"whycam/viewer": "viewer.js", "whycam/pictures": "pictures.js"}
+RENDER_RULE = f"{render.RESIZE}; {render.SCALE_POSITIVE}; signed: {render.SCALE_SIGNED}"
+
+
+def render_page(template: str, *, styles: Sequence[str], script: str, data: Mapping[str, Any], **words: Any) -> str:
+    """The page as HTML: one file, which asks for nothing outside itself.
+
+    Args:
+        template: its file; it extends `page.html`.
+        styles: files of CSS, in their order.
+        script: the file of its own behaviour.
+        data: what the script reads.
+        words: what the template reads.
+    """
+    pages = Environment(
+        loader=PackageLoader("whycam.show", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.policies["json.dumps_kwargs"] = {"allow_nan": False, "ensure_ascii": False, "separators": (",", ":")}
+    pages.filters |= {"percent": tell_percent, "number": tell_number}
+    style, own = "".join(map(_read, styles)), _read(script)
+    imports = {
+        "imports": {
+            name: f"data:text/javascript;base64,{_to_base64(_read(file).encode())}" for name, file in _MODULES.items()
+        }
+    }
+    import_map = pages.from_string("{{ imports|tojson }}").render(imports=imports)
+    return pages.get_template(template).render(
+        style=style,
+        script=own,
+        import_map=import_map,
+        policy=_make_policy(style, [import_map, own]),
+        data=data,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        command=command_line(),
+        render_rule=RENDER_RULE,
+        **words,
+    )
+
+
+def _read(name: str) -> str:
+    return (resources.files("whycam.show") / "static" / name).read_text(encoding="utf-8")
+
+
+def _to_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _make_policy(style: str, scripts: Sequence[str]) -> str:
+    """What the page may load: its own style and scripts, known by their hashes, and the pictures within it."""
+
+    def sign(text: str) -> str:
+        return f"'sha256-{_to_base64(hashlib.sha256(text.encode()).digest())}'"
+
+    return (
+        f"default-src 'none'; img-src data:; style-src {sign(style)}; "
+        f"script-src {' '.join(map(sign, scripts))} data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def tell_percent(share: float | None) -> str:
+    """A share in words of a hundred; small and large ones with one more digit, so that 100 means all."""
+    if share is None:
+        return "–"
+    text = f"{100 * share:.0f}"
+    digits = 1 if text in {"0", "100"} and share not in {0, 1} else 0
+    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def tell_number(value: float | None, digits: int = 3) -> str:
+    """A number with a real minus sign; a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
