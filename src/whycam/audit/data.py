@@ -17,6 +17,7 @@ from whycam.data.loader import in_batches, stream_photos
 from whycam.data.properties import PropertyTable, read_table
 from whycam.errors import make_unreadable_error
 from whycam.explainer.exact import choose_stand_in
+from whycam.explainer.targets import to_sides
 from whycam.model.classifier import Classifier
 
 Made = TypeVar("Made")
@@ -196,8 +197,3 @@ def read_difference(data: AuditData, rows: np.ndarray, target: int, versus: int)
         return maps[:, 0] if target else -maps[:, 0]
     difference: np.ndarray = maps[:, target] - maps[:, versus]
     return difference
-
-
-def to_sides(logits: np.ndarray) -> np.ndarray:
-    """Logits (B, K); a single one stands against 0, as a second class."""
-    return np.concatenate([np.zeros_like(logits), logits], axis=1) if logits.shape[1] == 1 else logits

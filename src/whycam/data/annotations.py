@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from whycam.data.folder import Sample
 from whycam.data.walk import find_images, walk_photos
 from whycam.errors import UserError, as_clause
 from whycam.runs import to_text
@@ -140,6 +141,15 @@ def _find_boxes(mask: np.ndarray) -> tuple[Box, ...]:
     """A box around each connected part (8 neighbours) of a mask."""
     parts = ndimage.find_objects(ndimage.label(mask, structure=_EIGHT)[0])
     return tuple((float(x.start), float(y.start), float(x.stop), float(y.stop)) for y, x in parts)
+
+
+def to_annotation(sample: str | Path | Sample | Annotation) -> Annotation:
+    """What is known of a photo that is named by its path, or with its label."""
+    if isinstance(sample, Annotation):
+        return sample
+    if isinstance(sample, Sample):
+        return Annotation(sample.path, (sample.label,))
+    return Annotation(Path(sample))
 
 
 def read_both(folder: Path) -> tuple[list[Annotation], list[Annotation]]:

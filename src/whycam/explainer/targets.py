@@ -193,6 +193,11 @@ def to_probabilities(scores: np.ndarray, output: str = "logits") -> np.ndarray:
     return np.asarray(shares[:, -logits.shape[1] :], dtype=np.float32)
 
 
+def to_sides(logits: np.ndarray) -> np.ndarray:
+    """Logits (B, K); a single one stands against 0, as a second class."""
+    return np.concatenate([np.zeros_like(logits), logits], axis=1) if logits.shape[1] == 1 else logits
+
+
 def describe_side(logits: np.ndarray, class_names: Sequence[str]) -> list[str]:
     """For each image of a single-logit model (N, 1), which side its map explains."""
     return [

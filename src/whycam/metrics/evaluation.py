@@ -16,7 +16,7 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from whycam.data.annotations import Annotation, read_photos
+from whycam.data.annotations import Annotation, read_photos, to_annotation
 from whycam.data.folder import Sample, sort_names
 from whycam.data.loader import Photo, in_batches, stream_photos
 from whycam.errors import UserError
@@ -209,7 +209,7 @@ def evaluate(
     model = model if isinstance(model, Model) else load(model)
     chosen = get_metrics(metrics)
     samples = read_photos(Path(samples)) if isinstance(samples, str | Path) else samples
-    listed = _draw_samples([_to_annotation(one) for one in samples], limit, seed)
+    listed = _draw_samples([to_annotation(one) for one in samples], limit, seed)
     names = tuple(dict.fromkeys([*methods, *baselines]))
     model.check_methods(names)
     chosen, left_out = _choose_metrics(chosen, metrics, listed, model)
@@ -229,14 +229,6 @@ def evaluate(
         if progress:
             progress(len(batch))
     return _finish(running, tuple(b for b in baselines if b not in methods), left_out)
-
-
-def _to_annotation(sample: str | Path | Sample | Annotation) -> Annotation:
-    if isinstance(sample, Annotation):
-        return sample
-    if isinstance(sample, Sample):
-        return Annotation(sample.path, (sample.label,))
-    return Annotation(Path(sample))
 
 
 def _draw_samples(samples: list[Annotation], limit: int | None, seed: int) -> list[Annotation]:
