@@ -11,15 +11,18 @@ if TYPE_CHECKING:
     from whycam.explainer.explanation import Explanation
     from whycam.explainer.model import Model, load
     from whycam.metrics.evaluation import Evaluation, evaluate
+    from whycam.metrics.pairs.comparison import Comparison, compare
     from whycam.model.cut.tap import cut_model
 
 __version__ = "0.1.0"
 __all__ = [
+    "Comparison",
     "Evaluation",
     "Explanation",
     "Model",
     "UserError",
     "__version__",
+    "compare",
     "cut_model",
     "evaluate",
     "explain",
@@ -28,10 +31,12 @@ __all__ = [
 
 # Public name -> the file that has it; loaded at first use, so that `import whycam` brings in no torch.
 _HOMES = {
+    "Comparison": "whycam.metrics.pairs.comparison",
     "Evaluation": "whycam.metrics.evaluation",
     "Explanation": "whycam.explainer.explanation",
     "Model": "whycam.explainer.model",
     "UserError": "whycam.errors",
+    "compare": "whycam.metrics.pairs.comparison",
     "cut_model": "whycam.model.cut.tap",
     "evaluate": "whycam.metrics.evaluation",
     "explain": "whycam.explainer.explain",
