@@ -9,20 +9,17 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable
-from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
 from whycam import __version__
 from whycam.config import (
     AuditOptions,
     CheckOptions,
+    CompareOptions,
     EvaluateOptions,
     ExplainOptions,
     ExportOptions,
@@ -35,6 +32,7 @@ from whycam.config import (
     make_train_options,
 )
 from whycam.errors import EXIT_CODE, UserError
+from whycam.jobs.command_options import GreedyCommand, describe_error, with_options
 from whycam.jobs.interrupt import hold_interrupts_in_logging
 
 if TYPE_CHECKING:
@@ -56,47 +54,6 @@ ModelName = Annotated[
         ".onnx, .keras, .h5 or .pt2 file, or file.py:attribute, which is run.",
     ),
 ]
-
-
-def with_options(model: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command an option for each field of `model`; those that the user gave reach it as the dict `given`."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in signature(command, eval_str=True).parameters.values() if p.name != "given"]
-
-        def run(**words: Any) -> None:
-            context = words.pop("context")
-            fields = {name: words.pop(name) for name in model.model_fields}
-            is_given = {
-                n
-                for n in fields
-                if context.get_parameter_source(n) is not None and context.get_parameter_source(n).name != "DEFAULT"
-            }
-            command(**words, given={name: fields[name] for name in is_given})
-
-        parameters = [Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)]
-        parameters += [p.replace(kind=Parameter.KEYWORD_ONLY) for p in own]
-        parameters += [_to_option(name, field) for name, field in model.model_fields.items()]
-        run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-        run.__name__, run.__doc__ = command.__name__, command.__doc__
-        return run
-
-    return decorate
-
-
-def _to_option(name: str, field: FieldInfo) -> Parameter:
-    """One field as a typer option, with the same default, range and help."""
-    bounds = {type(bound).__name__.lower(): bound for bound in field.metadata}
-    limits = {key: getattr(bounds[word], word) for word, key in (("ge", "min"), ("le", "max")) if word in bounds}
-    word = name.replace("_", "-")
-    words = [f"--{word}/--no-{word}" if field.default is True else f"--{word}"]
-    option = typer.Option(*words, help=field.description, show_default=field.default is not None, **limits)
-    return Parameter(
-        name,
-        Parameter.KEYWORD_ONLY,
-        default=field.default,
-        annotation=Annotated[field.annotation, option],
-    )
 
 
 @app.command()
@@ -314,6 +271,29 @@ def report(
     )
 
 
+@app.command(cls=GreedyCommand)
+@with_options(CompareOptions)
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A model, as in every command.")],
+    b: Annotated[
+        str, typer.Argument(metavar="B", help="Another, on the same photos: a later epoch, an export, a cure.")
+    ],
+    photos: Annotated[Path, typer.Argument(help="CLASS/photo.jpg, val/CLASS/photo.jpg, or photos in one folder.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make, or its page, such as compare.html.")],
+    given: dict[str, object],
+) -> None:
+    """Compare two models: who wins by how much, which photos flip, where the change lies, what is noise of seeds."""
+    options = CompareOptions.model_validate(given)
+    from whycam.jobs.compare import compare_models
+
+    done = compare_models(a, b, photos, out, options)
+    told = _count_read(done.photos + done.unreadable, done.unreadable)
+    typer.echo(
+        f"Compared on {told}; {done.flips} flip; open {done.page} ({done.size_mb:.1f} MB); compare.json and flips.csv "
+        "are beside it"
+    )
+
+
 @app.command()
 @with_options(InspectOptions)
 def inspect(
@@ -364,7 +344,7 @@ def main() -> None:
     except UserError as error:
         _tell(str(error))
     except ValidationError as error:
-        _tell("\n".join(map(_describe, error.errors())))
+        _tell("\n".join(map(describe_error, error.errors())))
 
 
 def _tell_findings(done: Audit, out: Path, fail_on: str) -> None:
@@ -378,11 +358,6 @@ def _tell_findings(done: Audit, out: Path, fail_on: str) -> None:
 def _count_read(photos: int, unreadable: int) -> str:
     left = f" ({unreadable} could not be read: see the table)" if unreadable else ""
     return f"{photos - unreadable} photos{left}"
-
-
-def _describe(error: ErrorDetails) -> str:
-    """One wrong option: what was given, and what it may be."""
-    return f"--{str(error['loc'][0]).replace('_', '-')} is {error['input']!r}; {error['msg'].lower()}."
 
 
 def _tell(message: str) -> NoReturn:

@@ -5,6 +5,7 @@ Add an option as one field here; `cli.py` turns the fields into command line opt
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -330,3 +331,44 @@ class ReportOptions(ModelOptions):
         description="onnx: exact maps by the exported graph, several times faster. auto: that too, without a GPU.",
     )
     overwrite: bool = Field(False, description="Replace a report of that name.")
+
+
+def _of(side: str, name: str) -> Any:
+    """What `ModelOptions` says, of one of two models."""
+    field = copy(ModelOptions.model_fields[name])
+    field.description = f"Of {side}: {field.description}"
+    return field
+
+
+class CompareOptions(Options):
+    """What `whycam compare` is told of both models, and what else it looks at."""
+
+    weights_a: Path | None = _of("A", "weights")
+    weights_b: Path | None = _of("B", "weights")
+    classes_a: Path | None = _of("A", "classes")
+    classes_b: Path | None = _of("B", "classes")
+    preprocess_a: str | None = _of("A", "preprocess")
+    preprocess_b: str | None = _of("B", "preprocess")
+    image_size_a: int | None = _of("A", "image_size")
+    image_size_b: int | None = _of("B", "image_size")
+    device: Device = Field("auto", description="auto takes a GPU where there is one.")
+    noise: list[str] = Field(
+        [],
+        description="Runs of one training with other seeds, of which A may be one: what they differ by is noise. Two "
+        "or more, one behind the other, after A, B and PHOTOS.",
+    )
+    audit: Path | None = Field(
+        None, description="An audit.json of A or B: what both draw from the places of its findings."
+    )
+    limit: int = Field(400, ge=1, description="Photos that flip on the page at the most; flips.csv has all.")
+    batch_size: int = Field(8, ge=1, description="Photos a forward pass.")
+    engine: Literal["auto", "onnx", "torch"] = Field(
+        "auto",
+        description="onnx: exact maps by the exported graph, several times faster. auto: that too, without a GPU.",
+    )
+    overwrite: bool = Field(False, description="Replace a comparison of that name.")
+
+    def describe_model(self, side: str) -> dict[str, Any]:
+        """The words of `whycam.intake.door.open_classifier` for A or B."""
+        own = {name: getattr(self, f"{name}_{side}", None) for name in ModelOptions.model_fields}
+        return own | {"device": self.device}

@@ -159,6 +159,9 @@ export const isOverHalf = (share) => share > 0.5;
 
 export const tellShare = (share) => `${share > 0 && share < 0.01 ? "<1" : Math.round(100 * share)}\u00a0%`;
 
+/** How much a share grew or fell, in points of a hundred. */
+export const tellPoints = (change) => `${change < 0 ? "−" : "+"}${Math.round(Math.abs(100 * change))} points`;
+
 /** A name for the middle of a sentence: written from right to left, it would draw the numbers beside it along. */
 export const tellName = (name) => (/[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/.test(name) ? `\u2068${name}\u2069` : name);
 
@@ -195,7 +198,10 @@ export class Viewer extends EventTarget {
     this.#build(root);
   }
 
-  /** Shows a photo, with the map of its predicted class. */
+  /**
+   * Shows a photo, with the map of its first class. An entry may say of itself that its maps are a change (`isChange`):
+   * both signs are drawn; and what stands beside each class's name (`told`).
+   */
   show(entry) {
     this.entry = entry;
     this.#maps = decodeMaps(entry);
@@ -229,7 +235,7 @@ export class Viewer extends EventTarget {
   #setVersus(classIndex) {
     this.versus = classIndex;
     // A difference speaks for one class where it is positive and for the other where it is negative.
-    this.settings.signed = classIndex !== null;
+    this.settings.signed = classIndex !== null || Boolean(this.entry?.isChange);
   }
 
   /** The raw map that is shown: { shape: [h, w], data }. */
@@ -340,17 +346,17 @@ export class Viewer extends EventTarget {
   }
 
   #buildChips() {
-    const { classes, probabilities, truth } = this.entry;
+    const { classes, probabilities, truth, told: given } = this.entry;
     this.#parts.chips.replaceChildren(...classes.map((classIndex, i) => {
       const bar = make("span", { className: "viewer-bar" });
       bar.style.setProperty("--share", probabilities[i]);
       const isGiven = this.isMultiLabel ? isOverHalf(probabilities[i]) : i === 0;
       const own = this.isMultiLabel ? "its label" : "true class";
-      const told = [isGiven && (this.isMultiLabel ? "over 50 %" : "predicted"), classIndex === truth && own].filter(Boolean).join(", ");
+      const told = given?.[i] ?? [isGiven && (this.isMultiLabel ? "over 50 %" : "predicted"), classIndex === truth && own].filter(Boolean).join(", ");
       const chip = make("button", { type: "button", className: "viewer-chip" }, bar,
         make("span", { className: "viewer-chip-name name", dir: "auto", title: this.classNames[classIndex] }, this.classNames[classIndex]),
         told ? make("span", { className: "viewer-tag" }, told) : null,
-        make("span", { className: "viewer-chip-share" }, tellShare(probabilities[i])));
+        make("span", { className: "viewer-chip-share" }, this.entry.isChange ? tellPoints(probabilities[i]) : tellShare(probabilities[i])));
       chip.addEventListener("click", () => this.choose(classIndex));
       return chip;
     }));
@@ -411,7 +417,7 @@ export class Viewer extends EventTarget {
 
   #title() {
     const name = (one) => tellName(this.classNames[one]);
-    const own = `evidence for ${name(this.selected)}`;
+    const own = `${this.entry.isChange ? "change of the " : ""}evidence for ${name(this.selected)}`;
     return this.versus === null ? own : `${own} and not ${name(this.versus)}`;
   }
 
@@ -425,15 +431,17 @@ export class Viewer extends EventTarget {
     const total = score(this.selected) - (this.versus === null ? 0 : score(this.versus));
     const bias = this.bias[this.selected] - gap;
     const [what, result] = this.versus === null ? ["Mean of the map", "score"] : ["Mean of the difference", "difference of the scores"];
-    return `${what} ${tell(mean)} ${bias < 0 ? "−" : "+"} bias ${tell(Math.abs(bias))} = ${result} ${tell(total)}.`;
+    const [part, end] = this.entry.isChange ? ["change of the bias", `change of the ${result}`] : ["bias", result];
+    return `${what} ${tell(mean)} ${bias < 0 ? "−" : "+"} ${part} ${tell(Math.abs(bias))} = ${end} ${tell(total)}.`;
   }
 
   #describePeak() {
     const { signed } = this.settings;
     const peak = this.#peak;
     const { low, high, readout } = this.#parts;
-    low.textContent = signed ? `${tell(-peak)} against` : "0";
-    high.textContent = signed ? `for ${tell(peak)}` : tell(peak);
+    const [less, more] = this.entry?.isChange ? ["less", "more"] : ["against", "for"];
+    low.textContent = signed ? `${tell(-peak)} ${less}` : "0";
+    high.textContent = signed ? `${more} ${tell(peak)}` : tell(peak);
     readout.textContent = peak > 0 ? "Point at the photo to read a value." : "No place speaks for this class: nothing is drawn.";
   }
 

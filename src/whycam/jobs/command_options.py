@@ -1,0 +1,78 @@
+"""Options of the command line, made of the fields of `config.py`: same defaults, ranges and help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from typer.core import TyperCommand
+
+
+class GreedyCommand(TyperCommand):
+    """A command whose lists take all words up to the next option, as a shell writes them: `--noise runs/1 runs/2`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The words as click takes them, `--noise runs/1 --noise runs/2`."""
+        lists = {name for one in self.params if getattr(one, "multiple", False) for name in one.opts}
+        words: list[str] = []
+        option, is_first = "", False
+        for word in args:
+            if word.startswith("-"):
+                option, is_first = (word, True) if word in lists else ("", False)
+            elif option and not is_first:
+                words.append(option)
+            else:
+                is_first = False
+            words.append(word)
+        return super().parse_args(ctx, words)
+
+
+def with_options(model: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command an option for each field of `model`; those that the user gave reach it as the dict `given`."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in signature(command, eval_str=True).parameters.values() if p.name != "given"]
+
+        def run(**words: Any) -> None:
+            context = words.pop("context")
+            fields = {name: words.pop(name) for name in model.model_fields}
+            is_given = {
+                n
+                for n in fields
+                if context.get_parameter_source(n) is not None and context.get_parameter_source(n).name != "DEFAULT"
+            }
+            command(**words, given={name: fields[name] for name in is_given})
+
+        parameters = [Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)]
+        parameters += [p.replace(kind=Parameter.KEYWORD_ONLY) for p in own]
+        parameters += [_to_option(name, field) for name, field in model.model_fields.items()]
+        run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        return run
+
+    return decorate
+
+
+def _to_option(name: str, field: FieldInfo) -> Parameter:
+    """One field as a typer option, with the same default, range and help."""
+    bounds = {type(bound).__name__.lower(): bound for bound in field.metadata}
+    limits = {key: getattr(bounds[word], word) for word, key in (("ge", "min"), ("le", "max")) if word in bounds}
+    word = name.replace("_", "-")
+    words = [f"--{word}/--no-{word}" if field.default is True else f"--{word}"]
+    option = typer.Option(*words, help=field.description, show_default=field.default is not None, **limits)
+    return Parameter(
+        name,
+        Parameter.KEYWORD_ONLY,
+        default=field.default,
+        annotation=Annotated[field.annotation, option],
+    )
+
+
+def describe_error(error: ErrorDetails) -> str:
+    """One wrong option: what was given, and what it may be."""
+    return f"--{str(error['loc'][0]).replace('_', '-')} is {error['input']!r}; {error['msg'].lower()}."
