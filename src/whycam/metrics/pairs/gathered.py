@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from whycam.data.annotations import Annotation
-from whycam.errors import UserError
+from whycam.errors import UserError, as_clause
 from whycam.explainer.targets import seek_class
 from whycam.metrics.pairs.reader import KINDS, Flip, Item, Look, PairReader, Seen
-from whycam.metrics.pairs.shared_model import list_sides
+from whycam.metrics.pairs.shared_model import SharedModel, list_sides
 from whycam.model.classifier import Classifier
 
 _TOLD = 5
@@ -139,12 +139,18 @@ def tell_models(reader: PairReader, gathered: Gathered) -> list[str]:
             notes.append(f"{who} gives several labels at once: what counts here is the strongest.")
         if not model.is_exact:
             notes.append(
-                f"{who} has no exact maps ({model.classifier.card.tell_exactness()}). So a change has no map here: "
-                f"{who}'s own are by {model.stand_in}, which says where the score comes from, not how much of it."
+                f"{who} has no exact maps ({_tell_why(model)}). So a change has no map here: {who}'s own are by "
+                f"{model.stand_in}, which says where the score comes from, not how much of it."
             )
     if all(name == f"class {k}" for k, name in enumerate(reader.a.class_names)):
         notes.append("The classes are numbers: that they mean the same to both models is taken for granted.")
     return notes
+
+
+def _tell_why(model: SharedModel) -> str:
+    """Why it has no exact maps, without the remedies."""
+    reason = model.classifier.card.tell_exactness().removeprefix("no: ")
+    return as_clause(reason.partition(". ")[0])
 
 
 def tell_audit(audit: Mapping[str, Any] | None, reader: PairReader, gathered: Gathered) -> list[str]:
