@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from whycam import __version__
 from whycam.config import (
@@ -32,8 +33,8 @@ from whycam.config import (
     make_train_options,
 )
 from whycam.errors import EXIT_CODE, UserError
-from whycam.jobs.command_options import GreedyCommand, describe_error, with_options
 from whycam.jobs.interrupt import hold_interrupts_in_logging
+from whycam.jobs.options import GreedyCommand, with_options
 
 if TYPE_CHECKING:
     from whycam.audit import Audit
@@ -344,7 +345,7 @@ def main() -> None:
     except UserError as error:
         _tell(str(error))
     except ValidationError as error:
-        _tell("\n".join(map(describe_error, error.errors())))
+        _tell("\n".join(map(_describe, error.errors())))
 
 
 def _tell_findings(done: Audit, out: Path, fail_on: str) -> None:
@@ -358,6 +359,11 @@ def _tell_findings(done: Audit, out: Path, fail_on: str) -> None:
 def _count_read(photos: int, unreadable: int) -> str:
     left = f" ({unreadable} could not be read: see the table)" if unreadable else ""
     return f"{photos - unreadable} photos{left}"
+
+
+def _describe(error: ErrorDetails) -> str:
+    """One wrong option: what was given, and what it may be."""
+    return f"--{str(error['loc'][0]).replace('_', '-')} is {error['input']!r}; {error['msg'].lower()}."
 
 
 def _tell(message: str) -> NoReturn:

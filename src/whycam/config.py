@@ -15,6 +15,10 @@ Head = Literal["linear", "conv"]
 # Maps of more at 7x7 cells would take over 20 MB a photo; a million names is a mistake in a file, not a classifier.
 MAX_CLASSES = 100_000
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Engine = Literal["auto", "onnx", "torch"]
+_MAKES_MAPS: Any = Field(
+    "auto", description="onnx: exact maps by the exported graph, several times faster. auto: that too, without a GPU."
+)
 
 
 class Options(BaseModel):
@@ -179,10 +183,7 @@ class ExplainOptions(ModelOptions):
     heatmaps: bool = Field(True, description="Write the heat alone, as pictures.")
     maps_only: bool = Field(False, description="Write raw maps and the table, no pictures.")
     batch_size: int = Field(8, ge=1, description="Photos a forward pass.")
-    engine: Literal["auto", "onnx", "torch"] = Field(
-        "auto",
-        description="onnx: exact maps by the exported graph, several times faster. auto: that too, without a GPU.",
-    )
+    engine: Engine = _MAKES_MAPS
     overwrite: bool = Field(False, description="Replace an output folder of that name.")
     resume: bool = Field(False, description="Go on with an interrupted output folder of that name.")
 
@@ -326,17 +327,15 @@ class ReportOptions(ModelOptions):
     )
     batch_size: int = Field(8, ge=1, description="Photos a forward pass.")
     seed: int = Field(0, ge=0, description="The sample of --limit follows from it.")
-    engine: Literal["auto", "onnx", "torch"] = Field(
-        "auto",
-        description="onnx: exact maps by the exported graph, several times faster. auto: that too, without a GPU.",
-    )
+    engine: Engine = _MAKES_MAPS
     overwrite: bool = Field(False, description="Replace a report of that name.")
 
 
 def _of(side: str, name: str) -> Any:
     """What `ModelOptions` says, of one of two models."""
     field = copy(ModelOptions.model_fields[name])
-    field.description = f"Of {side}: {field.description}"
+    said = field.description or ""
+    field.description = f"Of {side}: {said[:1].lower()}{said[1:]}"
     return field
 
 
@@ -362,10 +361,7 @@ class CompareOptions(Options):
     )
     limit: int = Field(400, ge=1, description="Photos that flip on the page at the most; flips.csv has all.")
     batch_size: int = Field(8, ge=1, description="Photos a forward pass.")
-    engine: Literal["auto", "onnx", "torch"] = Field(
-        "auto",
-        description="onnx: exact maps by the exported graph, several times faster. auto: that too, without a GPU.",
-    )
+    engine: Engine = _MAKES_MAPS
     overwrite: bool = Field(False, description="Replace a comparison of that name.")
 
     def describe_model(self, side: str) -> dict[str, Any]:

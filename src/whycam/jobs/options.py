@@ -1,4 +1,4 @@
-"""Options of the command line, made of the fields of `config.py`: same defaults, ranges and help."""
+"""Options of a command: the fields of a model in `config.py`, as the command line has them."""
 
 from __future__ import annotations
 
@@ -9,27 +9,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 from typer.core import TyperCommand
-
-
-class GreedyCommand(TyperCommand):
-    """A command whose lists take all words up to the next option, as a shell writes them: `--noise runs/1 runs/2`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """The words as click takes them, `--noise runs/1 --noise runs/2`."""
-        lists = {name for one in self.params if getattr(one, "multiple", False) for name in one.opts}
-        words: list[str] = []
-        option, is_first = "", False
-        for word in args:
-            if word.startswith("-"):
-                option, is_first = (word, True) if word in lists else ("", False)
-            elif option and not is_first:
-                words.append(option)
-            else:
-                is_first = False
-            words.append(word)
-        return super().parse_args(ctx, words)
 
 
 def with_options(model: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -73,6 +53,20 @@ def _to_option(name: str, field: FieldInfo) -> Parameter:
     )
 
 
-def describe_error(error: ErrorDetails) -> str:
-    """One wrong option: what was given, and what it may be."""
-    return f"--{str(error['loc'][0]).replace('_', '-')} is {error['input']!r}; {error['msg'].lower()}."
+class GreedyCommand(TyperCommand):
+    """A command whose lists take all words up to the next option, as a shell writes them: `--noise runs/1 runs/2`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The words as click takes them, `--noise runs/1 --noise runs/2`."""
+        lists = {name for one in self.params if getattr(one, "multiple", False) for name in one.opts}
+        words: list[str] = []
+        option, is_first = "", False
+        for word in args:
+            if word.startswith("-"):
+                option, is_first = (word, True) if word in lists else ("", False)
+            elif option and not is_first:
+                words.append(option)
+            else:
+                is_first = False
+            words.append(word)
+        return super().parse_args(ctx, words)
