@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import whycam
 from compare_cases import compare, explain_all, load, make_model, save_model
-from conftest import PHOTOS_A_CLASS, SHAPES
+from conftest import PHOTOS_A_CLASS, SHAPES, change
 from report_cases import make_finding
 from whycam.data.folder import Sample
 from whycam.errors import UserError
@@ -162,6 +162,14 @@ def test_without_labels_there_is_agreement_and_no_accuracy(folders: dict[str, Pa
     given = {row.name: (row.share_a, row.share_b) for row in found.classes}
     for k, name in enumerate(SHAPES):
         assert given[name] == tuple((found.named == k).mean(1))
+
+
+def test_of_several_labels_the_strongest_counts(folders: dict[str, Path], shapes_folder: Path) -> None:
+    several = change(load(folders["b"]), output="multi-label logits")
+    found = compare(folders["a"], several, shapes_folder)
+    assert any(note.startswith("B gives several labels") for note in found.notes)
+    flip = found.flips[0]
+    assert flip.p_b == pytest.approx(1 / (1 + np.exp(-explain_all(folders["b"], flip.path)[0].max())), abs=1e-4)
 
 
 def test_labels_by_number_are_the_first_models(folders: dict[str, Path], shapes_folder: Path) -> None:

@@ -24,7 +24,6 @@ from whycam.metrics.pairs.reader import Flip
 from whycam.metrics.pairs.shared_model import SharedModel
 from whycam.metrics.pairs.words import tell_points, tell_result
 from whycam.metrics.pooling import Estimate
-from whycam.model.classifier import Classifier
 from whycam.runs import (
     command_line,
     open_atomic,
@@ -70,13 +69,21 @@ def compare_models(a: str, b: str, photos: Path, out: Path, options: CompareOpti
     listed = read_photos(photos)
     audit = read_result(options.audit, "audit.json", "findings", "whycam audit") if options.audit else None
     with open_place(out, overwrite=options.overwrite) as place:
-        first, second = (_open(name, side, options, len(listed)) for name, side in ((a, "a"), (b, "b")))
+        own = (
+            options.describe_model("a"),
+            options.describe_model("b"),
+            *[{"device": options.device}] * len(options.noise),
+        )
+        first, second, *runs = (
+            open_classifier(name, **words, engine=options.engine, photos=len(listed), threads=1)
+            for name, words in zip((a, b, *options.noise), own, strict=True)
+        )
         with show_progress("comparing", len(listed)) as advance:
             found = compare(
                 first,
                 second,
                 listed,
-                noise=options.noise,
+                noise=runs,
                 audit=audit,
                 limit=options.limit,
                 batch_size=options.batch_size,
@@ -93,10 +100,6 @@ def compare_models(a: str, b: str, photos: Path, out: Path, options: CompareOpti
     print_comparison(found, Console())
     written = out if out.suffix.lower() in _PAGES else out / PAGE
     return Outcome(len(found), len(found.unreadable), len(found.flips), written, written.stat().st_size / 1e6)
-
-
-def _open(name: str, side: str, options: CompareOptions, photos: int) -> Classifier:
-    return open_classifier(name, **options.describe_model(side), engine=options.engine, photos=photos, threads=1)
 
 
 @dataclass(frozen=True)

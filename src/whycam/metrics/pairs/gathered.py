@@ -13,6 +13,7 @@ from whycam.errors import UserError, as_clause
 from whycam.explainer.targets import seek_class
 from whycam.metrics.pairs.reader import KINDS, Flip, Item, Look, PairReader, Seen
 from whycam.metrics.pairs.shared_model import SharedModel, list_sides
+from whycam.metrics.pairs.training_runs import is_same
 from whycam.model.classifier import Classifier
 
 _TOLD = 5
@@ -159,7 +160,7 @@ def tell_audit(audit: Mapping[str, Any] | None, reader: PairReader, gathered: Ga
         return []
     made = (audit.get("record") or {}).get("model")
     notes = []
-    if made is not None and made not in {reader.a.name, reader.b.name}:
+    if made is not None and not any(made == one.name or is_same(made, one.name) for one in (reader.a, reader.b)):
         notes.append(f"The audit is of {made!r}, by its record, and not of A or B: its places are measured in both.")
     if not reader.is_exact:
         return [*notes, "What A and B draw from the places of findings is not measured: that takes exact maps of both."]
