@@ -45,6 +45,7 @@ class AuditData:
         seed: of all that is drawn at random.
         train: the files that the model was trained on, where they are known.
         masks: photo -> the user's mask picture of its object, where masks were given.
+        causes: what shortcuts may be found by; None: by all that there is.
         kept: see `remember`.
     """
 
@@ -61,6 +62,7 @@ class AuditData:
     masks: Mapping[Path, Path] = field(default_factory=dict)
     pooled: np.ndarray | None = None
     weight: np.ndarray | None = None
+    causes: tuple[str, ...] | None = None
     kept: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -91,6 +93,10 @@ class AuditData:
     def groups(self) -> dict[int, np.ndarray]:
         """Class -> its photos' rows."""
         return {int(k): np.flatnonzero(self.classes == k) for k in np.unique(self.classes)}
+
+    def seeks(self, cause: str) -> bool:
+        """Whether shortcuts are looked for that are found by this."""
+        return self.causes is None or cause in self.causes
 
     def remember(self, name: str, make: Callable[[], Made]) -> Made:
         """What several kinds of findings need: made when it is first asked for, and kept under that name."""

@@ -19,7 +19,7 @@ from whycam.audit.grounds import measure_grounds, tell_grounds
 from whycam.audit.labels import find_label_faults
 from whycam.audit.notes import tell_few, tell_undrawn, tell_unreadable
 from whycam.audit.properties import find_data
-from whycam.audit.shortcuts import find_shortcuts
+from whycam.audit.shortcuts import SUSPECTS, find_shortcuts
 from whycam.audit.slices import find_slices
 from whycam.audit.suspects import MIN_PHOTOS, list_classes
 from whycam.data.folder import Sample
@@ -76,6 +76,7 @@ def audit(
     samples: Sequence[Sample],
     *,
     kinds: Sequence[str] = tuple(KINDS),
+    causes: Sequence[str] = tuple(SUSPECTS),
     train: Sequence[Path] = (),
     masks: Mapping[Path, Path] | None = None,
     limit: int | None = None,
@@ -89,6 +90,7 @@ def audit(
         model: what `whycam.load` gives.
         samples: photos with their class, as an index of the model's; -1 where it is not known.
         kinds: what to look for.
+        causes: what shortcuts may be found by (`SUSPECTS`); fewer are quicker.
         train: the photos that it was trained on, where copies are looked for too.
         masks: photo -> mask picture of its object, in which all but 0 counts; None: a general network finds them.
         limit: so many of the photos, drawn by the seed as evenly over the classes as can be.
@@ -100,9 +102,9 @@ def audit(
     Raises:
         UserError: an unknown kind, no photos, or a model of one class.
     """
-    for kind in kinds:
-        if kind not in KINDS:
-            raise make_unknown_name("kind of finding", kind, KINDS)
+    for word, names, known in (("kind of finding", kinds, KINDS), ("cause of a shortcut", causes, SUSPECTS)):
+        if unknown := next((name for name in names if name not in known), None):
+            raise make_unknown_name(word, unknown, known)
     classifier = model if isinstance(model, Classifier) else model.classifier
     if (count := len(classifier.card.class_names)) < 2:
         raise UserError(f"Found a model of {count} class; an audit compares classes: expected two.")
@@ -110,7 +112,7 @@ def audit(
         raise UserError("Found no photos to audit; expected some. Check the folder.")
     drawn = draw_samples(samples, limit, seed)
     data = read_data(classifier, drawn, seed=seed, engine=engine, progress=progress)
-    data = replace(data, train=tuple(train), masks=masks or {})
+    data = replace(data, train=tuple(train), masks=masks or {}, causes=tuple(causes))
     is_several = classifier.card.is_multi_label
     apart = [kind for kind in kinds if KINDS[kind].needs_one_label and is_several]
     lacking = [kind for kind in kinds if KINDS[kind].needs_labels and not data.has_labels and kind not in apart]
@@ -121,6 +123,8 @@ def audit(
         notes.append(f"Not looked for, as several labels of this model may be right at once: {', '.join(apart)}.")
     record = _record(data, chosen, engine)
     if "shortcut" in chosen:
+        record["causes"] = [name for name in SUSPECTS if data.seeks(name)]
+    if "shortcut" in chosen and data.seeks("ground"):
         notes += tell_grounds(data)
         record["grounds"] = measure_grounds(data)
     return Audit(rank(found), len(data), tuple(notes), record)

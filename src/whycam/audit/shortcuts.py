@@ -53,7 +53,7 @@ _MOST_PHOTOS = 8
 
 def find_shortcuts(data: AuditData) -> list[Finding]:
     """A finding for each suspect that swaps convict; of those of one class that say the same thing, the clearest."""
-    suspects = [suspect for find in SUSPECTS.values() for suspect in find(data)]
+    suspects = [suspect for name, find in SUSPECTS.items() if data.seeks(name) for suspect in find(data)]
     trials = [trial for suspect in suspects if (trial := try_suspect(data, suspect))]
     # Grounds are screened by answers of the model, so each class counts as tried.
     tests = 2 * (len(trials) + len(list_classes(data)))
