@@ -180,7 +180,7 @@ def read_photos(
     if len(top) < 2 or None in top:  # one sub-folder, such as images/, is no class
         photos = {path: replace(annotation, classes=None) for path, annotation in photos.items()}
     if masks is not None:
-        return _add_masks(photos, masks, root)
+        return _add_masks(photos, masks, (root, folder))
     if boxes is not None:
         return _join(photos, read_boxes(boxes), boxes, folder)
     if coco is not None:
@@ -230,12 +230,12 @@ def list_masks(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in walk_photos(folder)}
 
 
-def _add_masks(photos: Mapping[Path, Annotation], masks: Path, root: Path) -> list[Annotation]:
+def _add_masks(photos: Mapping[Path, Annotation], masks: Path, roots: Sequence[Path]) -> list[Annotation]:
     files = list_masks(masks)
     joined = []
     for path, plain in photos.items():
-        stem = path.relative_to(root.absolute()).with_suffix("").as_posix()
-        joined.append(replace(plain, mask=files.get(stem) or files.get(path.stem)))
+        stems = [path.relative_to(root.absolute()).with_suffix("").as_posix() for root in roots]
+        joined.append(replace(plain, mask=next((files[stem] for stem in (*stems, path.stem) if stem in files), None)))
     if not any(one.mask for one in joined):
         raise UserError(
             f"Found {len(files)} masks in '{masks.absolute()}' and none of the name of a photo; expected PHOTO.png "
