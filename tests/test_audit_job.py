@@ -57,6 +57,16 @@ def test_kinds_are_split_and_checked() -> None:
         split_kinds("spots")
 
 
+def test_shortcuts_are_looked_for_by_the_causes_that_are_named(tiny_folder: Path, shapes_folder: Path) -> None:
+    model = whycam.load(tiny_folder)
+    samples, _ = read_samples(model.classifier, shapes_folder)
+    found = audit(model, samples, kinds=["shortcut"], causes=["place", "mark"], engine="torch")
+    assert found.record["causes"] == ["mark", "place"]
+    assert "grounds" not in found.record
+    with pytest.raises(UserError, match=r"Unknown cause of a shortcut 'marks'.*'mark'"):
+        audit(model, samples, causes=["marks"])
+
+
 def test_held_out_photos_are_audited_and_training_ones_kept_beside(
     tiny_folder: Path, shapes_folder: Path, tmp_path: Path
 ) -> None:
