@@ -161,6 +161,14 @@ class Classifier:
             )
         return cast("GapClassifier", self.network)
 
+    def hash_state(self) -> str:
+        """Changes with the weights that answer; empty of a graph or another runtime, whose answers stay as they are."""
+        if self._parts.runtime is not None or self._find_graph("maps") is not None:
+            return ""
+        from whycam.model.backbone import hash_tensors  # noqa: PLC0415 - torch, which is what answers
+
+        return hash_tensors(self.network.state_dict())
+
     @property
     def is_torch_free(self) -> bool:
         """Whether nothing that it is asked brings torch in: it is run by something else."""
