@@ -24,6 +24,7 @@ from whycam.config import (
     EvaluateOptions,
     ExplainOptions,
     ExportOptions,
+    GuardOptions,
     InspectOptions,
     LocalizeOptions,
     ReportOptions,
@@ -198,6 +199,24 @@ def check(
     from whycam.jobs.check import check_folder
 
     _tell_findings(check_folder(folder, out, options), out, options.fail_on)
+
+
+@app.command()
+@with_options(GuardOptions)
+def guard(
+    model: ModelName,
+    folder: Annotated[Path, typer.Argument(help="CLASS/photo.jpg, val/CLASS/photo.jpg, or photos in one folder.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")],
+    given: dict[str, object],
+) -> None:
+    """Fail where a model surely is no longer as it should be: accuracy, where it looks, shortcuts, its evidence."""
+    options = GuardOptions.model_validate(given)
+    from whycam.jobs.guard import guard_model
+
+    done = guard_model(model, folder, out, options)
+    typer.echo(f"{done.told}; guards.json and index.html are in {out}")
+    if done.fails:
+        raise typer.Exit(1)
 
 
 @app.command()

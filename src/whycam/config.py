@@ -246,6 +246,36 @@ class AuditOptions(ModelOptions):
     overwrite: bool = Field(False, description="Replace an output folder of that name.")
 
 
+class GuardOptions(ModelOptions):
+    """What `whycam guard` asks of a model."""
+
+    at_least: float | None = Field(None, gt=0, le=1, description="Share of the photos that must be named rightly.")
+    looks_at: Path | None = Field(
+        None,
+        description="Where the objects are: a folder of masks (PHOTO.png), a .csv of boxes or COCO's .json; with "
+        "--share.",
+    )
+    share: float | None = Field(None, gt=0, le=1, description="Share of the evidence that must lie on the objects.")
+    no_shortcut: str | None = Field(
+        None,
+        description="By none of these may a class be known: mark, stamp, property, thing, ground, place, with commas.",
+    )
+    kept: str | None = Field(
+        None, description="An older MODEL of the same classes: the evidence must be where that one sees it."
+    )
+    kept_share: float = Field(0.7, gt=0, le=1, description="Share of its evidence that must be in its place.")
+    each_class: bool = Field(
+        False, description="--at-least and --share are for each class, too; what --kept asks for always is."
+    )
+    exact: bool = Field(False, description="mean(map) + bias must be the logit, on every photo.")
+    strict: bool = Field(False, description="Fail, too, where the photos are too few to tell.")
+    limit: int = Field(
+        1000, ge=2, description="So many photos for --no-shortcut, drawn by the seed evenly over the classes."
+    )
+    seed: int = Field(0, ge=0, description="All that is drawn at random follows from it.")
+    overwrite: bool = Field(False, description="Replace an output folder of that name.")
+
+
 class CheckOptions(Options):
     """What `whycam check` looks at."""
 
