@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from whycam.testing.rule import LEVEL, State, _find_upper, find_bounds, share_level
+from whycam.testing.rule import LEVEL, State, bound_mean, find_bounds, share_level
 from whycam.testing.verdict import Measured
 
 
@@ -28,9 +28,9 @@ def test_a_share_lies_outside_its_bounds_in_one_of_twenty_samples(hits: int, pho
 
 def test_of_zeros_and_ones_the_bound_of_any_numbers_is_that_of_a_share() -> None:
     for hits, photos in ((37, 50), (1, 4), (0, 20)):
-        assert _find_upper(to_values(hits, photos), LEVEL) == pytest.approx(
-            find_bounds(to_values(hits, photos)).high, abs=0.004
-        )
+        values = np.sort(to_values(hits, photos))
+        found = find_bounds(values)
+        assert bound_mean(values, LEVEL) == pytest.approx((found.low, found.high), abs=0.004)
 
 
 def test_the_bound_of_numbers_is_the_papers_formula() -> None:
@@ -41,6 +41,8 @@ def test_the_bound_of_numbers_is_the_papers_formula() -> None:
         steps = np.diff(np.append(values, 1.0))  # z(i + 1) - z(i), with z(n + 1) = 1
         sums.append(1 - (points * steps).sum())
     assert find_bounds(values).high == pytest.approx(np.quantile(sums, LEVEL), abs=0.004)
+    # The lower bound is the upper one of what is missing to 1.
+    assert find_bounds(values).low == pytest.approx(1 - find_bounds(1 - values).high, abs=0.004)
 
 
 def test_bounds_are_the_same_each_time_and_for_any_order_of_the_photos() -> None:

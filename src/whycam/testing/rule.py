@@ -80,29 +80,31 @@ def find_bounds(values: np.ndarray, level: float = LEVEL) -> Bounds:
     Of other numbers they are Gaffke's (2005; Learned-Miller and Thomas, arXiv:1905.06208, who conjecture that they hold
     for every distribution; benchmarks/results/guard.md tells how often they do here): the weights of the sorted values,
     and of 1, are drawn as the gaps between N random points in [0, 1]; the upper bound is the percentile of the weighted
-    sums. Of zeros and ones that is Clopper's and Pearson's again. The draws have a seed of their own: the same photos
-    have the same bounds.
+    sums, the lower one likewise with 0 in the place of 1. Of zeros and ones that is Clopper's and Pearson's again. The
+    draws have a seed of their own: the same photos have the same bounds.
     """
     values = np.sort(np.asarray(values, float))  # so that their order changes nothing
     mean, count, is_share = float(values.mean()), len(values), bool(np.isin(values, (0, 1)).all())
     if is_share:
         low, high = map(float, bound_share(values.sum(), count, level))
     else:
-        low, high = 1 - _find_upper(1 - values, level), _find_upper(values, level)
+        low, high = bound_mean(values, level)
     # Rounding might put an end outside of [0, 1], or the mean of equal values outside of its bounds.
     return Bounds(mean, max(0.0, min(low, mean)), min(1.0, max(high, mean)), count, level, is_share)
 
 
-def _find_upper(values: np.ndarray, level: float) -> float:
-    draw = np.random.default_rng(_SEED)
-    ends = np.append(np.sort(values), 1.0)
-    sums, left = [], _DRAWS
+def bound_mean(values: np.ndarray, level: float) -> tuple[float, float]:
+    """Gaffke's bounds of the mean of sorted numbers (N,) in [0, 1], each with that confidence; see `find_bounds`."""
+    draw, left = np.random.default_rng(_SEED), _DRAWS
+    ends = np.stack([np.append(0.0, values), np.append(values, 1.0)], axis=1)
+    sums = []
     while left:
         rows = min(left, max(1, _CHUNK // len(ends)))
         gaps = draw.standard_exponential((rows, len(ends)))
-        sums.append(gaps @ ends / gaps.sum(1))
+        sums.append(gaps @ ends / gaps.sum(1, keepdims=True))
         left -= rows
-    return float(np.quantile(np.concatenate(sums), level))
+    low, high = np.concatenate(sums).T
+    return float(np.quantile(low, 1 - level)), float(np.quantile(high, level))
 
 
 def share_level(groups: int) -> tuple[float, float]:

@@ -53,6 +53,7 @@ class Verdict:
         worst: the photos that speak against the model, the worst first.
         notes: sentences: what was left out, how it was measured, what to do.
         numbers: more, by name.
+        measured: the number of each photo, where it is judged by those.
     """
 
     guard: str
@@ -66,6 +67,7 @@ class Verdict:
     worst: tuple[Worst, ...] = ()
     notes: tuple[str, ...] = ()
     numbers: Mapping[str, Any] = field(default_factory=dict)
+    measured: Measured | None = field(default=None, repr=False, compare=False)
 
     def fails(self, *, is_strict: bool) -> bool:
         """Whether a test stops at it: it is broken, or, where proof is asked for, not proved."""
@@ -151,6 +153,7 @@ class Measured:
                 "classes": {name: round_bounds(one) for name, one in classes.items()},
                 **(numbers or {}),
             },
+            measured=self,
         )
 
 
