@@ -9,10 +9,12 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tomllib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from importlib.metadata import entry_points
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -284,6 +286,24 @@ def page(browser: Browser) -> Iterator[Page]:
     context.close()
     assert not errors
     assert not [url for url in requests if urlsplit(url).hostname not in {None, "", "127.0.0.1", "localhost"}]
+
+
+@pytest.fixture
+def guard_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pytest plugin by the entry point of pyproject.toml, also where this checkout is not what is installed."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    points = project["entry-points"]["pytest11"]
+    assert list(points) == ["whycam"]
+    if "whycam" in entry_points(group="pytest11").names:
+        assert entry_points(group="pytest11")["whycam"].value == points["whycam"]
+        return
+    about = tmp_path / "site" / "whycam_plugin-0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: whycam-plugin\nVersion: 0\n")
+    (about / "entry_points.txt").write_text(f"[pytest11]\nwhycam = {points['whycam']}\n")
+    monkeypatch.syspath_prepend(about.parent)
+    source = str(Path(whycam.__file__).parents[1])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(about.parent), source]))
 
 
 @pytest.fixture

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tomllib
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["pytester"]
 
-ROOT = Path(__file__).parents[1]
 TESTS = """
 import pytest
 import whycam
@@ -72,24 +69,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plugin by the entry point of pyproject.toml, also where this checkout is not what is installed."""
-    points = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]["pytest11"]
-    assert list(points) == ["whycam"]
-    if "whycam" in entry_points(group="pytest11").names:
-        assert entry_points(group="pytest11")["whycam"].value == points["whycam"]
-        return
-    about = tmp_path / "site" / "whycam_plugin-0.dist-info"
-    about.mkdir(parents=True)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: whycam-plugin\nVersion: 0\n")
-    (about / "entry_points.txt").write_text(f"[pytest11]\nwhycam = {points['whycam']}\n")
-    monkeypatch.syspath_prepend(about.parent)
-    source = str(Path(whycam.__file__).parents[1])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(about.parent), source]))
-
-
-@pytest.fixture
-def project(pytester: pytest.Pytester, root: Path, installed: None) -> pytest.Pytester:
+def project(pytester: pytest.Pytester, root: Path, guard_plugin: None) -> pytest.Pytester:
     """A user's project with the tests above."""
     words = {name: str(root / name) for name in ("many", "few", "wrong", "masks")}
     pytester.makepyfile(test_model=TESTS.format(model=str(root / "Colours.onnx"), names=list(NAMES), **words))
@@ -183,7 +163,7 @@ def test_an_earlier_report_makes_room_and_other_files_do_not(project: pytest.Pyt
         done.stderr.fnmatch_lines([f"ERROR: --whycam-report: '*{name}' holds something else than a report*"])
 
 
-def test_all_tests_of_a_run_share_the_answers(pytester: pytest.Pytester, root: Path, installed: None) -> None:
+def test_all_tests_of_a_run_share_the_answers(pytester: pytest.Pytester, root: Path, guard_plugin: None) -> None:
     pytester.makepyfile(
         test_model=f"""
         import pytest
@@ -211,7 +191,7 @@ def test_all_tests_of_a_run_share_the_answers(pytester: pytest.Pytester, root: P
     pytester.runpytest_inprocess().assert_outcomes(passed=3)
 
 
-def test_a_run_without_guards_pays_nothing(pytester: pytest.Pytester, installed: None) -> None:
+def test_a_run_without_guards_pays_nothing(pytester: pytest.Pytester, guard_plugin: None) -> None:
     pytester.makepyfile(
         """
         import sys
