@@ -85,11 +85,17 @@ def test_as_many_photos_as_are_told_would_tell() -> None:
     assert find_bounds(to_values(12, 12)).estimate_needed(0.9) == pytest.approx(29, rel=0.05)  # 0.9^29 < 0.05
     assert find_bounds(to_values(45, 50)).estimate_needed(0.9) is None
     assert find_bounds(to_values(45, 50)).estimate_needed(0.9001) is None
-    values = np.random.default_rng(0).beta(4, 2, 40)
-    needed = find_bounds(values).estimate_needed(0.6)
+
+
+@pytest.mark.parametrize(("shape", "photos", "limit"), [((4, 2), 40, 0.55), ((1, 5), 14, 0.3), ((6, 1), 20, 0.7)])
+def test_as_many_numbers_as_are_told_would_tell(shape: tuple[float, float], photos: int, limit: float) -> None:
+    values = np.random.default_rng(0).beta(*shape, photos)
+    needed = find_bounds(values).estimate_needed(limit)
     assert needed is not None
-    times = -(-needed * 13 // 10 // 40)  # a bound is not quite as a root goes
-    assert find_bounds(np.tile(values, times)).decide(0.6) is State.HOLDS
+    for size, is_told in ((1.3, True), (0.7, False)):
+        count = round(needed * size)
+        found = find_bounds(np.quantile(values, (np.arange(count) + 0.5) / count))
+        assert (found.decide(limit) is not State.INCONCLUSIVE) == is_told, (count, found)
 
 
 def judge(of_class: dict[str, list[float]], limit: float, *, each_class: bool) -> tuple[State, str, tuple[str, ...]]:

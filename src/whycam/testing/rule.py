@@ -35,6 +35,7 @@ class Bounds:
         high: what it is at the most.
         photos: how many.
         level: the confidence of each of the two.
+        deviation: of the numbers.
         is_share: of photos; else a mean of other numbers.
     """
 
@@ -43,6 +44,7 @@ class Bounds:
     high: float
     photos: int
     level: float = LEVEL
+    deviation: float = 0.0
     is_share: bool = False
 
     def decide(self, limit: float) -> State:
@@ -60,9 +62,12 @@ class Bounds:
             low, high = bound_share(self.value * tried, tried, self.level)
             enough = tried[low >= limit if self.value > limit else high < limit]
             return int(enough[0]) if len(enough) else None
-        # A bound comes nearer with the square root of the number of photos.
-        bound = self.low if self.value > limit else self.high
-        needed = self.photos * ((bound - self.value) / (limit - self.value)) ** 2
+        # A bound is as far away as z x deviation / sqrt(n), and c / n further: c is found by these photos.
+        gap = abs(limit - self.value)
+        reach = float(stats.norm.ppf(self.level)) * self.deviation
+        width = self.value - self.low if self.value > limit else self.high - self.value
+        rest = max(0.0, self.photos * width - reach * self.photos**0.5)
+        needed = ((reach + (reach**2 + 4 * gap * rest) ** 0.5) / (2 * gap)) ** 2
         return int(np.ceil(needed)) if needed <= _MOST_NEEDED else None
 
 
@@ -90,7 +95,8 @@ def find_bounds(values: np.ndarray, level: float = LEVEL) -> Bounds:
     else:
         low, high = bound_mean(values, level)
     # Rounding might put an end outside of [0, 1], or the mean of equal values outside of its bounds.
-    return Bounds(mean, max(0.0, min(low, mean)), min(1.0, max(high, mean)), count, level, is_share)
+    ends = max(0.0, min(low, mean)), min(1.0, max(high, mean))
+    return Bounds(mean, *ends, count, level, float(values.std()), is_share)
 
 
 def bound_mean(values: np.ndarray, level: float) -> tuple[float, float]:
