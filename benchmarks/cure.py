@@ -25,19 +25,18 @@ from cure_features import Features
 from cure_kinds import KINDS, Pool, make_pool
 
 from whycam.config import make_train_options
-from whycam.data.exchange import read_exchange
+from whycam.data.exchange import Exchange, find_shortcut, make_exchange
 from whycam.data.folder import PhotoFolder, Sample
 from whycam.data.groups import read_groups
-from whycam.jobs.against import GroundChange
 from whycam.jobs.train import train
 from whycam.maps.objects import open_finder
+from whycam.mend.cures import GroundChange
 from whycam.model.gap import GapClassifier, load_classifier
 from whycam.runs import write_json
-from whycam.train.features import FeatureStore
+from whycam.train.features import Changed, FeatureStore, Stores
 from whycam.train.last_layer import Layer
 from whycam.train.phases import train_head
 from whycam.train.retrain import retrain
-from whycam.train.stores import EXCHANGED_VIEWS
 from whycam.train.work import Work
 
 TRAIN, VAL = 100, 30
@@ -125,12 +124,12 @@ class Trial:
     def train(self, photos: PhotoFolder) -> tuple[Work, FeatureStore, Layer]:
         """The head, as every training begins."""
         work, plain = self.start(photos)
-        train_head(work, [plain])
+        train_head(work, Stores(plain))
         return work, plain, read_layer(work)
 
     def cure(self, way: str, work: Work, plain: FeatureStore, first: Layer) -> tuple[Layer, dict[str, float]]:
         """The last layer fitted once more in one of the ways; seconds of the fit, and how many views it had."""
-        stores = [plain]
+        views: list[Changed] = []
         write_layer(work, first)
         csv_file, audit = self.work / "groups.csv", self.work / "audit.json"
         with csv_file.open("w", newline="") as file:
@@ -147,18 +146,19 @@ class Trial:
             write_json(audit, {"findings": [finding | KINDS[self.kind].finding]})
             preprocess = self.features.origin.preprocess
             size = (2 * preprocess.width_px, 2 * preprocess.height_px)
-            exchange = read_exchange(f"{audit}#it", work.photos, size, self.seed, self._ground)
-            # What the exchange does to held-out photos is told, and counts nothing here: they stay as they are.
-            for view in range(EXCHANGED_VIEWS):
-                values = self.features.of_images(exchange(sample.path, view) for sample in work.photos.train)
-                kept = self.features.of_files([sample.path for sample in work.photos.val])
-                stores.append(self._keep(work.photos.samples, torch.cat([values, kept])))
-            work = replace(work, exchange=exchange)
+            exchange = make_exchange(find_shortcut(f"{audit}#it"), work.photos, size, self.seed, self._ground)
+            views = [self._change(exchange, view, work.photos.train) for view in range(exchange.views)]
+            work = replace(work, make_exchanges=lambda photos: (exchange,))
         else:
             raise ValueError(way)
         with tell_time() as seconds:
-            retrain(work, stores)
-        return read_layer(work), {"fit_s": seconds(), "views": (len(stores) - 1) * len(work.photos.train)}
+            retrain(work, Stores(plain, changed=tuple(views)))
+        return read_layer(work), {"fit_s": seconds(), "views": len(views) * len(work.photos.train)}
+
+    def _change(self, exchange: Exchange, view: int, samples: Sequence[Sample]) -> Changed:
+        """A view of the training photos; what the exchange does to held-out ones counts nothing here."""
+        values = self.features.of_images(exchange(sample.path, view) for sample in samples)
+        return Changed(0, {sample.path: str(sample.path) for sample in samples}, (self._keep(samples, values),))
 
     def _ground(self) -> GroundChange:
         return find_ground_change(self.features)

@@ -41,8 +41,8 @@ OF_THE_MODEL = {
 # graph of the installed network that gives more than scores and maps.
 MAKERS = {
     "train",
-    "jobs/train.py",
-    "jobs/run_files.py",
+    "mend/training.py",
+    "mend/scores.py",
     "jobs/export.py",
     "maps/refine.py",
     "maps/object_graph.py",

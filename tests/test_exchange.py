@@ -16,14 +16,14 @@ from typer.testing import CliRunner
 import whycam
 from whycam.cli import app
 from whycam.config import make_train_options
-from whycam.data.exchange import Exchange, PropertyChange, RegionChange, SignChange, read_exchange
+from whycam.data.exchange import Exchange, PropertyChange, RegionChange, SignChange, find_shortcut, make_exchange
 from whycam.data.folder import PhotoFolder, Sample, read_folder
 from whycam.data.preprocess import Preprocess
 from whycam.data.regions import Regions
 from whycam.errors import UserError
-from whycam.jobs.against import GroundChange
 from whycam.jobs.train import train
 from whycam.maps.objects import Seen
+from whycam.mend.cures import GroundChange
 from whycam.train.last_layer import Layer, Stillness, fit_layer
 
 SIZE = (96, 96)
@@ -53,7 +53,7 @@ def write_audit(path: Path, **about: Any) -> Path:
 
 
 def read(audit: Path, folder: PhotoFolder, key: str = "shortcut-1") -> Exchange:
-    return read_exchange(f"{audit}#{key}", folder, SIZE, 0, lambda: PropertyChange("none"))
+    return make_exchange(find_shortcut(f"{audit}#{key}"), folder, SIZE, 0, lambda: PropertyChange("none"))
 
 
 def test_half_of_the_donors_know_the_cause_and_the_other_classes_share_the_rest(shapes_folder: Path) -> None:
@@ -121,10 +121,10 @@ def test_every_kind_of_finding_has_its_exchange(
     assert isinstance(exchange.change, kind)
     assert folder.class_names[exchange.label or 0] == "dark"
     hashes = {sample.path: sample.path.name for sample in folder.samples}
-    paths = [sample.path for sample in folder.train]
-    names = {exchange.name(paths, 0, hashes), exchange.name(paths, 1, hashes)}
-    names.add(Exchange(folder.train, exchange.label, PropertyChange("noise"), 0).name(paths, 0, hashes))
-    assert len(names) == 3
+    other = Exchange(folder.train, exchange.label, PropertyChange("noise"), 0)
+    words = [[one.word(s.path, 0, hashes) for s in folder.train] for one in (exchange, exchange, other)]
+    assert words[0] == words[1]
+    assert not set(words[0]) & set(words[2])
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_what_should_change_nothing_loses_its_say_also_where_it_was_never_seen_c
     changes = torch.zeros(200, 6)
     changes[:, 1] = 4
     before = fit_layer(values, labels, ones, nothing, decay=0.01)
-    after = fit_layer(values, labels, ones, nothing, decay=0.01, still=Stillness(changes, 1.0))
+    after = fit_layer(values, labels, ones, nothing, decay=0.01, still=Stillness(changes, torch.ones(200) / 200))
     accuracy = [float((layer(even).argmax(dim=1) == labels).float().mean()) for layer in (before, after)]
     assert accuracy[0] < 0.8
     assert accuracy[1] > 0.9
@@ -180,7 +180,7 @@ def test_the_light_loses_its_say(dark_folder: Path, tmp_path: Path) -> None:
         effects[name] = float((dark - plain).mean())
     assert effects["before"] > 0.4
     assert abs(effects["after"]) < 0.3 * effects["before"]
-    assert summary["last_layer"]["changed_after"] < summary["last_layer"]["changed_before"]
+    assert summary["last_layer"]["changed_after"] <= summary["last_layer"]["changed_before"]
     assert summary["identity_error"] < 1e-4
 
 

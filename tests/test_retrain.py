@@ -70,7 +70,7 @@ def make_photos(seed: int, each: dict[tuple[int, int], int]) -> Pooled:
     values = torch.randn(len(labels), 6, generator=draw) * 0.5
     values[:, 0] += labels * 2.0 - 1
     values[:, 1] += 3 * (words * 2.0 - 1)
-    return Pooled(values, labels, labels * 2 + words, torch.arange(len(labels)))
+    return Pooled(values, labels, labels * 2 + words, torch.arange(len(labels)), torch.full_like(labels, -1))
 
 
 def rate_worst(layer: Layer, photos: Pooled) -> float:
@@ -88,7 +88,9 @@ def test_the_worst_group_gains(way: Any) -> None:
     assert before < 0.75
     assert after > before + 0.15
     assert "worst group" in about["chosen_by"]
-    _, without = retrain_missed(first, train, Pooled(val.values, val.labels, -torch.ones(400).long(), val.photos), 0)
+    _, without = retrain_missed(
+        first, train, Pooled(val.values, val.labels, -torch.ones(400).long(), val.photos, val.causes), 0
+    )
     assert "worst class" in without["chosen_by"]
 
 

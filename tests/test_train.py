@@ -172,7 +172,7 @@ def test_a_short_epoch_of_a_wide_head_is_measured_by_a_sample(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_job, "write_results", stop)
+        patch.setattr(train_job, "draw_results", stop)
         with pytest.raises(UserError, match="Interrupted"):
             run(shapes_folder, tmp_path / "cut", **words)
     run(shapes_folder, tmp_path / "cut", **words, resume=True)
@@ -188,7 +188,7 @@ def test_resume_with_other_options_is_refused(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_job, "write_results", stop)
+        patch.setattr(train_job, "draw_results", stop)
         with pytest.raises(UserError, match="Interrupted"):
             run(shapes_folder, tmp_path / "run")
     with pytest.raises(UserError, match=r"lr was 0.003, now 0.01.*Give the same ones"):

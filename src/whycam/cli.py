@@ -21,6 +21,7 @@ from whycam.config import (
     AuditOptions,
     CheckOptions,
     CompareOptions,
+    EditsOptions,
     EvaluateOptions,
     ExplainOptions,
     ExportOptions,
@@ -67,29 +68,11 @@ def train(
 ) -> None:
     """Train a classifier on a folder of photos, one sub-folder a class, and see where it looks."""
     options = make_train_options(**given)
+    from whycam.jobs.train import tell
     from whycam.jobs.train import train as run
 
-    summary = run(folder, out, options)
-    for option, place in (("ignore", "in the ignored region"), ("attend", "outside the masks")):
-        about = summary.get("focus", {}).get(option, {})
-        if "evidence_share" in about:
-            share, area = about["evidence_share"], about["area_share"]
-            typer.echo(f"{share:.1%} of the evidence lies {place}, which is {area:.1%} of the photo")
-    if "changed_before" in (about := summary.get("last_layer", {})):
-        typer.echo(
-            f"With the cause exchanged, {about['changed_after']:.1%} of held-out photos change their class "
-            f"({about['changed_before']:.1%} before the last layer was fitted against it)"
-        )
-    worst = summary["groups"]["worst"] if "groups" in summary else None
-    told = (
-        f", {worst['accuracy']:.3f} on the {worst['photos']} of the worst group ({worst['class']} / {worst['group']}; "
-        f"95 % interval {worst['low']:.3f} to {worst['high']:.3f})"
-        if worst
-        else ""
-    )
-    typer.echo(
-        f"Accuracy {summary['val_accuracy']:.3f} on {summary['data']['val']} held-out photos{told}; the run is in {out}"
-    )
+    for line in tell(run(folder, out, options), out):
+        typer.echo(line)
 
 
 @app.command()
@@ -185,6 +168,24 @@ def audit(
     from whycam.jobs.audit import audit_folder
 
     _tell_findings(audit_folder(model, folder, out, options), out, options.fail_on)
+
+
+@app.command()
+@with_options(EditsOptions)
+def edits(
+    run: Annotated[Path, typer.Argument(help="A run folder whose photos people corrected.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")],
+    given: dict[str, object],
+    folder: Annotated[Path | None, typer.Argument(help="Where the run's photos are now [where they were].")] = None,
+) -> None:
+    """Hand on what people said of a run's photos: as a table, or for Label Studio or FiftyOne."""
+    options = EditsOptions.model_validate(given)
+    from whycam.jobs.edits import hand_on
+
+    done = hand_on(run, folder, out, options)
+    for sentence in done.told:
+        typer.echo(sentence)
+    typer.echo(f"Edits that count: {done.edits}, photos they are about: {done.photos}; they are in {out}")
 
 
 @app.command()

@@ -93,6 +93,11 @@ class TrainOptions(Options):
         description="Train a shortcut away: audit.json#FINDING, of any kind. Views of the photos have its cause "
         "exchanged (grounds, signs, how they were made), and the last layer is fitted to them; see docs/cure.md.",
     )
+    edits: Path | None = Field(
+        None,
+        description="Train as people corrected it: RUN/edits.jsonl. Labels are changed, photos left out, causes and "
+        "marked parts trained away; the photos' files stay as they are. See docs/mend.md.",
+    )
     groups: Path | None = Field(
         None,
         description="Fit the last layer once more with groups of equal weight: a CSV file,group (with a logo, without; "
@@ -316,6 +321,15 @@ class UnitsOptions(ModelOptions):
         "contribution", description="Rank by the class's weight alone, or by weight times mean activation in FOLDER."
     )
     batch_size: int = Field(16, ge=1, description="Photos a forward pass.")
+    overwrite: bool = Field(False, description="Replace an output folder of that name.")
+
+
+class EditsOptions(Options):
+    """How `whycam edits` hands on what people said."""
+
+    format: Literal["csv", "label-studio", "fiftyone"] = Field(
+        "csv", description="csv: a table. label-studio, fiftyone: what these tools import; see docs/mend.md."
+    )
     overwrite: bool = Field(False, description="Replace an output folder of that name.")
 
 

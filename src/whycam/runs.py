@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 log = logging.getLogger("whycam")
+# A run's versions, and the note of the one that stands for the run.
+VERSIONS, KEPT, ORIGINAL = "versions", "kept.json", "000"
 # What common file systems take.
 _NAME_BYTES = 255
 # So long another process's work is waited for without a word.
@@ -146,6 +148,36 @@ def _replace_folder(partial: Path, folder: Path) -> None:
         partial.replace(folder)
 
 
+def find_run(folder: Path) -> Path:
+    """The folder whose model and scores a run stands for: that of its version that was kept, else its own.
+
+    Raises:
+        UserError: the note of that version can't be read, or it is not there.
+    """
+    note = folder / VERSIONS / KEPT
+    try:
+        kept = json.loads(note.read_text(encoding="utf-8"))["version"]
+    except FileNotFoundError:
+        return folder
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = f"'{note.absolute()}' can't be read ({type(error).__name__}: {as_clause(error)})"
+    else:
+        if kept == ORIGINAL:
+            return folder
+        if re.fullmatch(r"\d{3,9}", str(kept)) and (place := folder / VERSIONS / str(kept)).is_dir():
+            return place
+        found = f"'{note.absolute()}' names the version {kept!r}, which is not there"
+    raise UserError(
+        f"{found}; expected the note of a version of the run. Remove the note, and the run is as it was first trained."
+    )
+
+
+def find_model(folder: Path) -> Path:
+    """The model folder that a name means: the one in a run, of its kept version; else the folder itself."""
+    own = find_run(folder) / "model"
+    return own if own.is_dir() else folder
+
+
 @contextmanager
 def open_atomic(path: Path) -> Iterator[Path]:
     """A path to write to; the file gets its name when the block ends without an error, and is removed otherwise."""
@@ -164,6 +196,18 @@ def find_way(start: Path, end: Path) -> str | None:
         return Path(os.path.relpath(end.absolute(), start.absolute())).as_posix()
     except ValueError:
         return None
+
+
+def find_data(run: Path, about: Mapping[str, Any]) -> Path:
+    """The folder that a run was trained on: where it was, or as it then lay from the run, if both have moved.
+
+    Args:
+        run: its folder.
+        about: `data` of its `summary.json`.
+    """
+    folder, way = Path(about["folder"]), about.get("folder_from_run")
+    moved = None if way is None else Path(os.path.normpath(run.absolute() / way))
+    return moved if moved is not None and moved.is_dir() and not folder.is_dir() else folder
 
 
 def to_text(path: str | Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -20,23 +21,41 @@ def compare_audits(before: Row, after: Row) -> list[str]:
     return [*compare_findings(*rows), *left_out]
 
 
-def compare_findings(before: Sequence[Row], after: Sequence[Row]) -> list[str]:
-    """Sentences: what is gone, what is new, and what is worse or better; findings as `audit.json` holds them.
+@dataclass(frozen=True)
+class Matched:
+    """Findings of two audits, as `audit.json` holds them.
 
-    A finding is the same one if its kind, its classes, how it was found and its place are.
+    Attributes:
+        gone: only before.
+        fresh: only after.
+        left: (before, after) of each that is in both.
     """
+
+    gone: tuple[Row, ...]
+    fresh: tuple[Row, ...]
+    left: tuple[tuple[Row, Row], ...]
+
+
+def match_findings(before: Sequence[Row], after: Sequence[Row]) -> Matched:
+    """Which findings of two audits are the same: their kind, their classes, how they were found and their place are."""
     old, new = ({_name(one): one for one in part} for part in (before, after))
-    gone = [one["title"] for name, one in old.items() if name not in new]
-    fresh = [one["title"] for name, one in new.items() if name not in old]
+    gone = tuple(one for name, one in old.items() if name not in new)
+    fresh = tuple(one for name, one in new.items() if name not in old)
+    return Matched(gone, fresh, tuple((old[name], one) for name, one in new.items() if name in old))
+
+
+def compare_findings(before: Sequence[Row], after: Sequence[Row]) -> list[str]:
+    """Sentences: what is gone, what is new, and what is worse or better; findings as `audit.json` holds them."""
+    found = match_findings(before, after)
     changed = [
-        f"{one['title']} ({old[name]['severity']:.2f} before, {one['severity']:.2f} now)"
-        for name, one in new.items()
-        if name in old and abs(one["severity"] - old[name]["severity"]) >= _LEAST_CHANGE
+        f"{one['title']} ({old['severity']:.2f} before, {one['severity']:.2f} now)"
+        for old, one in found.left
+        if abs(one["severity"] - old["severity"]) >= _LEAST_CHANGE
     ]
-    same = sum(name in old for name in new) - len(changed)
+    same = len(found.left) - len(changed)
     told = [
-        _list("No longer found", gone),
-        _list("New, and not there before: curing one shortcut can feed another", fresh),
+        _list("No longer found", [one["title"] for one in found.gone]),
+        _list("New, and not there before: curing one shortcut can feed another", [one["title"] for one in found.fresh]),
         _list("Still found, more or less than before", changed),
         [f"{same} findings are as they were before."] if same else [],
     ]

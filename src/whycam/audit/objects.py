@@ -127,10 +127,10 @@ def _find(data: AuditData, rows: np.ndarray) -> Objects:
 def draw_mask(pixels: np.ndarray, heat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(H, W) bool twice, of a photo (3, H, W) and its heat (g, g): what is sure to be the object, and the hole."""
     sure = cut_out(pixels, heat)
-    return sure >= SURE, _widen(sure >= POSSIBLE)
+    return sure >= SURE, widen(sure >= POSSIBLE)
 
 
-def _widen(mask: np.ndarray) -> np.ndarray:
+def widen(mask: np.ndarray) -> np.ndarray:
     """The mask with what its shadow and its blur reach."""
     wider: np.ndarray = ndimage.binary_dilation(mask, iterations=max(1, round(_MARGIN * min(mask.shape))))
     return wider
@@ -148,7 +148,7 @@ def _read_mask(data: AuditData, row: int) -> tuple[np.ndarray, np.ndarray] | str
         return str(error)
     except UserError:
         return "the photo can't be read a second time"
-    return mask, _widen(mask)
+    return mask, widen(mask)
 
 
 def read_looks(data: AuditData, rows: np.ndarray) -> dict[int, Look]:

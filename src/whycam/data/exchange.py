@@ -1,6 +1,6 @@
 """Photos whose cause is exchanged: what a model knows a class by, given to other classes and taken from its own.
 
-Add a kind of cause as one class with `key` and `__call__` (photo, donor) -> photo, and where `read_exchange` makes it.
+Add a kind of cause as one class with `key` and `__call__`, both of (photo, donor), and where `make_change` makes it.
 """
 
 from __future__ import annotations
@@ -31,15 +31,10 @@ _AROUND = 0.1
 
 
 class Change(Protocol):
-    """How a cause comes from one photo to another.
+    """How a cause comes from one photo to another."""
 
-    Attributes:
-        key: a word that changes with anything but the two photos that decides the pixels.
-    """
-
-    @property
-    def key(self) -> str:
-        """See above."""
+    def key(self, photo: Path, donor: Path) -> str:
+        """A word that changes with anything but the content of the two photos that decides the pixels."""
 
     def __call__(self, photo: Path, donor: Path) -> Image.Image:
         """The photo with the cause as the donor has it."""
@@ -50,42 +45,84 @@ class Exchange:
     """Views of photos, each with the cause as another photo has it.
 
     Half of the donors are of the class that is known by the cause, the others' classes are drawn evenly; so in the
-    views the cause says nothing about the class, where it can be both given and taken.
+    views the cause says nothing about the class, where it can be both given and taken. Where photos come and go, or
+    change their class, the donors of the others stay nearly all the same, so that their views need not be made anew.
 
     Attributes:
         donors: the photos that may give.
         label: the class that is known by the cause; None draws all classes evenly.
         change: how it is given.
         seed: the draws follow from it, from the view and from the photo's name.
+        title: what the cause is called.
+        only: the photos that have views; None: all.
+        apart: photo -> the class whose photos give it nothing, where there are others.
+        views: of each photo.
     """
 
     donors: tuple[Sample, ...]
     label: int | None
     change: Change
     seed: int
+    title: str = ""
+    only: frozenset[Path] | None = None
+    apart: Mapping[Path, int] = field(default_factory=dict, repr=False)
+    views: int = 2
 
     def __call__(self, photo: Path, view: int) -> Image.Image:
         """The photo in one of its views."""
         return self.change(photo, self.find_donor(photo, view))
 
+    def pick(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Those that have views."""
+        return [sample for sample in samples if self.only is None or sample.path in self.only]
+
     def find_donor(self, photo: Path, view: int) -> Path:
-        """The photo that gives."""
-        draw = np.random.default_rng([self.seed, view, crc32(os.fsencode(f"{photo.parent.name}/{photo.name}"))])
-        own = self._classes.get(self.label, []) if self.label is not None else []
-        rest = [paths for label, paths in self._classes.items() if label != self.label] or [own]
-        group = own if own and draw.random() < 0.5 else rest[draw.integers(len(rest))]
-        return group[draw.integers(len(group))]
+        """The photo that gives: of the drawn class the next one behind a drawn place (consistent hashing)."""
+        draw = np.random.default_rng([self.seed, view, crc32(_name(photo))])
+        classes, barred = self._classes, {self.label, self.apart.get(photo)}
+        rest = [ring for label, ring in classes.items() if label not in barred] or list(classes.values())
+        has_own = self.label in classes and draw.random() < 0.5
+        ring = classes[self.label] if has_own else rest[draw.integers(len(rest))]
+        return ring.paths[int(np.searchsorted(ring.places, draw.integers(2**63))) % len(ring.paths)]
 
     @cached_property
-    def _classes(self) -> dict[int, list[Path]]:
-        labels = sorted({sample.label for sample in self.donors})
-        return {label: [sample.path for sample in self.donors if sample.label == label] for label in labels}
+    def _classes(self) -> dict[int | None, _Ring]:
+        rings: dict[int | None, _Ring] = {}
+        for label in sorted({sample.label for sample in self.donors}):
+            placed = sorted((_place(sample.path), sample.path) for sample in self.donors if sample.label == label)
+            rings[label] = _Ring(np.array([place for place, _ in placed]), [path for _, path in placed])
+        return rings
 
-    def name(self, photos: Sequence[Path], view: int, hashes: Mapping[Path, str]) -> str:
-        """A word that changes with anything that decides the pixels of a view of these photos."""
-        pairs = sorted([hashes[photo], hashes[self.find_donor(photo, view)]] for photo in photos)
-        text = json.dumps([self.change.key, pairs])
-        return f"exchanged-{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
+    def word(self, photo: Path, view: int, hashes: Mapping[Path, str]) -> str:
+        """A word that changes with anything that decides the pixels of the photo's view."""
+        donor = self.find_donor(photo, view)
+        text = json.dumps([self.change.key(photo, donor), hashes[photo], hashes[donor]])
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Ring:
+    """The photos of a class in the order of their places, which are drawn by their names alone."""
+
+    places: np.ndarray
+    paths: list[Path]
+
+
+def draw_some(samples: Sequence[Sample], count: int) -> frozenset[Path]:
+    """About so many photos, as many of each class and one at least; nearly the same ones where others come and go."""
+    groups: dict[int, list[tuple[int, Path]]] = {}
+    for sample in samples:
+        groups.setdefault(sample.label, []).append((_place(sample.path), sample.path))
+    each = max(1, count // max(1, len(groups)))
+    return frozenset(path for group in groups.values() for _, path in sorted(group)[:each])
+
+
+def _name(photo: Path) -> bytes:
+    return os.fsencode(f"{photo.parent.name}/{photo.name}")
+
+
+def _place(photo: Path) -> int:
+    return int.from_bytes(hashlib.blake2b(_name(photo), digest_size=8).digest()) >> 1
 
 
 def swap_region(photo: Path, donor: Path, regions: Regions, at_least: tuple[int, int]) -> Image.Image:
@@ -107,8 +144,7 @@ class RegionChange:
     regions: Regions
     at_least: tuple[int, int]
 
-    @property
-    def key(self) -> str:
+    def key(self, photo: Path, donor: Path) -> str:
         """See `Change`."""
         return json.dumps(["region", self.regions.boxes, self.at_least])
 
@@ -127,8 +163,7 @@ class PropertyChange:
     name: str
     _rows: dict[Path, dict[str, Value]] = field(default_factory=dict, compare=False, repr=False)
 
-    @property
-    def key(self) -> str:
+    def key(self, photo: Path, donor: Path) -> str:
         """See `Change`."""
         return json.dumps(["property", self.name, 1])
 
@@ -158,10 +193,12 @@ class SignChange:
     bearers: frozenset[Path]
     at_least: tuple[int, int]
 
-    @property
-    def key(self) -> str:
+    def key(self, photo: Path, donor: Path) -> str:
         """See `Change`."""
-        return json.dumps(["sign", [[str(path), box] for path, box in self.signs], self.at_least, 1])
+        is_given = photo not in self.bearers and donor in self.bearers
+        # The names draw which sign, and where.
+        about = [[[str(path), box] for path, box in self.signs], photo.name, donor.name] if is_given else []
+        return json.dumps(["sign", about, self.at_least, 2])
 
     def __call__(self, photo: Path, donor: Path) -> Image.Image:
         """The photo with one of the signs at some place, where the donor has it and the photo has not."""
@@ -188,63 +225,87 @@ def list_signs(finding: Mapping[str, Any]) -> tuple[tuple[Path, Box], ...]:
     return tuple((path, (float(b[0]), float(b[1]), float(b[2]), float(b[3]))) for path, b in shown if path.is_file())
 
 
-def read_exchange(
-    text: str, photos: PhotoFolder, at_least: tuple[int, int], seed: int, make_ground: Callable[[], Change]
+def find_shortcut(text: str) -> dict[str, Any]:
+    """The finding that `--against` names as AUDIT.json#FINDING.
+
+    Raises:
+        UserError: no such audit or finding, or one that is no shortcut.
+    """
+    file, _, key = text.partition("#")
+    findings = read_findings(Path(file), "--against")
+    shortcuts = [name for name, one in findings.items() if one.get("kind") == "shortcut"]
+    if key not in shortcuts:
+        where = f"in '{Path(file).absolute()}'; expected a shortcut: {', '.join(shortcuts) or 'there is none'}"
+        fault = f"is of the kind {findings[key].get('kind')!r}" if key in findings else "is not among the findings"
+        raise UserError(
+            f"--against names the finding {key!r}, which {fault} {where}. Write "
+            f"{file}#{shortcuts[0] if shortcuts else 'FINDING'}."
+        )
+    return findings[key]
+
+
+def make_exchange(
+    finding: Mapping[str, Any],
+    photos: PhotoFolder,
+    at_least: tuple[int, int],
+    seed: int,
+    make_ground: Callable[[], Change],
 ) -> Exchange:
-    """What `--against` names.
+    """The exchange of a finding's cause.
 
     Args:
-        text: AUDIT.json#FINDING.
+        finding: as `audit.json` holds it.
         photos: whose training photos are the donors.
         at_least: (width, height) of a photo that suffice.
         seed: of the draws.
         make_ground: the change of grounds, which needs a network that finds objects.
 
     Raises:
-        UserError: no such audit or finding, or one that says no cause that can be exchanged.
+        UserError: a class that the folder has not, or no cause that can be exchanged.
     """
-    file, _, key = text.partition("#")
-    findings = read_findings(Path(file), "--against")
-    shortcuts = [name for name, one in findings.items() if one.get("kind") == "shortcut"]
-    where = f"in '{Path(file).absolute()}'; expected a shortcut: {', '.join(shortcuts) or 'there is none'}"
-    if key not in shortcuts:
-        fault = f"is of the kind {findings[key].get('kind')!r}" if key in findings else "is not among the findings"
-        raise UserError(
-            f"--against names the finding {key!r}, which {fault} {where}. Write "
-            f"{file}#{shortcuts[0] if shortcuts else 'FINDING'}."
-        )
-    finding = findings[key]
+    key = str(finding["id"])
     label = photos.class_names.index(finding["class"]) if finding.get("class") in photos.class_names else None
     if label is None:
         raise UserError(
             f"The finding {key!r} is about the class {finding.get('class')!r}, which is none of "
             f"{', '.join(photos.class_names)[:200]}. Name an audit of the same classes."
         )
-    change = _make_change(finding, photos, label, at_least, make_ground)
+    change = make_change(finding, photos, label, at_least, make_ground)
     if change is None:
         raise UserError(
-            f"The finding {key!r} in '{Path(file).absolute()}' says no place, no property that photos can be given, "
-            "and shows no photo with its sign that is still there; expected one of them. Use --groups with a CSV that "
-            "tells which photos have the cause, or --robust."
+            f"The finding {key!r} says no place, no property that photos can be given, and shows no photo with its "
+            "sign that is still there; expected one of them. Use --groups with a CSV that tells which photos have the "
+            "cause, or --robust."
         )
-    return Exchange(photos.train, label, change, seed)
+    return Exchange(photos.train, label, change, seed, key)
 
 
-def _make_change(
+def make_change(
     finding: Mapping[str, Any],
     photos: PhotoFolder,
     label: int,
     at_least: tuple[int, int],
     make_ground: Callable[[], Change],
 ) -> Change | None:
+    """How the finding's cause comes from one photo to another; None where it can't. The words are `make_exchange`'s."""
     numbers = finding.get("numbers") or {}
     if numbers.get("found_by") == "ground":
         return make_ground()
-    if (name := numbers.get("property")) is not None:
-        return PropertyChange(str(name)) if name in REMAKES else None
+    if (names := find_properties(finding)) is not None:
+        name = next((name for name in names if name in REMAKES), None)
+        return PropertyChange(name) if name else None
     boxes = (finding.get("region") or {}).get("boxes") or ()
     if boxes:
         return RegionChange(Regions(tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in boxes)), at_least)
     bearers = frozenset(sample.path for sample in photos.samples if sample.label == label)
     signs = list_signs(finding)
     return SignChange(signs, bearers, at_least) if signs else None
+
+
+def find_properties(finding: Mapping[str, Any]) -> list[str] | None:
+    """The properties that a finding is about, the clearest first; None where it is about none."""
+    numbers = finding.get("numbers") or {}
+    if (name := numbers.get("property")) is not None:
+        return [str(name)]
+    names = numbers.get("properties")
+    return None if names is None else [str(name) for name in names]

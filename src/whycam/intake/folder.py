@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from whycam.intake.request import Found, Kind, Request, as_path
 from whycam.model.card import Card
-from whycam.runs import read_versions
+from whycam.runs import find_model, read_versions
 
 if TYPE_CHECKING:
     from whycam.model.gap import GapClassifier
@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 def _is_it(request: Request) -> bool:
     path = as_path(request)
-    return path is not None and path.is_dir() and (_find(path) != path or not _is_anothers(path))
-
-
-def _find(folder: Path) -> Path:
-    return folder / "model" if (folder / "model").is_dir() else folder
+    return path is not None and path.is_dir() and (find_model(path) != path or not _is_anothers(path))
 
 
 def _is_anothers(folder: Path) -> bool:
@@ -35,10 +31,10 @@ def _is_anothers(folder: Path) -> bool:
 def _open(request: Request) -> Found:
     from whycam.model.gap import load_classifier  # noqa: PLC0415 - torch, which other kinds do without
 
-    if (_find(Path(request.name)) / "config.json").is_file():
+    if (find_model(Path(request.name)) / "config.json").is_file():
         request.refuse("folder of whycam's", "weights", "class_names", "preprocess", "image_size")
     assert isinstance(request.model, str | Path)  # noqa: S101 - _is_it has seen to that
-    network = load_classifier(_find(Path(request.model)))
+    network = load_classifier(find_model(Path(request.model)))
     card = describe(network, request.name, kind="whycam folder", device=request.device, preprocess_from="config.json")
     return Found(card, network.requires_grad_(requires_grad=False).to(request.device).eval())
 

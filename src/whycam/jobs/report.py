@@ -62,7 +62,7 @@ def make_report(model: str, folder: Path | None, out: Path, options: ReportOptio
     check_out(out, overwrite=options.overwrite)
     run = read_run(Path(model))
     reported = find_photos_to_report(model, run, folder)
-    usual = run.folder / "evaluation" if run else None
+    usual = run.place / "evaluation" if run else None
     evaluation = _find_json(options.evaluation, "overall.json", "whycam evaluate", usual)
     audit, why_not = _find_audit(model, folder, reported, run, options)
     reported, names = add_evidence(reported, _list_paths(audit))
@@ -217,7 +217,7 @@ def _find_audit(
     model: str, folder: Path | None, reported: ReportPhotos, run: Run | None, options: ReportOptions
 ) -> tuple[dict[str, Any] | None, str]:
     """The audit that there is, or one made now of the photos; or why there is none, where it was tried."""
-    audit = _find_json(options.audit, "audit.json", "whycam audit", run.folder if run else None)
+    audit = _find_json(options.audit, "audit.json", "whycam audit", run.place if run else None)
     if audit is not None or options.no_audit:
         return audit, ""
     from whycam.audit import audit as make_audit  # noqa: PLC0415 - slow, and a report with an audit does without

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from whycam.explainer.exact import ExactReader, choose_stand_in
 from whycam.explainer.reading import Reading
 from whycam.explainer.targets import seek_class
 from whycam.intake.door import open_classifier
-from whycam.runs import from_text, to_text
+from whycam.runs import find_data, find_run, from_text, to_text
 from whycam.show.entries import encode_photo, shrink_photo
 
 # Of so many classes at the most, every one's map is kept; of more, those of the best five and the true one.
@@ -37,12 +36,14 @@ class Run:
     """What a training run's folder says.
 
     Attributes:
+        place: where it is said: the folder itself, or that of the version of the run that was kept.
         summary: summary.json.
         epochs: the lines of metrics.jsonl.
         photos: (path below the data's folder, true class) of each held-out photo.
     """
 
     folder: Path
+    place: Path
     summary: dict[str, Any]
     epochs: tuple[dict[str, Any], ...]
     photos: tuple[tuple[str, str], ...]
@@ -92,20 +93,21 @@ def read_run(folder: Path) -> Run | None:
     """
     if not (folder / "summary.json").is_file():
         return None
+    place = find_run(folder)
     import pyarrow.parquet as pq  # noqa: PLC0415 - slow to import
 
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        table = pq.read_table(folder / "predictions.parquet", columns=["path", "truth"]).to_pydict()
+        summary = json.loads((place / "summary.json").read_text(encoding="utf-8"))
+        lines = (place / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        table = pq.read_table(place / "predictions.parquet", columns=["path", "truth"]).to_pydict()
         epochs = tuple(json.loads(line) for line in lines)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"The run '{folder.absolute()}' can't be read whole ({as_clause(error)}); expected summary.json, "
+            f"The run '{place.absolute()}' can't be read whole ({as_clause(error)}); expected summary.json, "
             "metrics.jsonl and predictions.parquet as whycam train writes them. Train again, or name its model/ and a "
             "FOLDER of photos."
         ) from None
-    return Run(folder, summary, epochs, tuple(zip(table["path"], table["truth"], strict=True)))
+    return Run(folder, place, summary, epochs, tuple(zip(table["path"], table["truth"], strict=True)))
 
 
 def find_photos_to_report(model: str, run: Run | None, folder: Path | None) -> ReportPhotos:
@@ -115,7 +117,7 @@ def find_photos_to_report(model: str, run: Run | None, folder: Path | None) -> R
         UserError: no photos, or the run's are no longer there.
     """
     if run is not None:
-        root = folder or _find_photos(run)
+        root = folder or find_data(run.place, run.summary["data"])
         items = tuple(ReportPhoto(_find_photo(root.absolute(), path), path, (truth,)) for path, truth in run.photos)
         found = sum(item.path.is_file() for item in items)
         if found:
@@ -148,14 +150,6 @@ def _find_photo(root: Path, told: str) -> Path:
     """The photo that a table tells: a name that is no UTF-8 stands there as text."""
     path = root / told
     return path if path.exists() else root / from_text(told)
-
-
-def _find_photos(run: Run) -> Path:
-    """The folder that the run was trained on: where it was, or as it then lay from the run, if both have moved."""
-    about = run.summary["data"]
-    folder, way = Path(about["folder"]), about.get("folder_from_run")
-    moved = None if way is None else Path(os.path.normpath(run.folder.absolute() / way))
-    return moved if moved is not None and moved.is_dir() and not folder.is_dir() else folder
 
 
 def add_evidence(reported: ReportPhotos, paths: Sequence[str]) -> tuple[ReportPhotos, dict[str, str]]:

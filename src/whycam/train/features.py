@@ -23,7 +23,7 @@ from numpy.lib.format import open_memmap
 from whycam.data.loader import Photo, in_batches, stream_photos
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError, make_disk_error
-from whycam.model.cache import find_cache, open_or_make, prune_cached
+from whycam.model.cache import find_cache, open_cached, open_or_make, prune_cached
 from whycam.model.input import normalise_on
 from whycam.runs import write_json
 
@@ -52,20 +52,66 @@ class FeatureStore:
 
 
 @dataclass(frozen=True)
+class Changed:
+    """Features of a view in which a cause is exchanged.
+
+    Attributes:
+        number: of the exchange among those of the training.
+        words: photo -> what decides its view.
+        stores: that have the words' rows between them.
+    """
+
+    number: int
+    words: Mapping[Path, str]
+    stores: tuple[FeatureStore, ...]
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Stored features of a training's photos.
+
+    Attributes:
+        plain: of all photos of the folder, also of those that are left out of the training.
+        views: of the training photos, one for each random or swapped view.
+        changed: views of the training photos with a cause exchanged, and of the held-out ones.
+    """
+
+    plain: FeatureStore
+    views: tuple[FeatureStore, ...] = ()
+    changed: tuple[Changed, ...] = ()
+
+
+@dataclass(frozen=True)
 class FeatureKey:
-    """All that decides a set of features."""
+    """All that decides a set of features.
+
+    Attributes:
+        content: a word a row, that changes with what is in the photo.
+        view: what is done to all of them.
+        is_shared: other sets of the same weights and view may have some of the rows: see `open_relatives`.
+    """
 
     weights: str
     preprocess: Preprocess
     map_stride: int
     content: Sequence[str]
     view: str = "plain"
+    is_shared: bool = False
 
     @property
     def digest(self) -> str:
         """One word for it, a file name."""
-        text = json.dumps([self.weights, self.preprocess.model_dump(), self.map_stride, list(self.content), self.view])
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        words = [self.weights, self.preprocess.model_dump(), self.map_stride, list(self.content), self.view]
+        return f"{self.family}-{_hash(words)}" if self.is_shared else _hash(words)
+
+    @property
+    def family(self) -> str:
+        """One word for it, whatever its rows."""
+        return _hash([self.weights, self.preprocess.model_dump(), self.map_stride, self.view])
+
+
+def _hash(words: Sequence[Any]) -> str:
+    return hashlib.blake2b(json.dumps(words).encode(), digest_size=16).hexdigest()
 
 
 def default_cache_dir() -> Path:
@@ -103,14 +149,30 @@ def compute_features(
     def make() -> dict[str, Any]:
         unreadable = _fill(run, photos, key, path, device=device, progress=progress, read=read)
         prune_cached(path, _CACHE_LIMIT_BYTES)
-        about = {"weights": key.weights, "preprocess": key.preprocess.model_dump(mode="json"), "view": key.view}
-        return {**about, "map_stride": key.map_stride, "photos": len(photos), "unreadable": unreadable}
+        about: dict[str, Any] = {
+            "weights": key.weights,
+            "preprocess": key.preprocess.model_dump(mode="json"),
+            "view": key.view,
+        }
+        about |= {"map_stride": key.map_stride, "photos": len(photos), "unreadable": unreadable}
+        return about | ({"rows": list(key.content)} if key.is_shared else {})
 
     (values, unreadable), was_cached = open_or_make(path, make, _open_values)
     if was_cached:
         progress(len(photos))
     rows = {content: row for row, content in enumerate(key.content)}
     return FeatureStore(values, rows, unreadable, was_cached)
+
+
+def open_relatives(key: FeatureKey, cache_dir: Path) -> list[FeatureStore]:
+    """What is kept of the same weights and view, whichever rows it has."""
+
+    def open_rows(path: Path, about: Mapping[str, Any]) -> FeatureStore:
+        rows = {word: row for row, word in enumerate(about["rows"])}
+        return FeatureStore(np.load(path, mmap_mode="r"), rows, about["unreadable"], was_cached=True)
+
+    found = (open_cached(path, open_rows) for path in sorted(cache_dir.glob(f"{key.family}-*.npy")))
+    return [store for store in found if store is not None]
 
 
 def _open_values(path: Path, about: Mapping[str, Any]) -> tuple[np.ndarray, Mapping[str, str]]:

@@ -38,11 +38,11 @@ class Stillness:
 
     Attributes:
         changes: (M, C) of their features.
-        weight: of the mean over them of the logits' squared change, what all classes share left out.
+        weights: (M,) of the logits' squared change, what all classes share left out.
     """
 
     changes: Tensor
-    weight: float
+    weights: Tensor
 
 
 def fit_layer(
@@ -83,7 +83,8 @@ def fit_layer(
         total = (share * loss).sum() + decay * (weight - first).square().sum()
         if moves is not None and still is not None:
             moved = moves @ weight.T
-            total = total + still.weight * (moved - moved.mean(dim=1, keepdim=True)).square().sum(dim=1).mean()
+            squared = (moved - moved.mean(dim=1, keepdim=True)).square().sum(dim=1)
+            total = total + (still.weights.double() * squared).sum()
         total.backward()
         return total
 

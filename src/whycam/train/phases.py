@@ -16,7 +16,7 @@ from whycam.model.input import normalise_on
 from whycam.runs import write_lines
 from whycam.train.draws import choose_sample, count_steps, draw_steps, split_batches
 from whycam.train.evidence import compute_evidence, compute_share
-from whycam.train.features import FeatureStore
+from whycam.train.features import FeatureStore, Stores
 from whycam.train.finetune import freeze_batch_norm, make_groups
 from whycam.train.loop import Batches, Epoch, Phase, find_best, fit
 from whycam.train.retrain import retrain
@@ -36,24 +36,24 @@ def train_phases(work: Work) -> None:
     with work.timed("features"):
         stores = compute_stores(work)
     with work.timed("head"):
-        train_head(work, stores[:1] if work.exchange else stores)
-    if work.exchange or options.groups is not None or options.robust:
+        train_head(work, stores)
+    if work.exchanges or options.groups is not None or options.robust:
         with work.timed("last layer"):
             retrain(work, stores)
     if options.unfreeze == "none":
-        work.store = stores[0]
+        work.stores = stores
     else:
         with work.timed("finetune"):
             _train_network(work, "finetune")
 
 
-def train_head(work: Work, stores: Sequence[FeatureStore]) -> None:
+def train_head(work: Work, stores: Stores) -> None:
     """The neck and the linear layer on stored features, the backbone not even asked."""
     options, model = work.options, work.model
     head = nn.ModuleDict({"neck": model.neck, "classifier": model.classifier})
     # Beside swapped views a plain one would still tell the class by what is in the region.
-    views_of = stores[1:] if work.swaps else stores
-    read_train, read_val = make_readers(work, views_of, stores[0])
+    views_of = stores.views if work.swaps else (stores.plain, *stores.views)
+    read_train, read_val = make_readers(work, views_of, stores.plain)
     train_labels, val_labels = work.labels(work.photos.train), work.labels(work.photos.val)
     cells = _compute_cells(work, views_of)
 

@@ -17,15 +17,15 @@ from torch.nn import functional
 from whycam.config import TrainOptions
 from whycam.data.folder import PhotoFolder, Sample
 from whycam.errors import UserError
-from whycam.train.features import FeatureStore
+from whycam.train.features import Stores
 from whycam.train.last_layer import Layer, Stillness, fit_layer, weigh_groups, weigh_missed
-from whycam.train.stores import read_pooled
+from whycam.train.stores import read_changed, read_pooled
 from whycam.train.work import Work, log
 
 # What is tried. The rule that chooses among them, and these ends, were chosen on draws 1000 to 1005 of flower photos.
 _DECAYS = (0.03, 0.1, 0.3, 1.0, 3.0)
 _GAMMAS = (0.0, 1.0, 2.0, 4.0, 8.0)
-_FOLDS = 5
+FOLDS = 5
 # Of the heads that say which photos are missed.
 _FOLD_DECAY = 0.01
 # Chosen on draws 1000 to 1003 of compressed flower photos: weights of 0.1 to 10 and ridges of 0.01 to 0.1 are as good.
@@ -41,32 +41,39 @@ class Pooled:
         labels: (N,) classes.
         groups: (N,) a number for each class and word; -1 where the word is not known.
         photos: (N,) which photo a row is of; the first rows are each photo once, further ones are views of them.
+        causes: (N,) which exchange a view is of; -1 of the photos themselves.
     """
 
     values: Tensor
     labels: Tensor
     groups: Tensor
     photos: Tensor
+    causes: Tensor
 
 
-def check_retraining(options: TrainOptions) -> None:
+def check_retraining(options: TrainOptions, *, has_causes: bool = False) -> None:
     """Refuses what does not go together.
+
+    Args:
+        options: of the training.
+        has_causes: edits name causes too, or parts of photos, that are trained against.
 
     Raises:
         UserError: --groups or --robust beside an option that they would undo, or that leaves no frozen backbone.
     """
+    against = "--edits, which has cures or marked parts," if has_causes else "--against"
     given = {
-        "--against": options.against is not None,
+        against: has_causes or options.against is not None,
         "--robust": options.robust,
         "--groups": options.groups is not None,
     }
     own = next((name for name, is_given in given.items() if is_given), None)
     if own is None:
         return
-    if options.against is not None and options.robust:
+    other = "--robust" if options.robust else "--groups" if has_causes and options.groups is not None else ""
+    if own == against and other:
         raise UserError(
-            "Found --against beside --robust; expected one of them: each fits the last layer in its own way. Leave one "
-            "out."
+            f"Found {own} beside {other}; expected one of them: each fits the last layer in its own way. Leave one out."
         )
     if options.scratch or options.unfreeze != "none":
         other = "--scratch" if options.scratch else f"--unfreeze {options.unfreeze}"
@@ -74,9 +81,9 @@ def check_retraining(options: TrainOptions) -> None:
             f"Found {own} beside {other}; expected a frozen backbone, whose stored features the last layer is fitted "
             f"to once more. Leave {other} out."
         )
-    if options.against is not None and options.augment:
+    if own == against and options.augment:
         raise UserError(
-            f"Found --against beside --augment {options.augment}; expected no random views beside those in which the "
+            f"Found {own} beside --augment {options.augment}; expected no random views beside those in which the "
             "cause is exchanged. Leave --augment out."
         )
     named = {"ignore": options.ignore, "attend": options.attend}
@@ -115,23 +122,14 @@ def check_groups(groups: Mapping[Path, str], photos: PhotoFolder, options: Train
         )
 
 
-def retrain(work: Work, stores: Sequence[FeatureStore]) -> None:
-    """Puts the refitted last layer into the model, and what was chosen into `work.retrained`.
-
-    Args:
-        work: after its head was trained.
-        stores: plain features of all photos, then those of the views of the training photos.
-    """
+def retrain(work: Work, stores: Stores) -> None:
+    """Puts the refitted last layer into the model, and what was chosen into `work.retrained`; the head is trained."""
     model, options = work.model, work.options
-    train = _pool(work, stores, work.photos.train)
-    val = _pool(work, stores[:1], work.photos.val)
+    train, val = (_pool(work, stores, samples) for samples in (work.photos.train, work.photos.val))
     first = Layer(model.classifier.weight.detach().cpu(), model.classifier.bias.detach().cpu())
-    if work.exchange is not None:
+    if work.exchanges:
         layer, about = retrain_still(first, train, is_balanced=options.class_weights)
-        changed = _pool(work, stores[1:2], work.photos.val)
-        about |= {
-            f"changed_{when}": _count_changed(one, val, changed) for when, one in (("before", first), ("after", layer))
-        }
+        about |= _tell_changed({"before": first, "after": layer}, val, [one.title for one in work.exchanges])
     else:
         way = retrain_missed if options.robust else retrain_groups
         layer, about = way(first, train, val, options.seed)
@@ -143,18 +141,24 @@ def retrain(work: Work, stores: Sequence[FeatureStore]) -> None:
     log.info("The last layer was fitted once more (%s): %s", about["way"], numbers)
 
 
-def _pool(work: Work, stores: Sequence[FeatureStore], samples: Sequence[Sample]) -> Pooled:
-    """The photos as each store has them, one store after the other."""
+def _pool(work: Work, stores: Stores, samples: Sequence[Sample]) -> Pooled:
+    """The photos, then their views of each exchange."""
     words = sorted(
         {(sample.label, work.groups[sample.path]) for sample in work.photos.samples if sample.path in work.groups}
     )
     number = {word: k for k, word in enumerate(words)}
     groups = [number[s.label, work.groups[s.path]] if s.path in work.groups else -1 for s in samples]
-    with torch.no_grad():
-        values = torch.cat([read_pooled(work, store, samples) for store in stores])
-    labels = torch.tensor([sample.label for sample in samples])
-    columns = (labels, torch.tensor(groups), torch.arange(len(samples)))
-    return Pooled(values, *(column.repeat(len(stores)) for column in columns))
+    labels, numbers = torch.tensor([sample.label for sample in samples]), torch.tensor(groups)
+    values, photos = [read_pooled(work, stores.plain, samples)], [torch.arange(len(samples))]
+    causes = [torch.full((len(samples),), -1)]
+    for changed in stores.changed:
+        rows = [row for row, sample in enumerate(samples) if sample.path in changed.words]
+        if rows:
+            values.append(read_changed(work, changed, [samples[row] for row in rows]))
+            photos.append(torch.tensor(rows))
+            causes.append(torch.full((len(rows),), changed.number))
+    row_of = torch.cat(photos)
+    return Pooled(torch.cat(values), labels[row_of], numbers[row_of], row_of, torch.cat(causes))
 
 
 def retrain_groups(first: Layer, train: Pooled, val: Pooled, seed: int) -> tuple[Layer, dict[str, Any]]:
@@ -202,7 +206,7 @@ def _score_unseen(train: Pooled, first: Layer, seed: int) -> Tensor:
     """(N, K) logits of each photo by a head fitted to the other four fifths; all views of a photo are in one fifth."""
     folds = split_folds(train.labels[: int(train.photos.max()) + 1], seed)[train.photos]
     logits = torch.zeros(len(train.labels), len(first.bias))
-    for fold in range(_FOLDS):
+    for fold in range(FOLDS):
         seen = folds != fold
         if (~seen).any() and seen.any():
             head = fit_layer(
@@ -222,23 +226,38 @@ def retrain_still(first: Layer, train: Pooled, *, is_balanced: bool = False) -> 
     Paper: none for the whole; targeted augmentation is what Whac-A-Mole (arXiv:2212.04825) finds to help without
     feeding another shortcut, and the penalty is invariance to a known change (logit pairing, arXiv:1803.06373).
 
+    Several causes have a penalty each: one that few photos show weighs as much as one that all show.
+
     Args:
         first: the head before.
         train: photos, then their views.
         is_balanced: every class has the same weight.
     """
-    count = int(train.photos.max()) + 1
-    is_view = torch.arange(len(train.labels)) >= count
+    is_view = train.causes >= 0
+    causes = train.causes[is_view]
     changes = train.values[is_view] - train.values[train.photos[is_view]]
-    still = Stillness(changes, _STILLNESS)
+    still = Stillness(changes, _STILLNESS / torch.bincount(causes)[causes])
     weights = weigh_groups(train.labels) if is_balanced else torch.ones(len(train.labels))
     layer = fit_layer(train.values, train.labels, weights, first.zeros, decay=_STILL_DECAY, still=still)
     return layer, {"way": "photos with the cause exchanged", "photos": len(train.labels)}
 
 
-def _count_changed(layer: Layer, photos: Pooled, views: Pooled) -> float:
-    """The share of photos whose class is another when the cause is exchanged."""
-    return float((layer(photos.values).argmax(dim=1) != layer(views.values).argmax(dim=1)).float().mean())
+def _tell_changed(layers: Mapping[str, Layer], photos: Pooled, titles: Sequence[str]) -> dict[str, Any]:
+    """The share of photos whose class is another when a cause is exchanged, by each layer; empty without a view."""
+    is_view = photos.causes >= 0
+    if not is_view.any():
+        return {}
+    causes, moved = photos.causes[is_view], {}
+    for when, layer in layers.items():
+        said = layer(photos.values).argmax(dim=1)
+        moved[when] = (said != said[photos.photos])[is_view].float()
+    each = [
+        {"cause": title, "photos": int((causes == number).sum())}
+        | {f"changed_{when}": float(values[causes == number].mean()) for when, values in moved.items()}
+        for number, title in enumerate(titles)
+        if (causes == number).any()
+    ]
+    return {f"changed_{when}": float(values.mean()) for when, values in moved.items()} | {"causes": each}
 
 
 def split_folds(labels: Tensor, seed: int) -> Tensor:
@@ -247,7 +266,7 @@ def split_folds(labels: Tensor, seed: int) -> Tensor:
     folds = torch.zeros_like(labels)
     for label in labels.unique():
         members = (labels == label).nonzero()[:, 0]
-        folds[members[torch.randperm(len(members), generator=draw)]] = torch.arange(len(members)) % _FOLDS
+        folds[members[torch.randperm(len(members), generator=draw)]] = torch.arange(len(members)) % FOLDS
     return folds
 
 

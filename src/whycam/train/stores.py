@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,81 +11,149 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from whycam.data.exchange import Exchange
 from whycam.data.folder import Sample
 from whycam.data.loader import Photo, map_ahead
 from whycam.data.views import ViewDataset
 from whycam.errors import UserError
 from whycam.model.backbone import hash_tensors
+from whycam.model.gap import GapClassifier
 from whycam.model.onnx.engine import place_engine
 from whycam.model.onnx.export import open_features
-from whycam.train.features import FeatureKey, FeatureStore, compute_features, default_cache_dir
+from whycam.train.features import (
+    Changed,
+    FeatureKey,
+    FeatureStore,
+    Stores,
+    compute_features,
+    default_cache_dir,
+    open_relatives,
+)
 from whycam.train.focus import SWAPPED_VIEWS, name_swaps
 from whycam.train.work import Work, drop_photos, log
 
 WORKERS = 2
-# Views of each training photo with the cause exchanged.
-EXCHANGED_VIEWS = 2
 # From so many photos on, the time for an export is soon won back.
 _EXPORT_FROM_PHOTOS = 1000
 Reader = Callable[[Tensor, Tensor], Tensor]
 PhotoReader = Callable[[Iterable[Path]], Iterator[Photo]]
 
 
-def compute_stores(work: Work) -> list[FeatureStore]:
-    """Plain features of all photos, then those of each random or swapped view of the training photos."""
-    model, options = work.model, work.options
-    weights = hash_tensors(model.backbone.state_dict())
-    run = _FeatureRun(work, weights)
-    cache = options.cache_dir or default_cache_dir()
-
-    def compute(samples: Sequence[Sample], view: str, words: str, read: PhotoReader | None = None) -> FeatureStore:
-        photos = {work.hashes[sample.path]: sample.path for sample in samples}
-        content = sorted(photos)
-        key = FeatureKey(weights, model.preprocess, model.origin.map_stride, content, view)
-        with work.show_progress(words, len(content)) as advance:
-            return compute_features(run, photos, key, device=work.device, cache_dir=cache, progress=advance, read=read)
-
-    plain = compute(work.photos.samples, "plain", "features")
-    reasons = {sample.path: plain.unreadable.get(work.hashes[sample.path], "") for sample in work.photos.samples}
+def compute_stores(work: Work) -> Stores:
+    """Plain features of all photos, then those of each random, swapped or exchanged view of the training photos."""
+    maker = _StoreMaker(work)
+    plain = maker.make(maker.hash_all(work.source.samples), "plain", "features")
+    reasons = {sample.path: plain.unreadable.get(work.hashes[sample.path], "") for sample in work.source.samples}
     drop_photos(work, {path: why for path, why in reasons.items() if why})
     log.info(
-        "Features of %d photos %s", len(work.photos.samples), "were in the cache" if plain.was_cached else "computed"
+        "Features of %d photos %s", len(work.source.samples), "were in the cache" if plain.was_cached else "computed"
     )
     views = []
-    for view, (samples, name, read) in enumerate(_list_views(work)):
-        words = f"features of view {view + 1}"
-        views.append(compute(samples, name, words, partial(read, work=work, view=view)))
-    return [plain, *views]
+    for view, (name, read) in enumerate(_list_views(work)):
+        photos, words = maker.hash_all(work.photos.train), f"features of view {view + 1}"
+        views.append(maker.make(photos, name, words, partial(read, work=work, view=view)))
+    changed = [
+        maker.change(number, view)
+        for number in range(len(work.exchanges))
+        for view in range(work.exchanges[number].views)
+    ]
+    return Stores(plain, tuple(views), tuple(changed))
 
 
-def _list_views(work: Work) -> list[tuple[Sequence[Sample], str, Callable[..., Iterator[Photo]]]]:
-    """Of each view: its photos, a word for what decides its pixels, and how they are read."""
-    train, exchange, swaps, options = work.photos.train, work.exchange, work.swaps, work.options
-    if exchange:
-        # Of held-out photos one view tells how much the answers still hang on the cause.
-        parts = [work.photos.samples, *[train] * (EXCHANGED_VIEWS - 1)]
-        names = [exchange.name([s.path for s in part], v, work.hashes) for v, part in enumerate(parts)]
-        return [(part, name, _read_changed) for part, name in zip(parts, names, strict=True)]
+def compute_plain(work: Work) -> FeatureStore:
+    """Plain features of all photos of the folder."""
+    maker = _StoreMaker(work)
+    return maker.make(maker.hash_all(work.source.samples), "plain", "features")
+
+
+class _StoreMaker:
+    """Makes the stores of a training, or opens them where they are kept."""
+
+    def __init__(self, work: Work) -> None:
+        passes = len(work.photos.train) * (SWAPPED_VIEWS if work.swaps else work.options.augment)
+        if work.exchanges:
+            passes = sum(one.views * len(one.pick(work.photos.train)) for one in work.exchanges)
+        # What makes the plain features must not hang on what else is asked for: they are kept for the next training.
+        photos = len(work.source.samples)
+        self.work, self.run, self.view_run = work, _FeatureRun(work, photos), _FeatureRun(work, photos + passes)
+        self.cache = work.options.cache_dir or default_cache_dir()
+
+    def hash_all(self, samples: Sequence[Sample]) -> dict[str, Path]:
+        """Content hash -> photo."""
+        return {self.work.hashes[sample.path]: sample.path for sample in samples}
+
+    def make(self, photos: Mapping[str, Path], view: str, words: str, read: PhotoReader | None = None) -> FeatureStore:
+        """The store of these photos in one view."""
+        run = self.run if read is None else self.view_run
+        return self._compute(run, photos, run.describe(sorted(photos), view), words, read)
+
+    def change(self, number: int, view: int) -> Changed:
+        """A view with a cause exchanged; rows that another training made are taken from there.
+
+        Of held-out photos one view tells how much the answers still hang on the cause.
+        """
+        work, exchange = self.work, self.work.exchanges[number]
+        samples = exchange.pick(work.photos.train if view else work.photos.samples)
+        words = {sample.path: exchange.word(sample.path, view, work.hashes) for sample in samples}
+        is_pooled = work.options.head == "linear"
+        name = "exchanged, pooled" if is_pooled else "exchanged"
+        kept = open_relatives(self.run.describe((), name, is_shared=True), self.cache)
+        known = {word for store in kept for word in store.row_of}
+        missing = {word: path for path, word in words.items() if word not in known}
+        if not missing:
+            return Changed(number, words, tuple(kept))
+        key = self.run.describe(sorted(missing), name, is_shared=True)
+        read = partial(_read_exchanged, exchange=exchange, work=work, view=view)
+        run = self.view_run.pool if is_pooled else self.view_run
+        fresh = self._compute(run, missing, key, f"features of view {view + 1}, {exchange.title}", read)
+        return Changed(number, words, (*kept, fresh))
+
+    def _compute(
+        self,
+        run: Callable[[Tensor], Tensor],
+        photos: Mapping[str, Path],
+        key: FeatureKey,
+        words: str,
+        read: PhotoReader | None,
+    ) -> FeatureStore:
+        device = self.work.device
+        with self.work.show_progress(words, len(photos)) as advance:
+            return compute_features(run, photos, key, device=device, cache_dir=self.cache, progress=advance, read=read)
+
+
+def _list_views(work: Work) -> list[tuple[str, Callable[..., Iterator[Photo]]]]:
+    """Of each view of the training photos: a word for what decides its pixels, and how they are read."""
+    swaps, options = work.swaps, work.options
+    if work.exchanges:
+        return []
     if swaps:
-        return [(train, name_swaps(swaps, view, work.hashes), _read_changed) for view in range(SWAPPED_VIEWS)]
-    return [(train, f"random-{options.seed}-{view}", _read_views) for view in range(options.augment)]
+        return [(name_swaps(swaps, view, work.hashes), _read_swapped) for view in range(SWAPPED_VIEWS)]
+    return [(f"random-{options.seed}-{view}", _read_views) for view in range(options.augment)]
 
 
 class _FeatureRun:
     """Images -> features of the frozen backbone, by an exported graph where that pays: many photos and no GPU."""
 
-    def __init__(self, work: Work, weights: str) -> None:
-        self.model, self.weights = work.model, weights
-        views = EXCHANGED_VIEWS if work.exchange else SWAPPED_VIEWS if work.swaps else work.options.augment
-        passes = len(work.photos.train) * views + len(work.photos.samples)
+    def __init__(self, work: Work, passes: int) -> None:
+        self.model = work.model
+        self.weights = hash_tensors(work.model.backbone.state_dict())
         self.is_worth_it = work.device.type == "cpu" and passes >= _EXPORT_FROM_PHOTOS
         self._run: Callable[[Tensor], Tensor] | None = None
+
+    def describe(self, content: Sequence[str], view: str, *, is_shared: bool = False) -> FeatureKey:
+        """What decides the features of these rows."""
+        model = self.model
+        return FeatureKey(self.weights, model.preprocess, model.origin.map_stride, content, view, is_shared)
 
     def __call__(self, images: Tensor) -> Tensor:
         """(N, C, h, w)."""
         if self._run is None:
             self._run = self._open()
         return self._run(images)
+
+    def pool(self, images: Tensor) -> Tensor:
+        """(N, C, 1, 1): all that a linear head asks for."""
+        return self(images).mean(dim=(2, 3), keepdim=True)
 
     def _open(self) -> Callable[[Tensor], Tensor]:
         if self.is_worth_it:
@@ -106,12 +174,16 @@ def _read_views(paths: Iterable[Path], work: Work, view: int) -> Iterator[Photo]
     return (Photo(sample.path, values.numpy()) for sample, (values, _) in zip(samples, pixels, strict=True))
 
 
-def _read_changed(paths: Iterable[Path], work: Work, view: int) -> Iterator[Photo]:
-    """Views with the cause of a finding, or the content of a region, from another photo."""
-    change, preprocess = work.exchange or work.swaps, work.model.preprocess
-    return map_ahead(
-        lambda path: Photo(path, preprocess.to_pixels(change(path, view))) if change else Photo(path), paths
-    )
+def _read_swapped(paths: Iterable[Path], work: Work, view: int) -> Iterator[Photo]:
+    """Views with the content of a region from another photo."""
+    swaps, preprocess = work.swaps, work.model.preprocess
+    return map_ahead(lambda path: Photo(path, preprocess.to_pixels(swaps(path, view))) if swaps else Photo(path), paths)
+
+
+def _read_exchanged(paths: Iterable[Path], exchange: Exchange, work: Work, view: int) -> Iterator[Photo]:
+    """Views with the cause of a finding from another photo."""
+    preprocess = work.model.preprocess
+    return map_ahead(lambda path: Photo(path, preprocess.to_pixels(exchange(path, view))), paths)
 
 
 def make_readers(work: Work, views: Sequence[FeatureStore], plain: FeatureStore) -> tuple[Reader, Reader]:
@@ -147,12 +219,23 @@ def _pool(values: np.ndarray, rows: np.ndarray) -> Tensor:
     return torch.from_numpy(np.concatenate(means))
 
 
+def read_pooled(
+    work: Work, store: FeatureStore, samples: Sequence[Sample], model: GapClassifier | None = None
+) -> Tensor:
+    """(N, C) float32 on the CPU: what the linear layer sees of photos, after the neck of `model`, or the training's."""
+    return _read_pooled(model or work.model, [store], [work.hashes[sample.path] for sample in samples])
+
+
+def read_changed(work: Work, changed: Changed, samples: Sequence[Sample], model: GapClassifier | None = None) -> Tensor:
+    """The same of their views with a cause exchanged."""
+    return _read_pooled(model or work.model, changed.stores, [changed.words[sample.path] for sample in samples])
+
+
 @torch.no_grad()
-def read_pooled(work: Work, store: FeatureStore, samples: Sequence[Sample]) -> Tensor:
-    """(N, C) float32 on the CPU: what the linear layer sees of photos, after the neck."""
-    rows = np.array([store.row_of[work.hashes[sample.path]] for sample in samples])
-    parts = []
-    for block in np.array_split(rows, max(1, len(rows) // 64)):
-        features = torch.from_numpy(store.values[block].astype(np.float32)).to(work.device)
-        parts.append(work.model.neck(features).mean(dim=(2, 3)).cpu())
+def _read_pooled(model: GapClassifier, stores: Sequence[FeatureStore], words: Sequence[str]) -> Tensor:
+    places = {word: (store, row) for store in reversed(stores) for word, row in store.row_of.items()}
+    device, parts = model.classifier.weight.device, []
+    for block in np.array_split(np.array(words), max(1, len(words) // 64)):
+        values = np.stack([store.values[row] for store, row in (places[word] for word in block)])
+        parts.append(model.neck(torch.from_numpy(values.astype(np.float32)).to(device)).mean(dim=(2, 3)).cpu())
     return torch.cat(parts)

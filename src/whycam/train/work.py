@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from whycam.data.folder import PhotoFolder, Sample
 from whycam.data.loader import stream_photos
 from whycam.data.views import Swaps
 from whycam.model.gap import GapClassifier
-from whycam.train.features import FeatureStore
+from whycam.train.features import Stores
 from whycam.train.focus import Focus
 from whycam.train.loop import Epoch
 
@@ -32,7 +32,7 @@ class Work:
     """What the steps of one training hand on.
 
     Attributes:
-        photos: the folder, without what can't be read.
+        source: the folder as it is on the disk, without what can't be read.
         hashes: path -> content hash.
         unreadable: path -> reason.
         model: the classifier in the making, on `device`.
@@ -40,15 +40,19 @@ class Work:
         show_progress: (words, total) -> a bar, whose block gets a function that is told how many more are done.
         times_s: step -> seconds.
         epochs: the lines of all phases so far.
-        store: features of all photos, where the finished model's backbone is still the one that made them.
+        stores: features of all photos, where the finished model's backbone is still the one that made them.
         focus: where evidence is unwanted, if anywhere.
-        exchange: views of photos with the cause of a finding exchanged, where the training is against one.
+        make_exchanges: the photos to train on -> their views with a cause exchanged, one for each cause that the
+            training is against.
         groups: photo -> group, where that is known.
         retrained: how the last layer was fitted once more, if it was.
+        edit: the folder -> what is trained on: with people's labels, and without what they left out.
+        photos: what is trained on.
+        exchanges: what `make_exchanges` makes of them.
     """
 
     options: TrainOptions
-    photos: PhotoFolder
+    source: PhotoFolder
     hashes: Mapping[Path, str]
     unreadable: dict[Path, str]
     model: GapClassifier
@@ -57,11 +61,18 @@ class Work:
     show_progress: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
     times_s: dict[str, float] = field(default_factory=dict)
     epochs: list[Epoch] = field(default_factory=list)
-    store: FeatureStore | None = None
+    stores: Stores | None = None
     focus: Focus | None = None
-    exchange: Exchange | None = None
+    make_exchanges: Callable[[PhotoFolder], tuple[Exchange, ...]] = lambda photos: ()
     groups: Mapping[Path, str] = field(default_factory=dict)
     retrained: dict[str, Any] | None = None
+    edit: Callable[[PhotoFolder], PhotoFolder] = lambda folder: folder
+    photos: PhotoFolder = field(init=False)
+    exchanges: tuple[Exchange, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.photos = self.edit(self.source)
+        self.exchanges = self.make_exchanges(self.photos)
 
     @property
     def swaps(self) -> Swaps | None:
@@ -86,13 +97,10 @@ def drop_photos(work: Work, reasons: Mapping[Path, str]) -> None:
     for path, why in reasons.items():
         log.warning("Left out '%s': %s", path, why)
     before = work.photos.class_names
-    label = work.exchange.label if work.exchange else None
-    work.photos = drop_unreadable(work.photos, work.unreadable, allow_empty=work.options.allow_empty)
-    names = work.photos.class_names
-    if work.exchange:
-        kept = names.index(before[label]) if label is not None and before[label] in names else None
-        work.exchange = replace(work.exchange, donors=work.photos.train, label=kept)
-    if names != before:
+    work.source = drop_unreadable(work.source, work.unreadable, allow_empty=work.options.allow_empty)
+    work.photos = work.edit(work.source)
+    work.exchanges = work.make_exchanges(work.photos) if reasons else work.exchanges
+    if work.photos.class_names != before:
         log.warning("Left out the classes whose photos can't be read: %s", ", ".join(map(repr, work.photos.left_out)))
         torch.manual_seed(work.options.seed)
         origin = work.model.origin
@@ -101,7 +109,7 @@ def drop_photos(work: Work, reasons: Mapping[Path, str]) -> None:
 
 def drop_undecodable(work: Work) -> None:
     """Leaves out the photos that can't be decoded, by decoding each once."""
-    paths = [sample.path for sample in work.photos.samples]
+    paths = [sample.path for sample in work.source.samples]
     with work.show_progress("decoding", len(paths)) as advance:
         reasons = {}
         for photo in stream_photos(paths, work.model.preprocess):

@@ -22,7 +22,7 @@ from whycam.data.preprocess import Preprocess
 from whycam.data.samples import make_probe
 from whycam.errors import UserError, make_unknown_name
 from whycam.model.cache import find_cache, open_cached
-from whycam.runs import is_utf8, read_versions
+from whycam.runs import find_model, is_utf8, read_versions
 
 if TYPE_CHECKING:
     from whycam.model.onnx.pooled import PooledGraph
@@ -269,8 +269,7 @@ def place_engine(words: Sequence[str]) -> Path:
 
 
 def _find_files(model: str) -> list[Path] | None:
-    folder = Path(model)
-    folder = folder / "model" if (folder / "model").is_dir() else folder
+    folder = find_model(Path(model))
     files = [folder / "config.json", folder / "model.safetensors"]
     if folder.is_dir():
         return files if all(file.is_file() for file in files) else None

@@ -1,0 +1,190 @@
+"""How a trained model does on the held-out photos: scores, groups, and what it says of each photo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_confusion_matrix,
+    multiclass_f1_score,
+    multiclass_precision,
+    multiclass_recall,
+)
+
+from whycam.data.folder import PhotoFolder
+from whycam.data.loader import in_batches, stream_photos
+from whycam.metrics.groups import score_groups
+from whycam.model.gap import GapClassifier, check_identity, measure_identity
+from whycam.model.input import normalise_on
+from whycam.runs import TableWriter
+from whycam.train.evidence import compute_evidence
+from whycam.train.features import FeatureStore
+from whycam.train.focus import SWAPPED_VIEWS
+from whycam.train.work import Work
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the model makes of photos.
+
+    Attributes:
+        logits: (N, K).
+        errors: (N,) the identity's error of each.
+        evidence: (N, h, w) how much speaks for or against any class in each cell.
+    """
+
+    logits: Tensor
+    errors: Tensor
+    evidence: Tensor
+
+    @cached_property
+    def identity_error(self) -> float:
+        """The largest of the errors."""
+        return float(self.errors.max())
+
+
+def score(work: Work) -> Scored:
+    """What the trained model makes of the held-out photos; written to `predictions.parquet` and `.csv`.
+
+    Raises:
+        UserError: the maps are not the scores.
+    """
+    scored = score_model(work, work.model, is_stored=work.stores is not None)
+    check_identity(scored.identity_error, "The trained model")
+    labels = torch.tensor([sample.label for sample in work.photos.val])
+    _write_predictions(scored.logits, labels, work.photos, work.run)
+    return scored
+
+
+def summarise(work: Work, scored: Scored, more: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores of held-out photos, as `summary.json` holds them, and `more`."""
+    photos, logits = work.photos, scored.logits
+    labels = torch.tensor([sample.label for sample in photos.val])
+    views = SWAPPED_VIEWS if work.swaps else 0
+    focus = {"focus": work.focus.describe(photos.val, scored.evidence, views=views)} if work.focus else {}
+    retrained = {"last_layer": work.retrained} if work.retrained else {}
+    return {
+        **_compute_scores(logits, labels, photos.class_names),
+        **_compute_groups(work, logits, labels),
+        **retrained,
+        **focus,
+        "identity_error": scored.identity_error,
+        **more,
+        "confusion": count_confusion(work, scored).tolist(),
+    }
+
+
+def count_confusion(work: Work, scored: Scored) -> np.ndarray:
+    """(K, K) held-out photos by their class and what they are taken for."""
+    labels = torch.tensor([sample.label for sample in work.photos.val])
+    counts = multiclass_confusion_matrix(scored.logits, labels, num_classes=len(work.photos.class_names))
+    found: np.ndarray = counts.numpy()
+    return found
+
+
+def score_model(work: Work, model: GapClassifier, *, is_stored: bool) -> Scored:
+    """What a model makes of the held-out photos: from stored features, where they are its own backbone's."""
+    if is_stored and work.stores is not None:
+        return _score_stored(work, model, work.stores.plain)
+    return _score_photos(work, model)
+
+
+@torch.no_grad()
+def _score_stored(work: Work, model: GapClassifier, store: FeatureStore) -> Scored:
+    parts = []
+    for batch in in_batches(work.photos.val, 64):
+        rows = [store.row_of[work.hashes[sample.path]] for sample in batch]
+        features = model.neck(torch.from_numpy(store.values[rows].astype(np.float32)).to(work.device))
+        parts.append(_score(model, features))
+    return _join(parts)
+
+
+@torch.no_grad()
+def _score_photos(work: Work, model: GapClassifier) -> Scored:
+    """From the disk, through the whole network."""
+    parts, samples = [], work.photos.val
+    paths = (sample.path for sample in samples)
+    with work.show_progress("validation", len(samples)) as advance:
+        for batch in in_batches(stream_photos(paths, model.preprocess), 32):
+            # Unreadable photos were left out before the training.
+            pixels = np.stack([photo.pixels for photo in batch if photo.pixels is not None])
+            images = normalise_on(torch.from_numpy(pixels).to(work.device), model.preprocess)
+            parts.append(_score(model, model.features(images)))
+            advance(len(batch))
+    return _join(parts)
+
+
+def _score(model: GapClassifier, features: Tensor) -> Scored:
+    logits, maps = model.classify(features), model.compute_maps(features)
+    errors = measure_identity(logits, maps, model.classifier.bias)
+    return Scored(logits.cpu(), errors.cpu(), compute_evidence(maps).cpu())
+
+
+def _join(parts: Sequence[Scored]) -> Scored:
+    columns = ([getattr(part, name) for part in parts] for name in ("logits", "errors", "evidence"))
+    return Scored(*map(torch.cat, columns))
+
+
+def _compute_scores(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
+    """Accuracy, calibration and per-class figures by torchmetrics."""
+    count = len(class_names)
+    probabilities = logits.softmax(dim=1)
+    each = {
+        "precision": multiclass_precision(logits, labels, count, average="none"),
+        "recall": multiclass_recall(logits, labels, count, average="none"),
+        "f1": multiclass_f1_score(logits, labels, count, average="none"),
+    }
+    photos = torch.bincount(labels, minlength=count)
+    return {
+        "val_accuracy": float(multiclass_accuracy(logits, labels, count, average="micro")),
+        "val_loss": float(torch.nn.functional.cross_entropy(logits, labels)),
+        "val_balanced_accuracy": float(each["recall"].mean()),
+        "val_calibration_error": float(multiclass_calibration_error(probabilities, labels, count)),
+        "classes": {
+            name: {"photos": int(photos[k]), **{word: float(values[k]) for word, values in each.items()}}
+            for k, name in enumerate(class_names)
+        },
+    }
+
+
+def _compute_groups(work: Work, logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    """The accuracy of each group of the held-out photos, and what it was chosen by."""
+    samples, names = work.photos.val, work.photos.class_names
+    words = [work.groups.get(sample.path) for sample in samples]
+    found = score_groups([names[s.label] for s in samples], words, (logits.argmax(dim=1) == labels).tolist())
+    note = ""
+    if work.retrained and "chosen_by" in work.retrained:
+        note = f" The last layer's numbers were chosen by {work.retrained['chosen_by']}, these same photos."
+    about = {"val_note": f"The epoch was chosen by its accuracy on these same photos.{note}"}
+    return about | ({"groups": found} if found else {})
+
+
+def _write_predictions(logits: Tensor, labels: Tensor, photos: PhotoFolder, run: Path) -> None:
+    """`predictions.parquet` and `.csv`: each held-out photo with its truth, prediction and probabilities."""
+    import pyarrow as pa  # noqa: PLC0415 - slow to import
+
+    probabilities = logits.softmax(dim=1)
+    texts = [pa.field(name, pa.string()) for name in ("path", "truth", "predicted")]
+    numbers = [pa.field(name, pa.float32()) for name in ("p_truth", "p_predicted")]
+    with TableWriter(run, "predictions", pa.schema([*texts, pa.field("is_right", pa.bool_()), *numbers])) as table:
+        for sample, p in zip(photos.val, probabilities, strict=True):
+            top = int(p.argmax())
+            table.write(
+                {
+                    "path": sample.path.relative_to(photos.root).as_posix(),
+                    "truth": photos.class_names[sample.label],
+                    "predicted": photos.class_names[top],
+                    "is_right": top == sample.label,
+                    "p_truth": float(p[sample.label]),
+                    "p_predicted": float(p[top]),
+                }
+            )

@@ -1,0 +1,236 @@
+"""One training, from a folder of photos and what people said of them to a model folder with its scores.
+
+`whycam train` and a version of a run are both made here: of the same edits and options they are the same model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from whycam.config import TrainOptions
+from whycam.data.check import drop_unreadable, find_same_content, hash_photos
+from whycam.data.exchange import Exchange
+from whycam.data.folder import PhotoFolder, count_labels, fingerprint, read_folder
+from whycam.data.groups import read_groups
+from whycam.intake.device import choose_device
+from whycam.intake.request import read_classes
+from whycam.mend.apply import Applied, find_photos
+from whycam.mend.cures import CauseMaker
+from whycam.mend.scores import Scored, score, summarise
+from whycam.mend.state import State
+from whycam.model.backbone import make_backbone
+from whycam.model.gap import GapClassifier, save_classifier
+from whycam.runs import command_line, find_way, read_versions, write_json
+from whycam.train.focus import make_focus
+from whycam.train.phases import train_phases
+from whycam.train.retrain import check_groups, check_retraining
+from whycam.train.work import Work, log
+
+ShowProgress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass
+class Training:
+    """A training in progress.
+
+    Attributes:
+        work: what its steps hand on.
+        applied: people's edits beside the photos; None where there is no journal.
+        notes: sentences on edits that don't count, or could not be followed.
+        start: when it began, by `time.perf_counter`.
+    """
+
+    work: Work
+    applied: Applied | None
+    notes: list[str] = field(default_factory=list)
+    start: float = field(default_factory=time.perf_counter)
+
+    def run(self) -> Scored:
+        """Trains, and scores the held-out photos.
+
+        Raises:
+            UserError: photos, edits or a network that can't be trained with; the maps are not the scores.
+        """
+        self.work.times_s["prepare"] = time.perf_counter() - self.start
+        _log_start(self.work)
+        for note in self.notes:
+            log.warning("%s", note)
+        train_phases(self.work)
+        with self.work.timed("results"):
+            return score(self.work)
+
+    def save(self, scored: Scored, more: dict[str, Any]) -> dict[str, Any]:
+        """Writes the model and `summary.json`, which comes back; `more` stands in it."""
+        summary = summarise(self.work, scored, more) | self._describe()
+        if self.applied is not None:
+            summary["edits"] = self._describe_edits(self.applied)
+        save_classifier(self.work.model, self.work.run / "model", scored.identity_error)
+        write_json(self.work.run / "summary.json", summary)
+        return summary
+
+    def _describe(self) -> dict[str, Any]:
+        """What the summary says beside the scores."""
+        work = self.work
+        options, origin = work.options, work.model.origin
+        total_s = time.perf_counter() - self.start
+        return {
+            "command": command_line(),
+            "backbone": origin.architecture,
+            "weights": origin.source,
+            "head": options.head,
+            "image_size_px": origin.preprocess.height_px,
+            "map_stride": origin.map_stride,
+            "recipe": options.recipe,
+            "seed": options.seed,
+            "device": str(work.device),
+            "epochs": len(work.epochs),
+            "data": {
+                "folder": str(work.photos.root),
+                "folder_from_run": find_way(work.run, work.photos.root),
+                "fingerprint": fingerprint(work.photos.root, work.photos.samples, dict(work.hashes)),
+                "train": len(work.photos.train),
+                "val": len(work.photos.val),
+                "is_split_by_us": work.photos.is_split_by_us,
+                "classes_left_out": list(work.photos.left_out),
+                "unreadable": {str(path): why for path, why in sorted(work.unreadable.items())},
+            },
+            "times_s": {step: round(seconds, 2) for step, seconds in (*work.times_s.items(), ("total", total_s))},
+            "versions": read_versions(),
+        }
+
+    def _describe_edits(self, applied: Applied) -> dict[str, Any]:
+        """Which photos got which edit, what is trained against, and what was skipped."""
+        state = applied.state
+        return {
+            "count": len(state.edits),
+            "ids": [edit.id for edit in state.edits],
+            "photos": applied.list_photos(self.work.source.root),
+            "cures": [{"id": edit.id, "finding": (edit.finding or {})["id"]} for edit in state.cures],
+            "conflicts": [conflict.to_json() for conflict in state.conflicts],
+            "notes": self.notes,
+        }
+
+
+def read_source(folder: Path, options: TrainOptions, state: State | None = None) -> PhotoFolder:
+    """The photos of a folder, split as the options say; options that don't go together are refused first.
+
+    Raises:
+        UserError: a folder that can't be trained on, or options that don't go together.
+    """
+    check_retraining(options, has_causes=state is not None and state.has_causes)
+    return read_folder(
+        folder,
+        val_fraction=options.val_fraction,
+        seed=options.seed,
+        allow_empty=options.allow_empty,
+        order=read_classes(options.classes) if options.classes else (),
+    )
+
+
+def prepare(
+    source: PhotoFolder, options: TrainOptions, run: Path, show_progress: ShowProgress, state: State | None = None
+) -> Training:
+    """A training of the photos that `read_source` gives, ready to run.
+
+    Args:
+        source: the folder as it is on the disk.
+        options: how it is trained.
+        run: the folder to write into, which is there.
+        show_progress: see `Work`.
+        state: what people said; None where there is no journal.
+
+    Raises:
+        UserError: edits that leave a class without photos, weights out of reach, a cause that can't be exchanged.
+    """
+    start = time.perf_counter()
+    device = torch.device(choose_device(options.device))
+    hashes, unreadable = hash_photos([sample.path for sample in source.samples])
+    source = drop_unreadable(source, unreadable, allow_empty=options.allow_empty)
+    applied = None if state is None else find_photos(state, source.root, hashes)
+    photos = source if applied is None else applied.edit(source, allow_empty=options.allow_empty)
+    torch.manual_seed(options.seed)
+    origin = make_backbone(
+        options.backbone,
+        weights=options.weights,
+        is_random=options.scratch,
+        image_size=options.image_size,
+        map_stride=options.map_stride,
+    )
+    model = GapClassifier(origin, photos.class_names, options.head).to(device).eval()
+    notes: list[str] = []
+
+    def edit(folder: PhotoFolder) -> PhotoFolder:
+        return folder if applied is None else applied.edit(folder, allow_empty=options.allow_empty)
+
+    def make_exchanges(photos: PhotoFolder) -> tuple[Exchange, ...]:
+        maker = CauseMaker(options, photos, model.preprocess, applied)
+        made = maker.make()
+        notes[:] = [*(applied.notes if applied else ()), *maker.notes]
+        return made
+
+    focus, groups = make_focus(options, photos, model.preprocess), _read_groups(options, photos)
+    work = Work(
+        *(options, source, hashes, unreadable, model, device, run, show_progress),
+        focus=focus,
+        groups=groups,
+        make_exchanges=make_exchanges,
+        edit=edit,
+    )
+    return Training(work, applied, notes, start)
+
+
+def _read_groups(options: TrainOptions, photos: PhotoFolder) -> dict[Path, str]:
+    """Photo -> group; those without are counted in the log."""
+    if options.groups is None:
+        return {}
+    groups = read_groups(options.groups, [sample.path for sample in photos.samples], photos.root)
+    check_groups(groups, photos, options)
+    for words, samples in (("training", photos.train), ("held-out", photos.val)):
+        known = sum(sample.path in groups for sample in samples)
+        if known < len(samples):
+            log.info("--groups names %d of %d %s photos.", known, len(samples), words)
+    return groups
+
+
+def _log_start(work: Work) -> None:
+    counts = count_labels(work.photos.train, len(work.photos.class_names))
+    origin = work.model.origin
+    log.info(
+        "%d classes; %d photos to train on, %d held out%s; %s, %d px, maps of stride %d, on %s",
+        len(counts),
+        len(work.photos.train),
+        len(work.photos.val),
+        f" (seed {work.options.seed})" if work.photos.is_split_by_us else "",
+        origin.architecture,
+        origin.preprocess.height_px,
+        origin.map_stride,
+        work.device,
+    )
+    if max(counts) > 5 * min(counts) and not work.options.class_weights:
+        log.warning(
+            "The largest class has %.0f times the photos of the smallest; consider --class-weights.",
+            max(counts) / min(counts),
+        )
+    for path, why in work.unreadable.items():
+        log.warning("Left out '%s': %s", path, why)
+    if work.photos.left_out:
+        log.warning("Left out the classes without photos to train on: %s", ", ".join(map(repr, work.photos.left_out)))
+    in_both, mislabelled = find_same_content(work.photos, work.hashes)
+    for words, groups in (
+        ("in both splits (validation is too kind)", in_both),
+        ("under different classes", mislabelled),
+    ):
+        if groups:
+            log.warning("%d sets of photos with the same content are %s: %s", len(groups), words, _list_groups(groups))
+
+
+def _list_groups(groups: Sequence[Sequence[Path]]) -> str:
+    shown = "; ".join(" = ".join(f"'{path}'" for path in group) for group in groups[:5])
+    return shown + (f"; and {len(groups) - 5} more" if len(groups) > 5 else "")
