@@ -356,6 +356,9 @@ class ServeOptions(ModelOptions):
     max_pixels: int = Field(50_000_000, ge=1, description="Pixels of one photo at the most.")
     max_files: int = Field(32, ge=1, le=1000, description="Photos in one request at the most.")
     rate: int = Field(600, ge=0, description="Requests a minute that one client may make; 0: any number.")
+    photos: Path | None = Field(
+        None, description="The folder that a run was trained on, for its page Mend [where it was at the training]."
+    )
 
 
 class ReportOptions(ModelOptions):

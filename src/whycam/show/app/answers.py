@@ -11,13 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 
-class _Answer(BaseModel):
+class CamelAnswer(BaseModel):
     """Names in JSON are camelCase, as the viewer reads them."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
 
 
-class Reason(_Answer):
+class Reason(CamelAnswer):
     """Why something was refused."""
 
     reason: str = Field(description="What was found, what was expected, what to do.")
@@ -35,13 +35,13 @@ class Fault(Reason):
     files: list[BadFile] = Field([], description="The reason for each file, where it is the files' fault.")
 
 
-class ErrorAnswer(_Answer):
+class ErrorAnswer(CamelAnswer):
     """Every answer that is not 2xx."""
 
     error: Fault
 
 
-class BoxAnswer(_Answer):
+class BoxAnswer(CamelAnswer):
     """A region over the threshold, in photo pixels; x1 and y1 are one past the last pixel."""
 
     x0: int
@@ -51,7 +51,7 @@ class BoxAnswer(_Answer):
     heat: float = Field(description="The share of the map's heat that lies in it.")
 
 
-class ClassScore(_Answer):
+class ClassScore(CamelAnswer):
     """A class's score."""
 
     index: int
@@ -66,7 +66,7 @@ class ClassBoxes(ClassScore):
     boxes: list[BoxAnswer]
 
 
-class PackedMaps(_Answer):
+class PackedMaps(CamelAnswer):
     """Raw maps: value = integer / 32767 * scale."""
 
     shape: tuple[int, int, int] = Field(description="Classes, rows, columns.")
@@ -74,7 +74,7 @@ class PackedMaps(_Answer):
     data: str = Field(description="Base64 of little-endian int16, in the order of the shape.")
 
 
-class Entry(_Answer):
+class Entry(CamelAnswer):
     """A photo for the viewer: the asked classes and, of exact maps, the ten best ones, best first."""
 
     id: str
@@ -91,7 +91,7 @@ class Entry(_Answer):
     notes: list[str] = Field(description="Why a map is blank, flat or not finite.")
 
 
-class Result(_Answer):
+class Result(CamelAnswer):
     """One file's explanation, or why there is none."""
 
     file: str
@@ -102,13 +102,13 @@ class Result(_Answer):
     record: dict[str, Any] = Field({}, description="How the maps were made.")
 
 
-class Results(_Answer):
+class Results(CamelAnswer):
     """One result for each file, in their order."""
 
     results: list[Result]
 
 
-class Boxes(_Answer):
+class Boxes(CamelAnswer):
     """The boxes of one class in one photo."""
 
     file: str
@@ -118,7 +118,7 @@ class Boxes(_Answer):
     threshold: float = Field(description="Share of the map's maximum.")
 
 
-class Health(_Answer):
+class Health(CamelAnswer):
     """That the server lives."""
 
     status: str
@@ -126,7 +126,7 @@ class Health(_Answer):
     version: str
 
 
-class MethodAnswer(_Answer):
+class MethodAnswer(CamelAnswer):
     """A map method that works for the model and answers in seconds."""
 
     name: str
@@ -135,7 +135,7 @@ class MethodAnswer(_Answer):
     paper: str
 
 
-class LimitsAnswer(_Answer):
+class LimitsAnswer(CamelAnswer):
     """What a request may be."""
 
     upload_bytes: int
@@ -144,7 +144,7 @@ class LimitsAnswer(_Answer):
     rate: int = Field(description="Requests a minute; 0: any number.")
 
 
-class ModelAnswer(_Answer):
+class ModelAnswer(CamelAnswer):
     """What the model is: all that the viewer needs beside an entry."""
 
     name: str

@@ -19,12 +19,31 @@ from whycam.data.samples import write_samples
 from whycam.errors import UserError
 from whycam.show.app.answers import BadFile, ErrorAnswer, Fault
 from whycam.show.app.api import BadFilesError, api
-from whycam.show.app.guard import MB, Guard, is_loopback
+from whycam.show.app.guard import MB, Guard, is_loopback, make_policy
+from whycam.show.app.mend_api import mend_api
+from whycam.show.app.mend_photos import PhotoReader
+from whycam.show.app.mending import Mending
 from whycam.show.app.served import ServedModel
 
 _SHOW = Path(__file__).parents[1]
-_STATIC = ("viewer.js", "viewer.css", "app.js", "app.css")
+_STATIC = (
+    "viewer.js",
+    "viewer.css",
+    "pictures.js",
+    "app.js",
+    "app.css",
+    "mend.js",
+    "mend_actions.js",
+    "mend_ask.js",
+    "mend_choose.js",
+    "mend_draw.js",
+    "mend_versions.js",
+    "mend.css",
+)
 _SAMPLES = ("cat.png", "espresso.png", "rocket.jpg", "motorcycle.png")
+
+# Modules that pages of one file share under these names: see `whycam.show.page`.
+_IMPORT_MAP = '{"imports":{"whycam/viewer":"/static/viewer.js","whycam/pictures":"/static/pictures.js"}}'
 
 pages = APIRouter(include_in_schema=False)
 templates = Jinja2Templates(_SHOW / "templates")
@@ -38,7 +57,10 @@ def make_app(served: ServedModel, options: ServeOptions) -> FastAPI:
         with tempfile.TemporaryDirectory() as folder:
             app.state.samples = Path(folder)
             write_samples(app.state.samples)
-            yield
+            try:
+                yield
+            finally:
+                app.state.mending.close()
 
     app = FastAPI(
         title="WhyCAM",
@@ -49,7 +71,10 @@ def make_app(served: ServedModel, options: ServeOptions) -> FastAPI:
         redoc_url=None,
     )
     app.state.served, app.state.options = served, options
+    app.state.mending = Mending(Path(served.classifier.card.name), options.photos)
+    app.state.photo_reader = PhotoReader(options.max_pixels)
     app.include_router(api)
+    app.include_router(mend_api)
     app.include_router(pages)
     app.add_middleware(
         Guard, max_bytes=options.max_upload_mb * MB, rate=options.rate, is_local=is_loopback(options.host)
@@ -100,6 +125,16 @@ async def index(request: Request) -> Response:
         "samples": dict(zip(names, _SAMPLES, strict=True)),
     }
     return templates.TemplateResponse(request, "app.html", words)
+
+
+@pages.get("/mend")
+async def mend(request: Request) -> Response:
+    """The page where a run is corrected."""
+    name = request.app.state.served.classifier.card.name
+    words = {"model": name, "short_name": Path(name).name, "import_map": _IMPORT_MAP}
+    answer = templates.TemplateResponse(request, "mend.html", words)
+    answer.headers["Content-Security-Policy"] = make_policy(_IMPORT_MAP)
+    return answer
 
 
 @pages.get("/docs")
