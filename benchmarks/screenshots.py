@@ -1,7 +1,8 @@
-"""Screenshots of the report and of the app at the widths of a served and a phone, light and dark, to be looked at.
+"""Screenshots of the report, the app and of its page Mend, as wide as a desk's screen and a phone's, light and dark.
 
 python benchmarks/screenshots.py REPORT.html -o screenshots
 python benchmarks/screenshots.py --app http://127.0.0.1:8000 --photos PHOTO ... -o screenshots    (whycam serve runs)
+python benchmarks/screenshots.py --mend http://127.0.0.1:8000 -o screenshots    (whycam serve RUN runs)
 """
 
 from __future__ import annotations
@@ -53,11 +54,41 @@ def shoot_app(browser: Browser, address: str, photos: list[Path], out: Path) -> 
             page.close()
 
 
+def shoot_mend(browser: Browser, address: str, out: Path) -> None:
+    """The first item, a photo's own, the drawing, and the versions; nothing is said and nothing is trained."""
+    for device, width_px in WIDTHS_PX.items():
+        for scheme in SCHEMES:
+            page = open_page(browser, f"{address}/mend", width_px, scheme)
+            page.wait_for_function("() => document.querySelector('#viewer .viewer-heat')?.ariaLabel", timeout=120_000)
+            page.wait_for_timeout(500)
+            page.screenshot(path=out / f"mend-{device}-{scheme}.png")
+            page.keyboard.press("n")
+            page.wait_for_timeout(1000)
+            page.screenshot(path=out / f"mend-{device}-{scheme}-photo.png", full_page=True)
+            page.keyboard.press("d")
+            page.keyboard.press(" ")
+            page.keyboard.press("ArrowRight")
+            page.screenshot(path=out / f"mend-{device}-{scheme}-draw.png")
+            page.keyboard.press("Escape")
+            page.locator("#show-versions").click()
+            page.get_by_role("heading", name="Versions").wait_for()
+            if has_changed := page.locator(".mend-change").count() > 0:
+                page.locator(".mend-change .viewer-stage").first.wait_for()
+                page.wait_for_timeout(5000)  # what is in sight of the changed photos is drawn by then
+            page.screenshot(path=out / f"mend-{device}-{scheme}-versions.png", full_page=True)
+            if has_changed:
+                page.locator(".mend-change").first.click()
+                page.wait_for_function("() => document.querySelector('#change-viewer .viewer-heat')?.ariaLabel")
+                page.screenshot(path=out / f"mend-{device}-{scheme}-change.png")
+            page.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("report", type=Path, nargs="?")
     parser.add_argument("--app", help="address of a running app")
     parser.add_argument("--photos", type=Path, nargs="+", default=[], help="what the app is given")
+    parser.add_argument("--mend", help="address of a running app of a run whose photos are at hand")
     parser.add_argument("-o", "--out", type=Path, default=Path("screenshots"))
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -67,6 +98,8 @@ def main() -> None:
             shoot_report(browser, given.report, given.out)
         if given.app:
             shoot_app(browser, given.app, given.photos, given.out)
+        if given.mend:
+            shoot_mend(browser, given.mend, given.out)
         browser.close()
     print(f"The pictures are in {given.out}")
 
