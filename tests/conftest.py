@@ -212,6 +212,14 @@ def _draw_shape(name: str, draw_from: np.random.Generator) -> Image.Image:
 
 
 @pytest.fixture(scope="session")
+def scene(shapes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run and its photos, for tests of edits; to be copied."""
+    from edit_cases import make_scene
+
+    return make_scene(shapes_folder, tmp_path_factory.mktemp("scene"))
+
+
+@pytest.fixture(scope="session")
 def run_whycam() -> Run:
     """`run_whycam("train", folder, "-o", run, env={...})`: the command line in a process of its own, output as text."""
 

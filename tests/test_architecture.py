@@ -37,12 +37,13 @@ OF_THE_MODEL = {
     "no_exact_map",
     "is_exportable",
 }
-# Training makes a GapClassifier and writes it down; export and refined maps take one apart; objects are found by a
-# graph of the installed network that gives more than scores and maps.
+# Training makes a GapClassifier, writes it down and measures it beside an earlier one; export and refined maps take one
+# apart; objects are found by a graph of the installed network that gives more than scores and maps.
 MAKERS = {
     "train",
     "mend/training.py",
     "mend/scores.py",
+    "mend/compare.py",
     "jobs/export.py",
     "maps/refine.py",
     "maps/object_graph.py",

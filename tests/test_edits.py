@@ -42,11 +42,6 @@ Run = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")
-def scene(shapes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_scene(shapes_folder, tmp_path_factory.mktemp("scene"))
-
-
-@pytest.fixture(scope="session")
 def learnt_scene(shapes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """By the installed network: random weights learn next to nothing of these photos."""
     words = {"backbone": "imagenet", "weights": None, "image_size": 96, "epochs": 12}

@@ -12,18 +12,13 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from edit_cases import copy_scene, hash_of, make_scene
+from edit_cases import copy_scene, hash_of
 from whycam.data.drawn import write_mask
 from whycam.mend.edited_run import EditedRun
 from whycam.mend.hand_on import encode_brush
 
 STROKE = np.zeros((24, 24), dtype=bool)
 STROKE[3:9, 5:20] = True
-
-
-@pytest.fixture(scope="session")
-def scene(shapes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_scene(shapes_folder, tmp_path_factory.mktemp("scene"))
 
 
 @pytest.fixture

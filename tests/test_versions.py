@@ -15,23 +15,18 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 import whycam
-from edit_cases import copy_scene, correct, describe, hash_of, make_finding, make_scene
+from edit_cases import copy_scene, correct, describe, hash_of, make_finding
 from kill_cases import KILL_TRAINING
 from whycam.audit import Audit, Finding
 from whycam.errors import UserError
 from whycam.intake.door import open_classifier
 from whycam.mend import retraining
-from whycam.mend.compare import compare_findings, compare_paired
+from whycam.mend.compare import compare_findings
 from whycam.mend.edited_run import EditedRun
 from whycam.mend.steps import CancelledError
 from whycam.mend.versions import list_versions
 from whycam.model.onnx.engine import find_engine
 from whycam.runs import find_run
-
-
-@pytest.fixture(scope="session")
-def scene(shapes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_scene(shapes_folder, tmp_path_factory.mktemp("scene"))
 
 
 @pytest.fixture
@@ -102,24 +97,13 @@ def test_a_comparison_is_of_the_same_photos_with_the_labels_of_now(edited: Edite
     assert difference["value"] == pytest.approx(
         told["accuracy"]["after"]["value"] - told["accuracy"]["before"]["value"]
     )
+    assert difference["low"] <= difference["value"] <= difference["high"]
     assert difference["gained"] + difference["lost"] <= len(told["changed"])
     relabelled = whycam.load(edited.run, engine="torch").explain(held)
     said = relabelled.class_names[int(relabelled.predicted[0])]
     listed = {one["path"]: one for one in told["changed"]}
     name = held.relative_to(edited.source.root).as_posix()
     assert name not in listed or listed[name]["before"] == said
-
-
-def test_the_interval_of_paired_answers_is_the_papers() -> None:
-    """Agresti and Min's, by hand: 10 photos, 3 gained, 1 lost."""
-    before = [True] * 4 + [False] * 3 + [True] + [False] * 2
-    after = [True] * 4 + [True] * 3 + [False] + [False] * 2
-    found = compare_paired(before, after)
-    assert (found["value"], found["gained"], found["lost"]) == (pytest.approx(0.2), 3, 1)
-    half = 1.96 * ((3.5 + 1.5 - 4 / 12) ** 0.5) / 12
-    assert (found["low"], found["high"]) == (pytest.approx(2 / 12 - half), pytest.approx(2 / 12 + half))
-    assert found["p"] == pytest.approx(0.625)
-    assert compare_paired(before, before)["p"] == 1
 
 
 def test_a_training_that_fails_or_is_called_off_leaves_the_old_model_and_nothing_else(
@@ -245,6 +229,19 @@ def test_a_new_class_is_known_from_then_on(edited: EditedRun) -> None:
     assert told is not None
     ring = next(one for one in told["classes"] if one["class"] == "ring")
     assert ring["before"]["value"] == 0
+
+
+def test_the_example_of_the_documentation_runs(
+    edited: EditedRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "mend.md").read_text(encoding="utf-8")
+    (edited.run.parent / "runs").mkdir()
+    edited.run.rename(edited.run.parent / "runs" / "flowers")
+    monkeypatch.chdir(edited.run.parent)
+    monkeypatch.setattr(retraining, "audit", lambda *_, **__: Audit((), 24, (), {"kinds": ["shortcut"]}))
+    exec(page.split("```python\n")[1].split("```")[0], {})
+    assert "'difference'" in capsys.readouterr().out
+    assert find_run(Path("runs/flowers")) == Path("runs/flowers/versions/001")
 
 
 def test_findings_that_are_gone_new_and_left(edited: EditedRun, monkeypatch: pytest.MonkeyPatch) -> None:

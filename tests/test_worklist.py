@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from edit_cases import copy_scene, hash_of, make_finding, make_scene
+from edit_cases import copy_scene, hash_of, make_finding
 from whycam.errors import UserError
 from whycam.mend.doubts import doubt_labels
 from whycam.mend.edited_run import EditedRun
@@ -126,11 +126,6 @@ def test_heads_that_never_saw_a_photo_doubt_the_wrong_labels_first() -> None:
     assert float((said[wrong] == truth[wrong]).float().mean()) > 0.85
     # Of wrong labels that are half of a class nothing is lost: a class is learnt all the same.
     assert doubt_labels(pooled[:6], labels[:6], 3, 0).probabilities.shape == (6, 3)
-
-
-@pytest.fixture(scope="session")
-def scene(shapes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_scene(shapes_folder, tmp_path_factory.mktemp("scene"))
 
 
 def test_the_list_of_a_run_is_walked_to_its_end(scene: Path, tmp_path: Path) -> None:

@@ -31,14 +31,11 @@ class TrainOptions(Options):
     """How `whycam train` makes a classifier from a folder of photos."""
 
     recipe: Literal["default", "vgg16-gap"] = Field(
-        "default",
-        description="A named set of options; those given beside it win. vgg16-gap is the original experiment.",
+        "default", description="A named set of options; those given beside it win. vgg16-gap: the original experiment."
     )
     backbone: str = Field("imagenet", description="'imagenet' (the installed network) or any timm name.")
     weights: Path | None = Field(
-        None,
-        description="Backbone weights from this file, in timm's or torchvision's names (.safetensors, .pth), or in "
-        "Keras's (.h5, of VGG16).",
+        None, description="Backbone weights: a file in timm's or torchvision's names, or in Keras's (.h5, of VGG16)."
     )
     scratch: bool = Field(False, description="Start from random weights and train the whole network.")
     head: Head = Field("linear", description="linear: GAP + linear. conv: 3x3 conv x 1024 + ReLU, then GAP + linear.")
@@ -46,10 +43,7 @@ class TrainOptions(Options):
         None, ge=16, le=4096, description="Side of the network's input in pixels [the backbone's own]."
     )
     map_stride: int | None = Field(
-        None,
-        ge=1,
-        le=64,
-        description="Pixels a map cell spans: 16 gives 14x14 maps at 224 px where 32 gives 7x7 [the backbone's own].",
+        None, ge=1, le=64, description="Pixels a map cell spans: at 224 px 16 gives 14x14 maps, 32 gives 7x7 [its own]."
     )
     classes: Path | None = Field(
         None, description="The class folders in the order that their classes are to have, a name a line [by name]."
@@ -89,24 +83,16 @@ class TrainOptions(Options):
         10.0, ge=0, description="Weight in the loss of the share of evidence where --ignore and --attend forbid it."
     )
     against: str | None = Field(
-        None,
-        description="Train a shortcut away: audit.json#FINDING, of any kind. Views of the photos have its cause "
-        "exchanged (grounds, signs, how they were made), and the last layer is fitted to them; see docs/cure.md.",
+        None, description="Train a shortcut away, by audit.json#FINDING: views have its cause exchanged. docs/cure.md."
     )
     edits: Path | None = Field(
-        None,
-        description="Train as people corrected it: RUN/edits.jsonl. Labels are changed, photos left out, causes and "
-        "marked parts trained away; the photos' files stay as they are. See docs/mend.md.",
+        None, description="Train as people corrected it: RUN/edits.jsonl; photos' files stay as they are. docs/mend.md."
     )
     groups: Path | None = Field(
-        None,
-        description="Fit the last layer once more with groups of equal weight: a CSV file,group (with a logo, without; "
-        "which camera). The accuracy of each group is told. See docs/cure.md.",
+        None, description="Fit the last layer again with groups of equal weight: a CSV file,group. See docs/cure.md."
     )
     robust: bool = Field(
-        False,
-        description="Fit the last layer once more with more weight on photos that a first head misses; with --groups "
-        "these choose how much.",
+        False, description="Fit the last layer again with more weight on what a first head misses. See docs/cure.md."
     )
     seed: int = Field(0, ge=0, description="Split, order, views and initial weights follow from it.")
     device: Device = Field("auto", description="auto takes a GPU where there is one.")

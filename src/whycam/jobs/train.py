@@ -15,7 +15,7 @@ from whycam.jobs.progress import log_to, show_progress
 from whycam.jobs.run_files import draw_results
 from whycam.mend.journal import NAME, Journal
 from whycam.mend.state import State, replay
-from whycam.mend.training import prepare, read_source
+from whycam.mend.training import EDITS, prepare, read_source
 from whycam.runs import open_run, write_json
 
 
@@ -80,7 +80,7 @@ def _check_same_options(
     path = run / "options.json"
     now = options.model_dump(mode="json", exclude={"resume", "overwrite", "cache_dir", "device"})
     if state is not None:
-        now["edits_that_count"] = [edit.id for edit in state.edits]
+        now[EDITS] = [edit.id for edit in state.edits]
     if path.is_file():
         # A run of a version that did not write the classes down had them in the order of their characters.
         then = {"class_names": sorted(class_names), **json.loads(path.read_text(encoding="utf-8"))}

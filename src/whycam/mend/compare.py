@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from whycam.audit.compare import match_findings
@@ -16,6 +15,7 @@ from whycam.data.folder import Sample
 from whycam.errors import UserError
 from whycam.mend.scores import score_model
 from whycam.metrics.groups import find_interval, score_groups
+from whycam.metrics.pairs.paired import measure_change
 from whycam.model.backbone import hash_tensors
 from whycam.model.gap import GapClassifier
 from whycam.runs import to_text
@@ -55,7 +55,7 @@ def compare_models(work: Work, before: GapClassifier) -> dict[str, Any]:
     return {
         "photos": len(samples),
         "accuracy": {when: describe_share(sum(one.is_right), len(samples)) for when, one in each.items()}
-        | {"difference": compare_paired(old.is_right, new.is_right)},
+        | {"difference": asdict(measure_change(np.array(old.is_right), np.array(new.is_right)))},
         "classes": classes,
         "worst_class": {when: min(classes, key=lambda one: one[when]["value"]) for when in each},
         **({"groups": groups} if groups["after"] else {}),
@@ -107,22 +107,6 @@ def describe_share(hits: int, total: int) -> dict[str, float]:
     """A share with its 95 % interval (Wilson)."""
     low, high = find_interval(hits, total)
     return {"value": hits / max(total, 1), "low": low, "high": high, "right": hits}
-
-
-def compare_paired(before: Sequence[bool], after: Sequence[bool]) -> dict[str, float]:
-    """How much more is right, of the same photos, with its 95 % interval and the exact chance of such a difference.
-
-    Paper: the interval is Agresti and Min's (Stat. Med. 2005), Wald's with half a photo added to each of the four
-    counts; p is McNemar's, exact.
-    """
-    count = len(before)
-    gained = sum(new and not old for old, new in zip(before, after, strict=True))
-    lost = sum(old and not new for old, new in zip(before, after, strict=True))
-    b, c, n = gained + 0.5, lost + 0.5, count + 2
-    middle, half = (b - c) / n, 1.96 * math.sqrt((b + c) - (b - c) ** 2 / n) / n
-    p = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-    low, high = max(-1.0, middle - half), min(1.0, middle + half)
-    return {"value": (gained - lost) / count, "low": low, "high": high, "gained": gained, "lost": lost, "p": p}
 
 
 def _score_class(name: str, truth: Sequence[str], each: Mapping[str, Answers]) -> dict[str, Any]:

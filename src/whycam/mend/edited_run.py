@@ -31,7 +31,7 @@ from whycam.mend.edits import Edit, make_edit
 from whycam.mend.journal import Journal
 from whycam.mend.state import State, replay
 from whycam.mend.steps import Progress, make_show
-from whycam.mend.training import Training, prepare, read_source
+from whycam.mend.training import EDITS, Training, prepare, read_source
 from whycam.mend.versions import Version
 from whycam.mend.worklist import Item, Known, Photo, make_list
 from whycam.runs import find_data, from_text, to_text
@@ -291,9 +291,7 @@ def _read_options(run: Path) -> TrainOptions:
     expected = "expected a run that whycam train of this version made"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return TrainOptions.model_validate(
-            {k: v for k, v in content.items() if k not in {"class_names", "edits_that_count"}}
-        )
+        return TrainOptions.model_validate({k: v for k, v in content.items() if k not in {"class_names", EDITS}})
     except FileNotFoundError:
         found = "Found no folder" if not run.is_dir() else "Found no options.json in"
         raise UserError(f"{found} '{run.absolute()}'; {expected}. Name a run's folder, or train it again.") from None

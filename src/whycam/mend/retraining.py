@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,8 @@ from whycam.data.folder import PhotoFolder
 from whycam.intake.door import open_classifier
 from whycam.mend.compare import compare_findings, compare_models
 from whycam.mend.journal import NAME, Journal
-from whycam.mend.state import replay
-from whycam.mend.training import ShowProgress, prepare, read_source
+from whycam.mend.state import State, replay
+from whycam.mend.training import EDITS, ShowProgress, prepare, read_source
 from whycam.mend.versions import COMPARISON, Version, find_version, list_versions, open_version
 from whycam.model.classifier import MANY
 from whycam.model.gap import load_classifier
@@ -56,15 +57,17 @@ def retrain(
             if (old := find_audit(before.folder)) is not None:
                 comparison["findings"] = compare_findings(old, found)
         write_json(place / COMPARISON, {"before": before.number, **comparison})
-        _copy(run, place, journal)
+        _copy(run, place, journal, state)
         number = place.name.removesuffix(".partial")
     return find_version(run, number)
 
 
-def _copy(run: Path, place: Path, journal: Journal) -> None:
+def _copy(run: Path, place: Path, journal: Journal, state: State) -> None:
     """What makes the version a run of its own: its options, and the journal as it was."""
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
-    shutil.copyfile(run / "options.json", place / "options.json")
+    options = json.loads((run / "options.json").read_text(encoding="utf-8"))
+    # With the edits the training is another one, to whom asks which runs differ by their seed alone.
+    write_json(place / "options.json", {**options, EDITS: [edit.id for edit in state.edits]})
     if journal.path.is_file():
         shutil.copyfile(journal.path, place / NAME)
 

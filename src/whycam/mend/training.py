@@ -33,6 +33,8 @@ from whycam.train.phases import train_phases
 from whycam.train.retrain import check_groups, check_retraining
 from whycam.train.work import Work, log
 
+# Under this name `options.json` has the ids of the edits that count.
+EDITS = "edits_that_count"
 ShowProgress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
