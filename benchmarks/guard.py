@@ -1,8 +1,9 @@
 """How often does a guard fail where the model keeps to it, and how often where it does not?
 
 `python benchmarks/guard.py --photos FLOWERS --work FOLDER` trains the models that are not in FOLDER yet, asks them,
-and writes results/guard.md and .json. FLOWERS has train/CLASS and val/CLASS; FOLDER takes some 200 MB. Audits are kept
-in FOLDER one by one; `--audits N` makes N of each kind at the most.
+and writes results/guard.md and .json. FLOWERS has train/CLASS and val/CLASS; FOLDER takes some 200 MB. What is measured
+is kept in FOLDER, line by line: `--only audits` beside `--only numbers` are twice as fast, a run without puts it
+together. `--audits N` makes N of each kind.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ GAPS = (0.0, 0.05, 0.1, 0.2)
 # Of each flower: photos to learn from; held-out ones in an audit; the network's input in pixels.
 LEARNED, AUDITED, SIDE_PX = 80, (12, 30), 128
 MARKED = "tulips"
-AUDITS = {"clean": 60, "mark": 20}
+KINDS = ("clean", "mark")
 Values = tuple[np.ndarray, list[str]]
 ABOUT = f"""\
 `python benchmarks/guard.py --photos FLOWERS --work FOLDER`. Numbers of photos are the guards' own, on all photos that
@@ -158,9 +160,29 @@ def list_worlds(photos: Path, work: Path) -> list[World]:
     ]
 
 
+class Kept:
+    """Rows in a file, a line each, by their first fields."""
+
+    def __init__(self, path: Path, fields: Sequence[str]) -> None:
+        self.path, self.fields = path, fields
+        self.rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def find(self, key: Sequence[object], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The row, made where it is not there."""
+        for row in self.rows:
+            if [row[name] for name in self.fields] == list(key):
+                return row
+        row = dict(zip(self.fields, key, strict=True)) | make()
+        self.rows.append(row)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(*key, {name: value for name, value in row.items() if name not in {*self.fields, "told"}}, flush=True)
+        return row
+
+
 def measure(world: World, photos: int) -> dict[str, Any]:
     """How each sample of so many photos is judged, by how much more than the truth is asked for."""
-    row: dict[str, Any] = {"guard": world.name, "truth": world.truth, "photos": photos}
+    row: dict[str, Any] = {"truth": world.truth}
     for gap in GAPS:
         draw = np.random.default_rng([photos, round(100 * gap)])
         limit = world.truth + gap
@@ -170,34 +192,33 @@ def measure(world: World, photos: int) -> dict[str, Any]:
     return row
 
 
-def audit_all(photos: Path, work: Path, most: int) -> list[dict[str, Any]]:
-    """Audits of samples of held-out photos, by models of clean photos and of marked ones; kept one by one."""
-    clean, marked = work / "photos", work / "marked"
-    path = work / "audits.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {(row["kind"], row["seed"], row["draw"], row["per_class"]) for row in rows}
-    for kind, count in AUDITS.items():
-        root = clean if kind == "clean" else marked
-        runs = [train_once(root, work / f"{kind}-{s}", work, image_size=SIDE_PX, seed=s) for s in (0, 1)]
-        for number in range(min(count, most)):
+def audit_all(work: Path, count: int) -> list[dict[str, Any]]:
+    """Audits of samples of held-out photos, by models of clean photos and of marked ones."""
+    roots = {"clean": work / "photos", "mark": work / "marked"}
+    kept, rows = Kept(work / "audits.jsonl", ("kind", "seed", "draw", "per_class")), []
+    runs = {
+        (kind, seed): train_once(roots[kind], work / f"{kind}-{seed}", work, image_size=SIDE_PX, seed=seed)
+        for kind in KINDS
+        for seed in (0, 1)
+    }
+    for number in range(count):
+        for kind in KINDS:
             for per_class in AUDITED:
-                key = (kind, number % 2, number, per_class)
-                if key in done:
-                    continue
-                start = time.process_time()
-                asked = draw_photos(root / "val", per_class, number)
-                verdict = check_no_shortcut(load(runs[number % 2]), asked)
-                row = dict(zip(("kind", "seed", "draw", "per_class"), key, strict=True))
-                row |= {"state": str(verdict.state), "told": verdict.told, "cpu_s": time.process_time() - start}
-                row["right"] = any(
-                    one["class"] == MARKED and one["numbers"]["found_by"] in {"mark", "stamp"}
-                    for one in verdict.numbers["findings"]
-                )
-                rows.append(row)
-                with path.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(kind, number, per_class, verdict.state, f"{row['cpu_s']:.0f} s", flush=True)
+                run, seed = runs[kind, number % 2], number % 2
+                asked = draw_photos(roots[kind] / "val", per_class, number)
+                rows.append(kept.find((kind, seed, number, per_class), partial(audit_one, run, asked)))
     return rows
+
+
+def audit_one(run: Path, asked: Sequence[Annotation]) -> dict[str, Any]:
+    start = time.process_time()
+    verdict = check_no_shortcut(load(run), asked)
+    right = [
+        one["class"] == MARKED and one["numbers"]["found_by"] in {"mark", "stamp"}
+        for one in verdict.numbers["findings"]
+    ]
+    cpu_s = time.process_time() - start
+    return {"state": str(verdict.state), "right": any(right), "cpu_s": cpu_s, "told": verdict.told}
 
 
 def draw_photos(root: Path, per_class: int, seed: int) -> list[Annotation]:
@@ -245,7 +266,7 @@ def tabulate(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def tabulate_audits(rows: Sequence[Mapping[str, Any]], reliance: Sequence[float]) -> list[str]:
     table = []
-    for kind in AUDITS:
+    for kind in KINDS:
         for per_class in AUDITED:
             own = [row for row in rows if (row["kind"], row["per_class"]) == (kind, per_class)]
             broken = [row for row in own if row["state"] == "broken"]
@@ -270,15 +291,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--audits", type=int, default=1000)
+    parser.add_argument("--audits", type=int, default=20)
+    parser.add_argument("--only", choices=["numbers", "audits"])
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     begin(Session())
-    options.work.mkdir(parents=True, exist_ok=True)
-    worlds = list_worlds(options.photos.absolute(), options.work.absolute())
-    rows = [measure(world, photos) for world in worlds for photos in SIZES]
-    audits = audit_all(options.photos, options.work.absolute(), options.audits)
-    reliance = [find_reliance(options.work, seed) for seed in (0, 1)]
+    work: Path = options.work.absolute()
+    work.mkdir(parents=True, exist_ok=True)
+    worlds = list_worlds(options.photos.absolute(), work)
+    kept = Kept(work / "numbers.jsonl", ("guard", "photos"))
+    every = [(world, photos) for photos in SIZES for world in worlds] if options.only != "audits" else []
+    rows = [kept.find((world.name, photos), partial(measure, world, photos)) for world, photos in every]
+    audits = audit_all(work, options.audits) if options.only != "numbers" else []
+    if options.only:
+        return
+    reliance = [find_reliance(work, seed) for seed in (0, 1)]
     lines = [
         "# Guards: how often they fail, rightly and wrongly",
         ABOUT,

@@ -297,8 +297,20 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 @pytest.fixture
-def guard_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pytest plugin by the entry point of pyproject.toml, also where this checkout is not what is installed."""
+def guard_plugin(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pytest plugin by the entry point of pyproject.toml, also where this checkout is not what is installed.
+
+    What a pytest within this process imports for the first time stays imported, all but its own tests: modules of
+    whycam's that came twice would register their methods twice.
+    """
+    base = tmp_path_factory.getbasetemp()
+
+    def forget_tests(_snapshot: object) -> None:
+        for name, module in list(sys.modules.items()):
+            if (file := getattr(module, "__file__", None)) and base in Path(file).parents:
+                del sys.modules[name]
+
+    monkeypatch.setattr("_pytest.pytester.SysModulesSnapshot.restore", forget_tests)
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     points = project["entry-points"]["pytest11"]
     assert list(points) == ["whycam"]

@@ -13,6 +13,7 @@ import pytest
 
 import whycam
 from kind_cases import NAMES, NET, make_onnx, write_photos
+from whycam.testing.session import Session, begin, end
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -138,7 +139,10 @@ def test_proof_may_be_asked_for(project: pytest.Pytester) -> None:
 
 
 def test_without_the_plugin_guards_fail_and_warn(project: pytest.Pytester) -> None:
+    # This process may itself be one of pytest's with the plugin.
+    begin(plain := Session())
     done = project.runpytest_inprocess("-p", "no:whycam")
+    end(plain)
     done.assert_outcomes(passed=3, failed=2, warnings=1)
     done.stdout.fnmatch_lines(["*InconclusiveWarning: accuracy: 6 of 6 photos are right*"])
     done.stdout.no_fnmatch_line("*= whycam =*")
@@ -155,6 +159,8 @@ def test_an_earlier_report_makes_room_and_other_files_do_not(project: pytest.Pyt
     assert not old.exists()
     assert (report / "notes").is_dir()
     assert [one["state"] for one in read_guards(report)] == ["holds", "holds"]
+    (report / "guards.json").write_text('{"guards": []}')  # as a run leaves it that is killed
+    assert project.runpytest_inprocess("--whycam-report", "report", "-k", "good").ret == pytest.ExitCode.OK
     (project.path / "mine").mkdir()
     (project.path / "mine" / "thesis.txt").touch()
     for name in ("mine", "mine/thesis.txt"):

@@ -79,7 +79,8 @@ class _Run:
     def check_named(self) -> None:
         """Refuses a folder that holds something else, before any test runs."""
         named = self.find_named()
-        if named is None or not named.exists():
+        # A worker may find another one's first pictures.
+        if named is None or self.is_worker or not named.exists():
             return
         from whycam.errors import UserError  # noqa: PLC0415 - for those who name a folder
         from whycam.testing.report import check_root  # noqa: PLC0415 - as above

@@ -37,6 +37,9 @@ def write_verdict(record: Mapping[str, Any], verdict: Verdict, folder: Path) -> 
     with tell_disk_errors(folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+        if not (table := folder.parent / TABLE).exists():
+            # Of a run that is killed before its end, the next one knows that the folder is a report's.
+            write_json(table, {"guards": []})
         rows = [dict(row) for row in record["worst"]]
         for number, (row, one) in enumerate(zip(rows, verdict.worst[:NAMED], strict=False), start=1):
             row["pictures"] = []
