@@ -171,7 +171,7 @@ BAD = [
     ({"id": "good-identity", "kind": "undo", "of": "nothing"}, "No edit has the id"),
     ({"id": "good-identity", "kind": "not-object", "photo": "0" * 32, "region": {"boxes": [[0, 0, 0, 0]]}}, "no area"),
     ({"id": "good-identity", "kind": "not-object", "photo": "0" * 32, "region": {"mask": "AAAA"}}, "PNG"),
-    ({"id": "good-identity", "kind": "cure", "finding": {"title": "none"}}, "no id or no kind"),
+    ({"id": "good-identity", "kind": "cure", "finding": {"title": "none"}}, "none of an audit.json"),
     ({"id": "good-identity", "kind": "right", "time": "now"}, "time"),
 ]
 

@@ -157,7 +157,7 @@ def find_run(folder: Path) -> Path:
     note = folder / VERSIONS / KEPT
     try:
         kept = json.loads(note.read_text(encoding="utf-8"))["version"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a model may be one file
         return folder
     except (OSError, ValueError, KeyError, TypeError) as error:
         found = f"'{note.absolute()}' can't be read ({type(error).__name__}: {as_clause(error)})"

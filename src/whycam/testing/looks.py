@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from whycam.data.annotations import AnnotationError
-from whycam.errors import UserError
+from whycam.errors import UserError, as_clause
 from whycam.maps import render
 from whycam.testing.limits import check_limit
 from whycam.testing.models import CAM, Answer, Tested, choose_target, find_tested
@@ -78,7 +78,7 @@ def check_looks_at(
             try:
                 found.append(_look(tested, one, answers[one.path], how))
             except AnnotationError as error:
-                counts[f"({error})"] += 1
+                counts[f"({as_clause(error)})"] += 1
     if not found:
         raise UserError(
             f"Not one of {len(known)} masks fits its photo ({', '.join(+counts)}); expected masks of the photos' own "

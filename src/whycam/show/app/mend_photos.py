@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -20,13 +21,15 @@ from whycam.explainer.targets import to_probabilities
 from whycam.intake.door import open_classifier
 from whycam.maps.cells import subtract_maps
 from whycam.mend.cures import draw_all
-from whycam.mend.edited_run import EditedRun
 from whycam.mend.state import PhotoState
 from whycam.mend.versions import find_version
 from whycam.model.classifier import Classifier
 from whycam.runs import to_text
 from whycam.show.app.mend_answers import MendEntry, PhotoView
 from whycam.show.entries import encode_photo, make_entry, shrink_photo
+
+if TYPE_CHECKING:
+    from whycam.mend.edited_run import EditedRun
 
 _THUMB_PX, _MASK_PX = 200, 192
 # Of so many classes' maps a page takes at once; of more, those of the best.

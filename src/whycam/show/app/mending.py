@@ -9,10 +9,9 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from whycam.errors import UserError
-from whycam.mend.edited_run import EditedRun
 from whycam.mend.edits import KINDS, Edit, make_edit
 from whycam.mend.steps import CancelledError
 from whycam.mend.versions import Version
@@ -26,6 +25,9 @@ from whycam.show.app.mend_answers import (
     VersionAnswer,
     WorkAnswer,
 )
+
+if TYPE_CHECKING:
+    from whycam.mend.edited_run import EditedRun
 
 T = TypeVar("T")
 _THREADS = 4
@@ -79,6 +81,8 @@ class Mending:
                         f"The run '{self.run.absolute()}' can't be written to; expected a folder that takes a journal "
                         "and new versions. Serve a copy of it."
                     )
+                from whycam.mend.edited_run import EditedRun  # noqa: PLC0415 - torch, which showing does without
+
                 self._edited = EditedRun.open(self.run, self.photos)
             return self._edited
 
