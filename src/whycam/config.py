@@ -385,7 +385,7 @@ class CompareOptions(Options):
     image_size_b: int | None = _of("B", "image_size")
     device: Device = Field("auto", description="auto takes a GPU where there is one.")
     noise: list[str] = Field(
-        [], description="Runs of one training with other seeds, A among them or not; two or more, after A, B and PHOTOS."
+        [], description="Runs of one training with other seeds, with A or without; two or more, after A, B and PHOTOS."
     )
     audit: Path | None = Field(None, description="An audit.json of A or B: what both draw from its findings' places.")
     limit: int = Field(400, ge=1, description="Photos that flip on the page at the most; flips.csv has all.")
