@@ -15,8 +15,10 @@ import whycam
 from compare_cases import compare, explain_all, load, make_model, save_model
 from conftest import PHOTOS_A_CLASS, SHAPES, change
 from report_cases import make_finding
+from whycam.config import ExportOptions
 from whycam.data.folder import Sample
 from whycam.errors import UserError
+from whycam.jobs.export import export
 from whycam.metrics.pairs.comparison import Comparison
 from whycam.metrics.pairs.paired import measure_change
 from whycam.metrics.pairs.reader import GAINED, LOST, MOVED
@@ -162,6 +164,17 @@ def test_without_labels_there_is_agreement_and_no_accuracy(folders: dict[str, Pa
     given = {row.name: (row.share_a, row.share_b) for row in found.classes}
     for k, name in enumerate(SHAPES):
         assert given[name] == tuple((found.named == k).mean(1))
+
+
+def test_an_int8_export_beside_its_float_one(tiny_folder: Path, shapes_folder: Path, tmp_path: Path) -> None:
+    options = ExportOptions(int8=True, calibrate=shapes_folder)
+    export(str(tiny_folder), tmp_path / "q.onnx", options)
+    found = whycam.compare(tiny_folder, tmp_path / "q.onnx", shapes_folder, engine="torch")
+    assert found.is_exact
+    assert found.identity_error is not None
+    assert found.identity_error < 1e-4
+    assert found.agreement[0] >= 0.9
+    assert found.b.classifier.card.kind == "ONNX file"
 
 
 def test_of_several_labels_the_strongest_counts(folders: dict[str, Path], shapes_folder: Path) -> None:
