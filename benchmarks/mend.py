@@ -40,7 +40,8 @@ from whycam.train.stores import read_pooled
 EVERY = 10
 # What share of the loss is to come back.
 BACK = 0.9
-ORDERS = ("the list", "random", "loss")
+# After so many photos in another order.
+AT = (50, 100, 200, 500)
 # Properties that one class saved badly is known by.
 _SAVED = {"jpeg-quality", "sharpness", "noise", "bytes-per-pixel", "file-size", "resolution"}
 
@@ -173,6 +174,7 @@ def list_orders(run: EditedRun, seed: int, work: Path, cleanlab: Path | None) ->
 
 def follow(run: EditedRun, case: Case, judge: Judge, order: Sequence[str], at: Sequence[int]) -> list[list[float]]:
     """(photos looked at, accuracy, worst class) where a person looks at photos in another order, and at no finding."""
+    run.journal.path.unlink(missing_ok=True)
     photos, points = run.list_photos(), []
     edits: list[Edit] = []
     done = 0
@@ -206,7 +208,7 @@ def measure_seed(photos: Path, work: Path, seed: int, judge: Judge, cleanlab: Pa
     other.list_work()
     orders = list_orders(other, seed, work, cleanlab)
     found = {name: count_order(other, case, order) for name, order in orders.items()}
-    at = [50, 100, 200, 400, 700, len(case.truth)]
+    at = [*AT, len(case.truth)]
     followed = {name: follow(other, case, judge, order, at) for name, order in orders.items()}
     last = run.find_kept().summary["last_layer"]
     return {
@@ -302,7 +304,7 @@ def write(rows: list[dict[str, Any]], out: Path) -> None:
         "",
         "## Other orders: photos looked at: accuracy / worst class",
         "",
-        *write_table(["seed", "order", *(f"at {count}" for count in (50, 100, 200, 400, 700, 1000))], third),
+        *write_table(["seed", "order", *(f"at {count}" for count in (*AT, 1000))], third),
         "",
         "## Causes and seconds",
         "",
