@@ -30,7 +30,8 @@ import whycam
 from whycam.model.backbone import make_backbone
 from whycam.model.gap import GapClassifier
 from whycam.model.onnx.engine import OnnxEngine
-from whycam.model.onnx.export import ExplainingNet, GraphOptions, export_onnx
+from whycam.model.onnx.export import export_onnx
+from whycam.model.onnx.parity import ExplainingNet, GraphOptions
 
 MODELS = ("lite0", "resnet50", "vgg16")
 # At batch 8: over pytorch-grad-cam's Grad-CAM, over TorchCAM's CAM.

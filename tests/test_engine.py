@@ -28,7 +28,8 @@ from whycam.model.backbone import make_backbone
 from whycam.model.gap import GapClassifier, save_classifier
 from whycam.model.onnx import export as exporting
 from whycam.model.onnx.engine import GraphMetadata, OnnxEngine, find_engine, measure_identity
-from whycam.model.onnx.export import ExplainingNet, GraphOptions, export_onnx
+from whycam.model.onnx.export import export_onnx
+from whycam.model.onnx.parity import ExplainingNet, GraphOptions
 
 NAMES = ("circle", "square", "triangle")
 EXAMPLE = Path(__file__).parents[1] / "examples" / "explain_onnx.py"

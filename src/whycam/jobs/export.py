@@ -19,15 +19,8 @@ from whycam.explainer.exact import record_methods
 from whycam.explainer.model import Model, load
 from whycam.intake.door import open_classifier
 from whycam.model.gap import GapClassifier, probe_identity, save_classifier
-from whycam.model.onnx.export import (
-    ExplainingNet,
-    GraphOptions,
-    check_parity,
-    export_onnx,
-    make_batches,
-    measure_parity,
-    quiet,
-)
+from whycam.model.onnx.export import export_onnx, quiet
+from whycam.model.onnx.parity import ExplainingNet, GraphOptions, check_parity, make_batches, measure_parity
 from whycam.model.onnx.quantise import Drift, check_drift, measure_drift, quantise
 from whycam.runs import name_beside, open_atomic, open_run, tell_disk_errors
 

@@ -336,7 +336,8 @@ class Classifier:
         return place if gives == "maps" else place.with_stem(f"{place.stem}-{gives}")
 
     def _make_graph(self, gives: str, place: Path) -> OnnxEngine:
-        from whycam.model.onnx.export import GraphOptions, open_cached  # noqa: PLC0415 - torch
+        from whycam.model.onnx.export import open_cached  # noqa: PLC0415 - torch
+        from whycam.model.onnx.parity import GraphOptions  # noqa: PLC0415 - torch
 
         # Where maps are not wanted: one class's are the least that a graph gives.
         options = GraphOptions(takes_uint8=True) if gives == "maps" else GraphOptions(topk=1)

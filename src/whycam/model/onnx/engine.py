@@ -265,7 +265,12 @@ def place_engine(words: Sequence[str]) -> Path:
     """The place of a graph in the cache, of all that decides its numbers: content of weights and description."""
     versions = {name: version for name, version in read_versions().items() if name != "platform"}
     text = json.dumps([FORMAT, list(words), versions])
-    return find_cache() / "engines" / f"{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}.onnx"
+    return find_engines() / f"{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}.onnx"
+
+
+def find_engines() -> Path:
+    """The folder of the cache in which graphs are."""
+    return find_cache() / "engines"
 
 
 def _find_files(model: str) -> list[Path] | None:

@@ -9,8 +9,8 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,22 @@ import torch
 from onnxruntime import InferenceSession
 from torch import Tensor, nn
 
-from whycam.data.preprocess import Preprocess
-from whycam.data.samples import load_samples
 from whycam.errors import UserError, as_clause
 from whycam.model.cache import open_or_make, prune_cached
 from whycam.model.gap import GapClassifier, probe_images
-from whycam.model.input import normalise_on
-from whycam.model.onnx.engine import FORMAT, GraphMetadata, OnnxEngine, check_identity, measure_identity, open_session
+from whycam.model.onnx.engine import (
+    FORMAT,
+    GraphMetadata,
+    OnnxEngine,
+    check_identity,
+    find_engines,
+    measure_identity,
+    open_session,
+)
+from whycam.model.onnx.parity import ExplainingNet, GraphOptions, check_parity, make_batches, measure_parity
+from whycam.model.onnx.relatives import KEY, Relative, iter_exchanged
 from whycam.runs import open_atomic, read_versions
 
-PARITY_LIMIT = 1e-4
 _OPSET = 18
 _CACHE_LIMIT_BYTES = 4 * 2**30
 _INPUT = (
@@ -40,45 +46,10 @@ _LOGITS = "(N, K) scores; names in the metadata whycam.class_names. mean(map of 
 _MAPS = "(N, {count}, h, w) signed class maps in the logit's unit: positive speaks for the class; {order}."
 
 
-@dataclass(frozen=True)
-class GraphOptions:
-    """What a graph takes and gives.
-
-    Attributes:
-        takes_uint8: pixels as they are, normalised in the graph; else normalised float32.
-        topk: give the maps of so many best classes alone; None gives all.
-        is_dynamic: height and width are free too.
-    """
-
-    takes_uint8: bool = False
-    topk: int | None = None
-    is_dynamic: bool = False
-
-
-class ExplainingNet(nn.Module):
-    """images -> (logits, maps), or (logits, maps, classes) of the best T classes."""
-
-    def __init__(self, model: GapClassifier, options: GraphOptions) -> None:
-        super().__init__()
-        self.model, self.options = model, options
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """See the class."""
-        if self.options.takes_uint8:
-            images = normalise_on(images, self.model.preprocess)
-        features = self.model.features(images)
-        logits = self.model.classify(features)
-        if self.options.topk is None:
-            return logits, self.model.compute_maps(features)
-        classes = logits.topk(self.options.topk, dim=1).indices
-        maps = self.model.classifier.weight[classes] @ features.flatten(2)
-        return logits, maps.unflatten(2, features.shape[2:]), classes
-
-
 def open_cached(
     path: Path,
     model: GapClassifier,
-    options: GraphOptions = GraphOptions(takes_uint8=True),
+    options: GraphOptions,
     *,
     origin: Mapping[str, Any],
     records: Mapping[str, Mapping[str, Any]],
@@ -93,14 +64,10 @@ def open_cached(
     def make() -> dict[str, Any]:
         export_onnx(model, path, options, origin=origin, records=records)
         prune_cached(path, _CACHE_LIMIT_BYTES)
-        return {"model": dict(origin), "options": asdict(options)}
+        relative = Relative.of(onnx.load(path), model, options).to_json()
+        return {"model": dict(origin), "options": asdict(options), KEY: relative}
 
     return open_or_make(path, make, lambda path, _about: OnnxEngine(path, threads))[0]
-
-
-def read_sample_pixels(preprocess: Preprocess) -> np.ndarray:
-    """(2, 3, H, W) uint8: installed photos as the network takes them."""
-    return np.stack([preprocess.to_pixels(photo) for photo in load_samples(2)])
 
 
 def export_onnx(
@@ -130,31 +97,41 @@ def export_onnx(
         )
     net = ExplainingNet(model, options).eval()
     batches = make_batches(model, options)
+    metadata = GraphMetadata(
+        format=FORMAT,
+        class_names=model.class_names,
+        bias=tuple(model.classifier.bias.tolist()),
+        preprocess=model.preprocess,
+        identity_error=0,
+        parity_error=0,
+        takes_uint8=options.takes_uint8,
+        topk=options.topk,
+        model=dict(origin),
+        records={name: dict(record) for name, record in records.items()},
+        versions=read_versions(),
+    )
     with open_atomic(path) as part:
+        for graph in iter_exchanged(find_engines(), model, options):
+            with contextlib.suppress(UserError):
+                return _save_checked(graph, metadata, part, net, batches)
         graph = _convert(net, batches[0], _list_outputs(options), is_dynamic=options.is_dynamic)
-        metadata = GraphMetadata(
-            format=FORMAT,
-            class_names=model.class_names,
-            bias=tuple(model.classifier.bias.tolist()),
-            preprocess=model.preprocess,
-            identity_error=0,
-            parity_error=0,
-            takes_uint8=options.takes_uint8,
-            topk=options.topk,
-            model=dict(origin),
-            records={name: dict(record) for name, record in records.items()},
-            versions=read_versions(),
-        )
-        _describe(graph, metadata)
-        _save(graph, part)
-        engine = OnnxEngine(part, is_checked=False)
-        found = measure_parity(net, engine.run, batches)
-        check_parity(found, "ONNX Runtime")
-        identity_error = max(measure_identity(engine.run(images.numpy()), metadata) for images in batches)
-        check_identity(identity_error, "The exported graph")
-        metadata = metadata.model_copy(update={"identity_error": identity_error, "parity_error": max(found.values())})
-        _describe(graph, metadata)
-        _save(graph, part)
+        return _save_checked(graph, metadata, part, net, batches)
+
+
+def _save_checked(
+    graph: onnx.ModelProto, metadata: GraphMetadata, path: Path, net: ExplainingNet, batches: list[Tensor]
+) -> GraphMetadata:
+    """Writes the graph with what was measured of it; a UserError where its numbers are not the network's."""
+    _describe(graph, metadata)
+    _save(graph, path)
+    engine = OnnxEngine(path, is_checked=False)
+    found = measure_parity(net, engine.run, batches)
+    check_parity(found, "ONNX Runtime")
+    identity_error = max(measure_identity(engine.run(images.numpy()), metadata) for images in batches)
+    check_identity(identity_error, "The exported graph")
+    metadata = metadata.model_copy(update={"identity_error": identity_error, "parity_error": max(found.values())})
+    _describe(graph, metadata)
+    _save(graph, path)
     return metadata
 
 
@@ -324,66 +301,3 @@ def _save(graph: onnx.ModelProto, path: Path) -> None:
             f"The graph does not fit into one ONNX file ({as_clause(error)}); expected under 2 GB of weights. "
             "Take a smaller backbone, or --format torchscript."
         ) from error
-
-
-def make_batches(model: GapClassifier, options: GraphOptions) -> list[Tensor]:
-    """Inputs to compare on: two photos, then noise, one image and three; of another size too where that is free."""
-    preprocess = model.preprocess
-    photos = read_sample_pixels(preprocess)
-    noise = probe_images(preprocess, 3)
-    if options.is_dynamic:
-        stride = model.origin.map_stride
-        wide = nn.functional.interpolate(noise, (noise.shape[2] + 2 * stride, noise.shape[3] + stride))
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
-    real = torch.from_numpy(photos)
-
-    def to_input(images: Tensor) -> Tensor:
-        return ((images * std + mean) * 255).round().clamp(0, 255).byte() if options.takes_uint8 else images
-
-    first = real if options.takes_uint8 else torch.from_numpy(preprocess.normalise(photos))
-    return [first, to_input(noise[:1]), to_input(noise), *([to_input(wide[:2])] if options.is_dynamic else [])]
-
-
-@torch.no_grad()
-def measure_parity(
-    net: ExplainingNet, run: Callable[[np.ndarray], Sequence[np.ndarray]], batches: list[Tensor]
-) -> dict[str, float]:
-    """The largest difference of logits and of maps to PyTorch's on the batches, as a share of their range.
-
-    Args:
-        net: PyTorch's.
-        run: images -> the outputs of another runtime, in the same order.
-        batches: images as `net` takes them.
-    """
-    found = {"logits": 0.0, "maps": 0.0}
-    for images in batches:
-        expected, got = [value.numpy() for value in net(images)], run(images.numpy())
-        for name, (ours, theirs) in {"logits": (got[0], expected[0]), "maps": _pair_maps(got, expected)}.items():
-            spread = np.ptp(theirs.reshape(len(theirs), -1), axis=1).max() or 1
-            gap = float(np.abs(ours - theirs).max() / spread) if ours.shape == theirs.shape else np.nan
-            found[name] = max(found[name], gap) if np.isfinite(gap) else float("inf")
-    return found
-
-
-def _pair_maps(got: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The maps of both, of the same classes in the same order: two equal scores may change places."""
-    if len(expected) == 2:
-        return got[1], expected[1]
-    if not (np.sort(got[2], 1) == np.sort(expected[2], 1)).all():
-        return np.full_like(expected[1], np.nan), expected[1]
-    ours, theirs = (values[2].argsort(1)[:, :, None, None] for values in (got, expected))
-    return np.take_along_axis(got[1], ours, 1), np.take_along_axis(expected[1], theirs, 1)
-
-
-def check_parity(found: Mapping[str, float], runtime: str) -> None:
-    """Refuses a graph whose numbers are not PyTorch's.
-
-    Raises:
-        UserError: a difference over the limit.
-    """
-    if not max(found.values()) < PARITY_LIMIT:
-        listed = ", ".join(f"{name} {gap:.2g}" for name, gap in found.items())
-        raise UserError(
-            f"{runtime} does not give PyTorch's numbers: they differ by {listed} of their range; expected under "
-            f"{PARITY_LIMIT:g}. Nothing was written. Explain with --engine torch, or take another backbone."
-        )
