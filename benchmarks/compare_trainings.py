@@ -22,7 +22,7 @@ from whycam.data.images import load_image
 from whycam.model.backbone import make_backbone
 from whycam.model.gap import GapClassifier
 from whycam.model.input import normalise_on
-from whycam.train.features import FeatureStore
+from whycam.train.features import FeatureStore, Stores
 from whycam.train.phases import train_head
 from whycam.train.work import Work
 
@@ -88,7 +88,8 @@ def train_layer(photos: Photos, samples: Sequence[Sample], seed: int) -> GapClas
     options = make_train_options(seed=seed)
     work = Work(options, folder, hashes, {}, model, torch.device("cpu"), run, lambda *_: nullcontext(lambda _: None))
     values = photos.features.of_files([one.path for one in folder.samples]).numpy()[:, :, None, None]
-    train_head(work, [FeatureStore(values, {str(one.path): row for row, one in enumerate(folder.samples)}, {}, True)])
+    rows = {str(one.path): row for row, one in enumerate(folder.samples)}
+    train_head(work, Stores(FeatureStore(values, rows, {}, True)))
     return model.eval()
 
 
