@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from conftest import change
 from mend_cases import copy_run, make_run
 from whycam.config import ServeOptions
 from whycam.data.images import content_hash
+from whycam.errors import UserError
+from whycam.intake.door import open_classifier
 from whycam.mend import retraining
 from whycam.mend.edited_run import EditedRun
 from whycam.mend.steps import CancelledError
-from whycam.show.app.served import ServedModel
+from whycam.show.app.served import CurrentModel, ServedModel
 from whycam.show.app.site import make_app
 
 HERE = "http://127.0.0.1"
@@ -332,3 +335,51 @@ def test_a_run_of_another_version(model: whycam.Model, run: Path) -> None:
     (run / "options.json").write_text('{"colour": "red"}')
     for client in open_client(model, run):
         check_unable(client, "options.json' can't be read")
+
+
+# ---- The first page
+
+
+def test_the_first_page_follows_the_kept_version(run: Path, client: TestClient) -> None:
+    photo = next((Path(json.loads((run / "summary.json").read_text())["data"]["folder"]) / "val").glob("*/*.*"))
+
+    def ask(app: TestClient) -> list[float]:
+        answer = app.post("/api/explain", files={"files": ("p.png", photo.read_bytes())})
+        assert answer.status_code == 200, answer.text
+        return answer.json()["results"][0]["entry"]["probabilities"]
+
+    reopen = partial(open_classifier, str(run), engine="torch")
+    with ServedModel(reopen()) as served:
+        current = CurrentModel(served, reopen)
+        with TestClient(make_app(current, ServeOptions(rate=0)), HERE) as app:
+            before, told = ask(app), app.get("/api/model").json()
+            learnt = next(one for one in EditedRun.open(run).list_photos().values() if one.split == "train")
+            wrong = next(name for name in told["classNames"] if name != learnt.label)
+            edit = {"id": "a-wrong-one", "kind": "label", "photo": learnt.photo, "label": wrong}
+            assert say(app, edit).status_code == 200
+            assert app.post("/api/mend/retrain", json={}).status_code == 202
+            number = wait(app)["version"]
+            assert ask(app) == before
+            with current.use() as held:
+                assert app.post(f"/api/mend/versions/{number}/keep").status_code == 200
+                after = ask(app)
+                assert after != before
+                assert app.get("/api/model").json() != told
+                # Who began with the earlier version ends with it.
+                assert held is served
+                assert np.isfinite(held.exact(np.zeros((1, 3, 64, 64), np.uint8)).logits).all()
+            assert app.post("/api/mend/versions/000/keep").status_code == 200
+            assert ask(app) == before
+
+
+def test_a_version_that_can_not_be_shown_is_told(run: Path, model: whycam.Model) -> None:
+    def fail() -> whycam.Model:
+        raise UserError("The disk is full.")
+
+    with ServedModel(change(model, name=str(run))) as served:
+        current = CurrentModel(served, fail)
+        with TestClient(make_app(current, ServeOptions(rate=0)), HERE) as app:
+            answer = app.post("/api/mend/versions/000/keep")
+            check_refused(answer, 422, "000 stands for the run now, .* goes on with the earlier one: The disk is full.")
+            assert current.served is served
+            assert app.get("/api/health").status_code == 200

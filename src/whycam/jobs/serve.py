@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
@@ -14,7 +15,7 @@ from whycam.errors import UserError
 from whycam.intake.door import open_classifier
 from whycam.model.classifier import MANY
 from whycam.show.app.allocator import keep_memory_small
-from whycam.show.app.served import ServedModel
+from whycam.show.app.served import CurrentModel, ServedModel
 from whycam.show.app.site import make_app
 
 _GRACE_S = 5
@@ -35,9 +36,9 @@ def serve(model_name: str, options: ServeOptions, tell: Callable[[str], None]) -
     keep_memory_small()
     with listen(options.host, options.port) as door:
         # Before the model, which takes seconds: a port in use is told at once.
-        model = open_classifier(model_name, **options.describe_model(), photos=MANY)
-        with ServedModel(model) as served:
-            server = uvicorn.Server(configure(make_app(served, options)))
+        reopen = partial(open_classifier, model_name, **options.describe_model(), photos=MANY)
+        with ServedModel(reopen()) as served:
+            server = uvicorn.Server(configure(make_app(CurrentModel(served, reopen), options)))
             # uvicorn stops at these signals and then raises them again: to stop is what was asked for, and no fault.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, replace
 from typing import Annotated, Any, TypeVar
 
@@ -36,7 +36,7 @@ from whycam.show.app.answers import (
     Results,
 )
 from whycam.show.app.guard import MB
-from whycam.show.app.served import Question, ServedModel
+from whycam.show.app.served import CurrentModel, Question, ServedModel
 from whycam.show.app.uploads import Upload, decode_upload, read_upload_size
 from whycam.show.entries import encode_colormaps, make_entry
 
@@ -65,10 +65,11 @@ class BadFilesError(Exception):
         self.files = files
 
 
-def get_served(request: Request) -> ServedModel:
-    """The app's model."""
-    served: ServedModel = request.app.state.served
-    return served
+async def get_served(request: Request) -> AsyncIterator[ServedModel]:
+    """The app's model, which stays open until the request is answered."""
+    current: CurrentModel = request.app.state.current
+    with current.use() as served:
+        yield served
 
 
 def get_options(request: Request) -> ServeOptions:

@@ -45,10 +45,11 @@ class Mending:
     Attributes:
         run: the folder, which may be none that can be corrected: see `find_reason`.
         photos: the folder of photos; None: where they were at the training.
+        follow: is called once another version stands for the run.
     """
 
-    def __init__(self, run: Path, photos: Path | None = None) -> None:
-        self.run, self.photos = run, photos
+    def __init__(self, run: Path, photos: Path | None = None, follow: Callable[[], None] = lambda: None) -> None:
+        self.run, self.photos, self.follow = run, photos, follow
         self._askers = ThreadPoolExecutor(_THREADS, "whycam-mend")
         # A run's own caches are filled by one at a time; lines are checked against the journal that they go into.
         self._opening, self._listing, self._saying = threading.Lock(), threading.Lock(), threading.Lock()
@@ -147,14 +148,20 @@ class Mending:
         return [_describe_version(version) for version in self.open().list_versions()]
 
     def keep(self, number: str) -> None:
-        """See `EditedRun.keep`.
+        """See `EditedRun.keep`; all of the app shows that version then.
 
         Raises:
             BusyError: a training is under way.
-            UserError: there is no such version.
+            UserError: there is no such version, or it is kept and can't be shown.
         """
         self._check_free()
         self.open().keep(number)
+        try:
+            self.follow()
+        except UserError as error:
+            raise UserError(
+                f"Version {number} stands for the run now, but the page Explain goes on with the earlier one: {error}"
+            ) from None
 
     def throw_away(self, number: str) -> None:
         """See `EditedRun.throw_away`; errors as of `keep`."""

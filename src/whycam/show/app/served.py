@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
@@ -78,6 +81,9 @@ class ServedModel:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         """Ends the threads once their work is done."""
         for pool in (self._decoders, self._readers, self._drawers, self._network):
             pool.shutdown(cancel_futures=True)
@@ -183,6 +189,51 @@ class ServedModel:
         best = (-logits[0]).argsort(kind="stable")[:BEST].tolist()
         against = find_class(question.versus, names) if question.versus else None
         return list(dict.fromkeys([*asked, *(k for k in best if k != against)]))
+
+
+class CurrentModel:
+    """The model that an app shows, in whose place another may be put while requests are under way.
+
+    Attributes:
+        served: what new requests are answered by.
+        reopen: opens what stands under the model's name now; None: it stays what it is.
+    """
+
+    def __init__(self, served: ServedModel, reopen: Callable[[], Model | Classifier] | None = None) -> None:
+        self.served, self.reopen = served, reopen
+        self._requests: Counter[ServedModel] = Counter()
+        self._counting, self._exchanging = threading.Lock(), threading.Lock()
+
+    @contextmanager
+    def use(self) -> Iterator[ServedModel]:
+        """The model of now, which stays open until this is left."""
+        with self._counting:
+            served = self.served
+            self._requests[served] += 1
+        try:
+            yield served
+        finally:
+            with self._counting:
+                self._requests[served] -= 1
+                is_over = served is not self.served and not self._requests[served]
+            if is_over:
+                served.close()
+
+    def exchange(self) -> None:
+        """Opens the model anew; requests under way end with the one that they began with.
+
+        Raises:
+            UserError: it can't be opened; the earlier one stays.
+        """
+        if self.reopen is None:
+            return
+        with self._exchanging:
+            new = ServedModel(self.reopen())
+            with self._counting:
+                old, self.served = self.served, new
+                is_over = not self._requests[old]
+            if is_over:
+                old.close()
 
 
 def find_methods(classifier: Classifier) -> tuple[About, ...]:

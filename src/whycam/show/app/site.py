@@ -23,7 +23,7 @@ from whycam.show.app.guard import MB, Guard, is_loopback, make_policy
 from whycam.show.app.mend_api import mend_api
 from whycam.show.app.mend_photos import PhotoReader
 from whycam.show.app.mending import Mending
-from whycam.show.app.served import ServedModel
+from whycam.show.app.served import CurrentModel, ServedModel
 
 _SHOW = Path(__file__).parents[1]
 _STATIC = (
@@ -49,8 +49,9 @@ pages = APIRouter(include_in_schema=False)
 templates = Jinja2Templates(_SHOW / "templates")
 
 
-def make_app(served: ServedModel, options: ServeOptions) -> FastAPI:
-    """The app; the model behind it is closed by who opened it."""
+def make_app(served: ServedModel | CurrentModel, options: ServeOptions) -> FastAPI:
+    """The app; the first model behind it is closed by who opened it, one that took its place at the app's end."""
+    current = served if isinstance(served, CurrentModel) else CurrentModel(served)
 
     @asynccontextmanager
     async def live(app: FastAPI) -> AsyncIterator[None]:
@@ -61,6 +62,7 @@ def make_app(served: ServedModel, options: ServeOptions) -> FastAPI:
                 yield
             finally:
                 app.state.mending.close()
+                current.served.close()
 
     app = FastAPI(
         title="WhyCAM",
@@ -70,8 +72,8 @@ def make_app(served: ServedModel, options: ServeOptions) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.served, app.state.options = served, options
-    app.state.mending = Mending(Path(served.classifier.card.name), options.photos)
+    app.state.current, app.state.options = current, options
+    app.state.mending = Mending(Path(current.served.classifier.card.name), options.photos, current.exchange)
     app.state.photo_reader = PhotoReader(options.max_pixels)
     app.include_router(api)
     app.include_router(mend_api)
@@ -117,7 +119,7 @@ def _make_error(
 async def index(request: Request) -> Response:
     """The app's page."""
     names = [name.rpartition(".")[0] for name in _SAMPLES]
-    card = request.app.state.served.classifier.card
+    card = request.app.state.current.served.classifier.card
     words = {
         "model": card.name,
         "short_name": Path(card.name).name,
@@ -130,7 +132,7 @@ async def index(request: Request) -> Response:
 @pages.get("/mend")
 async def mend(request: Request) -> Response:
     """The page where a run is corrected."""
-    name = request.app.state.served.classifier.card.name
+    name = request.app.state.current.served.classifier.card.name
     words = {"model": name, "short_name": Path(name).name, "import_map": _IMPORT_MAP}
     answer = templates.TemplateResponse(request, "mend.html", words)
     answer.headers["Content-Security-Policy"] = make_policy(_IMPORT_MAP)

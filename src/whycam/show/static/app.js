@@ -264,6 +264,7 @@ function listen() {
     addFiles([...event.dataTransfer.files]);
   });
   document.addEventListener("keydown", press);
+  document.addEventListener("visibilitychange", follow);
   part("search").addEventListener("change", () => search(part("search").value));
   part("method").addEventListener("change", compare);
 }
@@ -274,6 +275,32 @@ function press(event) {
   else if (event.key === "ArrowLeft" || event.key === "ArrowUp") step(-1);
   else if (!first?.press(event.key)) return;
   event.preventDefault();
+}
+
+/** Where another version stands for the model by now, all photos are asked about anew. */
+async function follow() {
+  if (document.hidden || !model) return;
+  const answer = await fetch("/api/model").catch(() => null);
+  const now = answer?.ok ? await answer.json() : model;
+  if (JSON.stringify(now) === JSON.stringify(model)) return;
+  model = now;
+  for (const id of ["first", "second", "class-names", "method"]) part(id).replaceChildren();
+  second = null;
+  show();
+  for (const photo of photos) {
+    Object.assign(photo, { entry: null, others: null, fault: "" });
+    describe(photo, "waiting");
+    waiting.push(photo);
+  }
+  wanted = current;
+  current = null;
+  work();
+}
+
+function show() {
+  first = new Viewer(part("first"), model);
+  first.addEventListener("change", compare);
+  describeModel();
 }
 
 function describeModel() {
@@ -297,9 +324,7 @@ async function open() {
     tellFault(`The page can't be set up: ${error.message}`);
     return;
   }
-  first = new Viewer(part("first"), model);
-  first.addEventListener("change", compare);
-  describeModel();
+  show();
 }
 
 // Photos may come before the model is known: they wait for it.
