@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -66,12 +67,12 @@ class Outcome:
         """How many more of the photos changed than in the control."""
         return self.share - self.control
 
-    @property
+    @cached_property
     def p_shift(self) -> float:
         """The chance that the leads move so by accident; photos and donors that come again count once."""
         return self._test(self.shift)
 
-    @property
+    @cached_property
     def p_change(self) -> float:
         """The chance that so many more answers change than in the control by accident."""
         return self._test(self.is_changed.astype(float) - self.is_control)
