@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from whycam.audit import Audit, audit
-from whycam.audit.confusion import find_confusion
+from whycam.audit.confusion import compare_command, find_confusion
 from whycam.audit.data import AuditData, draw_samples
 from whycam.audit.findings import Finding
 from whycam.audit.run import KINDS, Kind
@@ -229,13 +229,14 @@ def test_a_sign_is_stuck_on_once_and_an_object_may_stand_twice(copies: int, susp
     assert [suspect.label for suspect in suspect_stamps(data)] == suspected
 
 
-def test_a_command_can_be_pasted_whatever_a_class_or_a_folder_is_called() -> None:
-    command = "whycam train FOLDER -o RESULT --against FINDING --in 'class:MY FOLDERS'"
-    words = {"MODEL": "m", "FOLDER": "my photos", "FINDING": "o ut/audit.json"}
+@pytest.mark.parametrize("name", ["MY FOLDERS", "MODEL", "$FOLDER", "it's $$5"])
+def test_a_command_can_be_pasted_whatever_a_class_or_a_folder_is_called(name: str) -> None:
+    command = compare_command(Path("photos", name), name, "other").replace("$MODEL", "$MODEL --weights $FINDING")
+    words = {"MODEL": "FOLDER", "FOLDER": "my photos", "FINDING": "o ut/audit.json"}
     told = Finding("shortcut", 1, 1, "", "", command=command).to_json("shortcut-Tulpen (rot)-1", words)["command"]
     assert shlex.split(told) == [
-        *("whycam", "train", "my photos", "-o", "shortcut-Tulpen (rot)-1"),
-        *("--against", "o ut/audit.json#shortcut-Tulpen (rot)-1", "--in", "class:MY FOLDERS"),
+        *("whycam", "explain", "FOLDER", "--weights", "o ut/audit.json#shortcut-Tulpen (rot)-1", f"photos/{name}"),
+        *("-o", "shortcut-Tulpen (rot)-1", "--target", f"class:{name}", "--versus", "class:other"),
     ]
 
 

@@ -65,7 +65,7 @@ def test_a_slice_is_found_with_its_photos_map_and_words(tmp_path: Path, seen: li
     assert found.cost == pytest.approx(8 / 72)
     assert found.certainty > 0.99
     assert "more weight" in found.remedy
-    assert found.command.startswith("whycam train FOLDER")
+    assert found.command.startswith("whycam train $FOLDER")
     assert found.region is not None
     x0, y0, x1, y1 = found.region.boxes[0]
     assert abs(np.array([x0, y0, x1, y1]) - SPOT_BOX).max() < 0.12

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from scipy import stats
 
 from whycam.audit.chance import find_interval, to_certainty
 from whycam.audit.data import AuditData, read_difference
-from whycam.audit.findings import LEAST_CERTAINTY, Box, EvidencePhoto, Finding, Region
+from whycam.audit.findings import LEAST_CERTAINTY, Box, EvidencePhoto, Finding, Region, quote_word
 from whycam.maps import boxes as localize
 from whycam.maps import render
 
@@ -72,9 +71,9 @@ def _tell(data: AuditData, k: int, other: int, certainty: float) -> Finding:
 def compare_command(folder: Path, target: str, versus: str) -> str:
     """The command that shows what speaks for one class and against another in each photo of a folder."""
     words = " ".join(
-        f"--{name} {shlex.quote(f'class:{word}')}" for name, word in (("target", target), ("versus", versus))
+        f"--{name} {quote_word(f'class:{word}')}" for name, word in (("target", target), ("versus", versus))
     )
-    return f"whycam explain MODEL {shlex.quote(str(folder))} -o RESULT {words}"
+    return f"whycam explain $MODEL {quote_word(str(folder))} -o $RESULT {words}"
 
 
 def find_boxes(values: np.ndarray, threshold: float) -> tuple[Box, ...]:

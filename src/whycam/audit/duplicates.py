@@ -140,5 +140,5 @@ def _tell(photos: Sequence[Thumbnail], groups: Sequence[Group], text: str, certa
         photos=tuple(shown),
         numbers={"sets": len(sets), "photos": copies},
         remedy="Keep one photo of each set, in one class and in one split, and measure again.",
-        command="whycam audit MODEL FOLDER -o RESULT --kinds duplicate",
+        command="whycam audit $MODEL $FOLDER -o $RESULT --kinds duplicate",
     )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Template
 from typing import Any
 
 Box = tuple[float, float, float, float]
-_WORDS = re.compile(r"\b(MODEL|FOLDER|FINDING|RESULT)\b")
+_WORDS = ("MODEL", "FOLDER", "FINDING", "RESULT")
 # What is less certain is not shown.
 LEAST_CERTAINTY = 0.95
 
@@ -55,8 +55,8 @@ class Finding:
         numbers: what the sentences say, and more, by name.
         cost: in [0, 1]; the share of all audited photos whose answer is wrong, or would be, by it.
         remedy: one sentence: what to do.
-        command: one command line, with `MODEL`, `FOLDER` and `FINDING` for what `to_json` is told, and `RESULT` for
-            the finding's own name, as a place of the result.
+        command: one command line, with `$MODEL`, `$FOLDER` and `$FINDING` for what `to_json` is told, and `$RESULT`
+            for the finding's own name, as a place of the result; all other words by `quote_word`.
     """
 
     kind: str
@@ -78,8 +78,9 @@ class Finding:
         meant = {**words, "RESULT": key}
         if "FINDING" in words:
             meant["FINDING"] = f"{words['FINDING']}#{key}"
-        quoted = {word: shlex.quote(text) for word, text in meant.items()}
-        command = _WORDS.sub(lambda found: quoted.get(found[0], found[0]), self.command)
+        # A word that nothing is told of stands as it is.
+        quoted = {word: shlex.quote(meant.get(word, word)) for word in _WORDS}
+        command = Template(self.command).substitute(quoted)
         region = self.region and {"name": self.region.name, "boxes": _round(self.region.boxes)}
         photos = [{"path": str(p.path), "boxes": _round(p.boxes), "note": p.note} for p in self.photos]
         return {
@@ -98,6 +99,11 @@ class Finding:
             "remedy": self.remedy,
             "command": command,
         }
+
+
+def quote_word(text: str) -> str:
+    """A word of a finding's command that stands for itself: a class, a folder."""
+    return shlex.quote(text).replace("$", "$$")
 
 
 def _round(boxes: Sequence[Box]) -> list[list[float]]:

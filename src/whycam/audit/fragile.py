@@ -99,7 +99,7 @@ def _tell_changes(data: AuditData, k: int, rows: list[int], changes: dict[int, d
         photos=tuple(photos),
         numbers={"photos": len(rows), "of": total, "low": low, "high": high},
         remedy="Train with random views of each photo, so that a small change no longer matters.",
-        command="whycam train FOLDER -o RESULT --augment 4",
+        command="whycam train $FOLDER -o $RESULT --augment 4",
     )
 
 
@@ -134,6 +134,6 @@ def _find_border(data: AuditData) -> list[Finding]:
             ),
             numbers={"photos": len(rows), "border_area": ring},
             remedy="Look at what stands on the border of these photos, and train again with it ignored.",
-            command="whycam train FOLDER -o RESULT --ignore border",
+            command="whycam train $FOLDER -o $RESULT --ignore border",
         )
     ]

@@ -230,7 +230,7 @@ def _tell(told: Sequence[Told], photos: Labelled, tests: int) -> Finding:
             "figures": {one.name: _to_figures(one) for one in told},
         },
         remedy="Save all photos in one way, or collect photos of each class that were made like those of the others.",
-        command="whycam audit MODEL FOLDER -o RESULT --kinds shortcut",
+        command="whycam audit $MODEL $FOLDER -o $RESULT --kinds shortcut",
     )
 
 

@@ -32,8 +32,8 @@ SUSPECTS: dict[str, Callable[[AuditData], list[Suspect]]] = {
     "ground": suspect_grounds,
     "place": suspect_places,
 }
-_IGNORE = "whycam train FOLDER -o RESULT --ignore FINDING"
-_AGAINST = "whycam train FOLDER -o RESULT --against FINDING"
+_IGNORE = "whycam train $FOLDER -o $RESULT --ignore $FINDING"
+_AGAINST = "whycam train $FOLDER -o $RESULT --against $FINDING"
 # Found by -> what to do, and the command.
 REMEDIES = {
     "mark": ("Crop it away or cover it in all photos, or train again with its place ignored.", _IGNORE),

@@ -133,7 +133,7 @@ def _tell(data: AuditData, one: Slice) -> Finding:
             f"Look whether these photos are labelled rightly; if so, add more photos of {name!r} like these, or train "
             "with more weight on what goes wrong."
         ),
-        command="whycam train FOLDER -o RESULT --robust",
+        command="whycam train $FOLDER -o $RESULT --robust",
     )
 
 
