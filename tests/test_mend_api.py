@@ -14,7 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import schemathesis
 from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.config import SchemathesisConfig
 
 import whycam
 from conftest import change
@@ -113,9 +117,9 @@ def test_each_action_can_be_sent_as_it_stands(client: TestClient, run: Path) -> 
     before = read_list(client)
     items = {one["sort"]: one for one in reversed(before["items"])}
     done = [("finding", "dismiss", {}), ("label", "right", {}), ("mistake", "leave-out", {})]
-    for k, (sort, name, given) in enumerate(done):
+    for k, (sort, name, words) in enumerate(done):
         action = next(one for one in items[sort]["actions"] if one["name"] == name)
-        edits = [{**words, **given, "id": f"click-{k}.{i}"} for i, words in enumerate(action["edits"])]
+        edits = [{**one, **words, "id": f"click-{k}.{i}"} for i, one in enumerate(action["edits"])]
         assert say(client, *edits).status_code == 200
     after = read_list(client)
     assert [one["kind"] for one in after["history"]] == ["leave-out", "right", "dismiss"]
@@ -372,6 +376,7 @@ def test_the_first_page_follows_the_kept_version(run: Path, client: TestClient) 
             assert ask(app) == before
 
 
+@pytest.mark.usefixtures("client")
 def test_a_version_that_can_not_be_shown_is_told(run: Path, model: whycam.Model) -> None:
     def fail() -> whycam.Model:
         raise UserError("The disk is full.")
@@ -383,3 +388,49 @@ def test_a_version_that_can_not_be_shown_is_told(run: Path, model: whycam.Model)
             check_refused(answer, 422, "000 stands for the run now, .* goes on with the earlier one: The disk is full.")
             assert current.served is served
             assert app.get("/api/health").status_code == 200
+
+
+# ---- By its own description
+
+
+@pytest.fixture(scope="module")
+def described(model: whycam.Model, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    # Words that fit the description may still name no photo, no version, or a class that nobody knows.
+    checks = {"positive_data_acceptance": {"expected-statuses": ["2xx", "404", "409", "422"]}}
+    config = SchemathesisConfig.from_dict({"checks": checks})
+    run = copy_run(trained, tmp_path_factory.mktemp("described") / "run")
+    headers = {"Host": "127.0.0.1"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("whycam.mend.edited_run.EditedRun.retrain", lambda *_, **__: fail("The disk is full."))
+        # Each question starts and stops the app anew.
+        patch.setattr("whycam.show.app.mending.Mending.close", lambda _: None)
+        for client in open_client(model, run):
+            yield schemathesis.openapi.from_asgi("/openapi.json", client.app, config=config, headers=headers)
+
+
+def fail(words: str) -> None:
+    raise UserError(words)
+
+
+READS = ("/api/mend", "/api/mend/state", "/api/mend/versions")
+ASKS = ("/api/mend/photos/{content}", "/api/mend/photos/{content}/thumb", "/api/mend/edits", "/api/mend/retrain")
+VERSIONS = ("/api/mend/versions/{number}/keep", "/api/mend/versions/{number}/throw-away")
+CALLS = [(path, "positive") for path in (*READS, *ASKS, *VERSIONS, "/api/mend/cancel")]
+CALLS += [(path, "negative") for path in (*ASKS, *VERSIONS)]
+
+
+@pytest.mark.parametrize(("path", "mode"), CALLS)
+def test_schemathesis_finds_nothing(described: schemathesis.BaseSchema, path: str, mode: str) -> None:
+    (operation,) = described[path].values()
+
+    @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+    @given(case=operation.as_strategy(generation_mode=GenerationMode(mode)))
+    def check(case: schemathesis.Case) -> None:
+        case.call_and_validate(headers={"Host": "127.0.0.1"})
+
+    check()
+
+
+def test_every_call_is_among_them(described: schemathesis.BaseSchema) -> None:
+    paths = {path for path in described.raw_schema["paths"] if path.startswith("/api/mend")}
+    assert paths == {path for path, _ in CALLS}
