@@ -25,6 +25,7 @@ from whycam.data.folder import Sample
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError
 from whycam.explainer.model import Model
+from whycam.mend.steps import CancelledError
 from whycam.model.card import Card
 from whycam.model.classifier import Answer, Classifier
 
@@ -227,6 +228,20 @@ def test_a_sign_is_stuck_on_once_and_an_object_may_stand_twice(copies: int, susp
     none = np.zeros((len(pixels), 3))
     data = AuditData(make_model(0.0), lambda pixels: none, paths, pixels, labels, none, none[:, None])
     assert [suspect.label for suspect in suspect_stamps(data)] == suspected
+
+
+def test_an_audit_can_be_called_off_between_any_two_questions(tmp_path: Path) -> None:
+    read, seen = 3 * PHOTOS, 0
+
+    def call_off(count: int) -> None:
+        nonlocal seen
+        if seen == read:
+            raise CancelledError("Called off.")
+        seen += count
+
+    with pytest.raises(CancelledError):
+        audit(make_model(12.0), write_photos(tmp_path, stamp), kinds=["shortcut"], engine="torch", progress=call_off)
+    assert seen == read
 
 
 @pytest.mark.parametrize("name", ["MY FOLDERS", "MODEL", "$FOLDER", "it's $$5"])

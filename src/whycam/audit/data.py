@@ -157,9 +157,16 @@ def read_data(
         raise make_unreadable_error(len(samples), samples[0].path)
     pooled = [values for *_, values in found if values is not None]
     weight = classifier.weight if pooled else None
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        # Most of an audit comes after the photos are read: who calls it off is asked then, too.
+        if progress:
+            progress(0)
+        return to_sides(classifier.scores(pixels))
+
     return AuditData(
         classifier,
-        lambda pixels: to_sides(classifier.scores(pixels)),
+        run,
         tuple(sample.path for sample, *_ in found),
         np.stack([pixels for _, pixels, *_ in found]),
         np.array([sample.label for sample, *_ in found]),
