@@ -36,7 +36,8 @@ def choose(cases: list[Case], only: str | None, part: str | None) -> list[Case]:
 
     They are in an order of which any beginning has something of every kind; what is slow comes last.
     """
-    chosen = [case for case in cases if only in {None, case.kind, case.key, case.network, case.pool}]
+    words = set(only.split(",")) if only else set()
+    chosen = [case for case in cases if not words or words & {case.kind, case.key, case.network, case.pool}]
     order = sorted(
         chosen,
         key=lambda case: (case.network in {"scratch", "conv"}, case.seed // 6 if case.kind == "clean" else case.seed),
@@ -99,14 +100,17 @@ def main() -> None:
     parser.add_argument("--clean", type=int, default=66, help="clean trainings")
     parser.add_argument("--first-seed", type=int, default=0, help="0 to measure; from 1000 on to choose thresholds")
     parser.add_argument("--part", help="2/4: the second of four parts")
-    parser.add_argument("--only", help=f"a kind ({', '.join(KINDS)}, clean), a case, a network or a pool")
+    parser.add_argument(
+        "--only", help=f"kinds ({', '.join(KINDS)}, clean), cases, networks or pools, with commas between them"
+    )
+    parser.add_argument("--earlier", type=Path, help="summary: results of trainings that FOLDER has not")
     parser.add_argument("--tag", default="audits", help="name of the folder of the audits, one for each state of it")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     bench = Bench(args.data, args.work, args.wheels or args.work / "wheels")
     cases = choose(list_cases(args.planted, args.clean, args.first_seed), args.only, args.part)
     if args.step == "summary":
-        write_report(bench, cases, args.tag, args.out)
+        write_report(bench, cases, args.tag, args.out, args.earlier)
         return
     torch.set_num_threads(1)
     for line in run_all(bench, cases, args.step, args.tag):

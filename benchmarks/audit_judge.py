@@ -115,17 +115,21 @@ def judge(case: Case, about: dict[str, Any], row: dict[str, Any]) -> dict[str, A
 
     An accusation is `right` (class and kind of a cause that is not ignored), `ignored` (of a cause that the model
     ignores), `misnamed` (the class of a cause that it does not ignore, called something else), `turned` (what the
-    cause is, told of another class: of two classes either is known by what the other has), or `false`.
+    cause is, told of another class), or `false`. Of two classes a finding names both, and is of either. A question
+    accuses nobody; where it names a cause and its class the cause is found.
     """
     names, causes = about["class_names"], list_causes(case, len(about["class_names"]))
-    accusations = [one for one in row["findings"] if one["kind"] == "shortcut"]
-    told = [{"of": "false", "class": one["class"], "by": tell_kind(one), "title": one["title"]} for one in accusations]
+    accusations = [one for one in row["findings"] if one["kind"] in {"shortcut", "question"}]
+    told = [
+        {"of": "false", "class": one["class"], "by": tell_kind(one), "title": one["title"], "kind": one["kind"]}
+        for one in accusations
+    ]
     results = []
     for cause, truth in zip(causes, about["causes"], strict=True):
         classes = [names[k] for k in (range(len(names)) if case.where == "even" else cause.labels)]
         reliance, found = sum_up(truth), False
         for one, line in zip(accusations, told, strict=True):
-            is_own, is_kind = one["class"] in classes, is_named(one, case, about, cause)
+            is_own, is_kind = is_of(one, classes, len(names)), is_named(one, case, about, cause)
             found = found or (is_own and is_kind)
             said = _sort(is_own=is_own, is_kind=is_kind, is_ignored=reliance.ignores)
             if _RANKS.index(said) < _RANKS.index(line["of"]):
@@ -138,11 +142,20 @@ def judge(case: Case, about: dict[str, Any], row: dict[str, Any]) -> dict[str, A
                 "ignores": reliance.ignores,
                 "found": found,
                 "warned": any(is_warned(one, case, classes) for one in row["findings"]),
-                "class_found": any(one["class"] in classes for one in accusations),
+                "class_found": any(is_of(one, classes, len(names)) for one in accusations),
                 "said": [line["by"] for line in told if line["class"] in classes],
             }
         )
-    return {"causes": results, "accusations": told}
+    return {
+        "causes": results,
+        "accusations": [line for line in told if line["kind"] == "shortcut"],
+        "questions": [line for line in told if line["kind"] == "question"],
+    }
+
+
+def is_of(found: Found, classes: Sequence[str], count: int) -> bool:
+    """Whether a finding is of one of the classes; of two classes in all it is of both."""
+    return found["class"] in classes or (count == 2 and found["other"] in classes)
 
 
 _RANKS = ("right", "ignored", "misnamed", "turned", "false")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -25,16 +25,17 @@ the training photos' faults; the audit sees neither the cause nor the truth. The
 and left out of photos that were not trained on. A model relies on its cause if so at least {RELIES:.0%} more of the
 other classes' photos become its class, or so much more of its class is lost (three photos at least), than in a model
 of clean training on the same photos; under {IGNORES:.0%} it ignores it. Found is what is told of the right class and
-called what it is: by a mark that covers at least half of the planted one and is no larger than it by half of the
-photo, by the property's name (darkness may be called brightness or exposure, a poor resolution sharpness, a tint a
-colour cast; the words are in audit_judge.py), by the ground, by a thing (or a sign, where its pixels come back). Of a
+called what it is, or where the audit asks whether it is the object: by a mark that covers at least half of the
+planted one and is no larger than it by half of the photo, by the property's name (darkness may be called brightness or
+exposure, a poor resolution sharpness, a tint a colour cast; the words are in audit_judge.py), by the ground, by a
+thing (or a sign, where its pixels come back). A finding of two classes in all is of both. Of a
 garden in which each class has a ground of its own each class is one cause; causes of one training are not
 independent. Intervals are Wilson's, of 95 %. Seeds from 0 on; thresholds are chosen on seeds from 1000 on,
 but for the share of the lead that a ground must carry, which was raised from 18 to 22 % after frame-0000."""
 
 
-def read_rows(bench: Bench, cases: Sequence[Case], tag: str) -> list[Row]:
-    """The cases that are prepared and audited, with the judgement."""
+def read_rows(bench: Bench, cases: Sequence[Case], tag: str, earlier: Mapping[str, Row]) -> list[Row]:
+    """The cases that are prepared and audited, with the judgement; of others the earlier rows by their keys."""
     rows = []
     for case in cases:
         path, about = bench.work / tag / f"{case.key}.json", bench.read(case)
@@ -44,6 +45,8 @@ def read_rows(bench: Bench, cases: Sequence[Case], tag: str) -> list[Row]:
                 {**case.to_json(), "is_small": case.is_small, "accuracy": about["accuracy"], **row}
                 | judge(case, about, row)
             )
+        elif case.key in earlier:
+            rows.append({"questions": [], **earlier[case.key], "is_earlier": True})
     return rows
 
 
@@ -66,16 +69,22 @@ def count_found(causes: Sequence[Row]) -> str:
     return tell_share(sum(one["found"] for one in relied), len(relied))
 
 
-def write_report(bench: Bench, cases: Sequence[Case], tag: str, out: Path) -> None:
-    """results/audit.md and .json of the audits that are there."""
-    rows = read_rows(bench, cases, tag)
+def write_report(bench: Bench, cases: Sequence[Case], tag: str, out: Path, earlier: Path | None) -> None:
+    """results/audit.md and .json of the audits that are there, and of an earlier results file's others."""
+    known = {row["key"]: row for row in json.loads(earlier.read_text())["rows"]} if earlier else {}
+    rows = read_rows(bench, cases, tag, known)
     planted, clean = [r for r in rows if r["kind"] != CLEAN], [r for r in rows if r["kind"] == CLEAN]
     causes = list_causes_of(planted)
     lines = [
         "# The audit, on models with planted causes and without",
         ABOUT,
         "",
-        f"{len(planted)} planted and {len(clean)} clean trainings of {len(cases)} are in this table.",
+        f"{len(planted)} planted and {len(clean)} clean trainings of {len(cases)} are in this table"
+        + (
+            f"; {sum('is_earlier' in row for row in rows)} of them as an earlier state of the audit told them."
+            if known
+            else "."
+        ),
         "",
         *tell_main(causes, planted, clean),
         "",
@@ -126,6 +135,9 @@ def count_main(causes: Sequence[Row], planted: Sequence[Row], clean: Sequence[Ro
         "ignored_class_accused": sum(c["class_found"] for c in ignored),
         "clean": len(clean),
         "clean_accused": sum(bool(row["accusations"]) for row in clean),
+        "clean_asked": sum(bool(row["questions"]) for row in clean),
+        "questions_right": sum(one["of"] == "right" for row in planted for one in row["questions"]),
+        "questions_else": sum(one["of"] != "right" for row in planted for one in row["questions"]),
         "clean_small": len(small),
         "clean_small_accused": sum(bool(row["accusations"]) for row in small),
         **{f"accusations_{name}": told[name] for name in ("right", "ignored", "misnamed", "turned", "false")},
@@ -142,6 +154,8 @@ def tell_main(causes: Sequence[Row], planted: Sequence[Row], clean: Sequence[Row
         f"{tell_share(n['found'], n['relied_on'])}**; the class alone: {tell_share(n['class_found'], n['relied_on'])}.",
         f"- Of clean trainings, accused: **{tell_share(n['clean_accused'], n['clean'])}**; of those with 24 photos a "
         f"class or fewer: {tell_share(n['clean_small_accused'], n['clean_small'])}.",
+        f"- Questions whether something is the object: in {n['clean_asked']} clean trainings; in planted ones "
+        f"{n['questions_right']} of the cause and {n['questions_else']} of something else.",
         f"- Of causes that the model ignores (under {IGNORES:.0%}), accused of it: **"
         f"{tell_share(n['ignored_accused'], n['ignored'])}**; its class accused of anything: "
         f"{tell_share(n['ignored_class_accused'], n['ignored'])}.",
@@ -255,6 +269,9 @@ def tell_each(rows: Sequence[Row]) -> list[str]:
                 lines.append(
                     f"- missed: {what}: {'/'.join(one['told_of'])}, reliance {one['reliance']:.2f}; said: {said}"
                 )
+        for one in row["questions"]:
+            if one["of"] != "right":
+                lines.append(f"- asked: {what}: {one['title']}")
         for one in row["accusations"]:
             if one["of"] != "right":
                 word = "accused" if row["kind"] == CLEAN else one["of"]

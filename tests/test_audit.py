@@ -278,3 +278,16 @@ def test_a_class_of_one_logit_is_taken_for_the_other(monkeypatch: pytest.MonkeyP
     x0, y0, x1, y1 = found.photos[0].boxes[0]
     assert (x0, y0) == (0, 0)
     assert max(x1, y1) < 0.6
+
+
+def test_a_finding_of_two_classes_names_both(tmp_path: Path) -> None:
+    samples = [sample for sample in write_photos(tmp_path, stamp) if sample.label < 2]
+    network = Colours(12.0)
+    network.head.weight.data = network.head.weight.data[:2]
+    card = replace(make_model(12.0).classifier.card, class_names=NAMES[:2])
+    (found,) = find(
+        Model(Classifier(card, network.eval().requires_grad_(requires_grad=False))), samples, "shortcut"
+    ).findings
+    assert found.title.startswith("The model tells 'red' from 'green' by a ")
+    assert found.title.endswith(", not by their objects alone.")
+    assert (found.class_name, found.other) == ("red", "green")

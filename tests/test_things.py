@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,18 +67,42 @@ def _name_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "open_finder", lambda photos: Finder(look, preprocess, names, kin))
 
 
-def run(model: Model, samples: list[Sample]) -> Audit:
-    return audit(model, samples, kinds=["shortcut"], engine="torch")
+def run(model: Model, samples: list[Sample], masks: Mapping[Path, Path] | None = None) -> Audit:
+    return audit(model, samples, kinds=["shortcut"], engine="torch", masks=masks)
+
+
+def draw_masks(samples: list[Sample], root: Path, colours: Sequence[int]) -> dict[Path, Path]:
+    """A mask for each photo: what has one of the colours."""
+    root.mkdir()
+    made = {}
+    for sample in samples:
+        pixels = np.asarray(Image.open(sample.path)).astype(float)
+        away = np.abs(pixels[:, :, None] / 255 - COLOURS / 255).max(-1)[..., list(colours)].min(-1)
+        made[sample.path] = root / f"{sample.label}-{sample.path.name}"
+        Image.fromarray(255 * (away < 0.25).astype(np.uint8)).save(made[sample.path])
+    return made
 
 
 @pytest.mark.parametrize("share", [0.6, 1.0])
 def test_a_thing_that_the_model_reads_is_found_with_its_class_and_name(tmp_path: Path, share: float) -> None:
     (found,) = run(make_model(12.0), write_photos(tmp_path, share)).findings
     assert (found.class_name, found.numbers["found_by"]) == ("red", "thing")
+    # Nobody said what the object is: it may be the mug.
+    assert found.kind == "question"
     assert "'coffee mug'" in found.title
+    assert found.title.endswith(": are they the object?")
+    assert found.remedy.startswith("Look at the marked places. If they are not the object: add photos")
     assert "'rose'" not in found.title
     assert found.certainty >= 0.95
     assert all(photo.boxes for photo in found.photos)
+
+
+def test_masks_tell_a_thing_from_the_object(tmp_path: Path) -> None:
+    samples = write_photos(tmp_path / "photos", 1.0)
+    (found,) = run(make_model(12.0), samples, draw_masks(samples, tmp_path / "flowers", FLOWERS)).findings
+    assert (found.kind, found.class_name) == ("shortcut", "red")
+    assert found.title.endswith(", not by the object alone.")
+    assert run(make_model(12.0), samples, draw_masks(samples, tmp_path / "mugs", [*FLOWERS, MUG])).findings == ()
 
 
 def test_a_thing_that_the_model_ignores_is_not_accused(tmp_path: Path) -> None:

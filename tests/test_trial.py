@@ -97,6 +97,30 @@ def test_findings_of_one_class_that_say_one_thing_are_one() -> None:
     assert [(best, also) for best, also in kept] == [(mark, [place]), (other, [])]
 
 
+def test_of_two_classes_what_one_is_known_by_is_what_the_other_lacks() -> None:
+    outcomes = [make_outcome(is_changed=share, shift=1.0) for share in (0.9, 0.4)]
+    mark, other = (
+        make_trial(one, kind=kind, label=k)
+        for k, (one, kind) in enumerate(zip(outcomes, ("mark", "property"), strict=True))
+    )
+    assert merge([mark, other], is_pair=True) == [(mark, [other])]
+    assert [best for best, _ in merge([mark, other])] == [mark, other]
+    apart = [
+        replace(one, suspect=replace(one.suspect, mask=np.eye(4, dtype=bool)[[k]]))
+        for k, one in enumerate((mark, other))
+    ]
+    assert [best for best, _ in merge(apart, is_pair=True)] == apart
+
+
+def test_what_is_proved_names_a_cause_before_what_is_asked() -> None:
+    thing, place = (
+        make_trial(make_outcome(is_changed=0.9, shift=1.0), kind="thing"),
+        make_trial(make_outcome(is_changed=0.3, shift=1.0), kind="place"),
+    )
+    assert merge([thing, place]) == [(place, [thing])]
+    assert merge([thing, place], has_masks=True) == [(thing, [place])]
+
+
 def test_two_marks_in_two_places_of_one_class_are_two() -> None:
     halves = np.zeros((2, 8, 8), dtype=bool)
     halves[0, :4], halves[1, 4:] = True, True

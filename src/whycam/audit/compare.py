@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from whycam.data.exchange import CAUSES
+
 Row = Mapping[str, Any]
 # How much the severity of a finding must differ to be called worse or better.
 _LEAST_CHANGE = 0.02
@@ -15,7 +17,8 @@ def compare_audits(before: Row, after: Row) -> list[str]:
     """Sentences on two audits as `audit.json` holds them; of kinds that were looked for in both."""
     kinds = [set(one["record"]["kinds"]) for one in (before, after)]
     both = kinds[0] & kinds[1]
-    rows = [[one for one in part["findings"] if one["kind"] in both] for part in (before, after)]
+    sought = {*both, *(CAUSES if CAUSES[0] in both else ())}
+    rows = [[one for one in part["findings"] if one["kind"] in sought] for part in (before, after)]
     apart = sorted(kinds[0] ^ kinds[1])
     left_out = [f"Not compared, as only one of the two audits looked for it: {', '.join(apart)}."] if apart else []
     return [*compare_findings(*rows), *left_out]

@@ -1,5 +1,8 @@
 """Shortcuts: what decides a class and is not the object. Suspects by statistics; each is convicted by swaps alone.
 
+Swaps prove that a class is known by something, not that this is no part of the object: where nothing but a general
+network's words tells a thing from the object, the finding is a question.
+
 Add a kind of shortcut as one function in `SUSPECTS` (data -> suspects), with what convicts it in
 `trial.LINES` and what to do about it in `REMEDIES`.
 """
@@ -46,6 +49,7 @@ REMEDIES = {
     "ground": ("Collect photos of the class before other grounds, or train again before swapped ones.", _AGAINST),
     "place": ("Crop it away in all photos, or train again with the place ignored.", _IGNORE),
 }
+_ASK = "Look at the marked places. If they are not the object: "
 # A suspect that explains so much of what the strongest one of its class does is as good a name for it.
 _AS_GOOD = 0.7
 _MOST_PHOTOS = 8
@@ -58,27 +62,47 @@ def find_shortcuts(data: AuditData) -> list[Finding]:
     # Grounds are screened by answers of the model, so each class counts as tried.
     tests = 2 * (len(trials) + len(list_classes(data)))
     guilty = [trial for trial in trials if trial.is_guilty(tests)]
-    return [tell(data, trial, also, tests) for trial, also in merge(guilty)]
+    return [
+        tell(data, trial, also, tests)
+        for trial, also in merge(guilty, is_pair=is_pair(data), has_masks=bool(data.masks))
+    ]
 
 
-def merge(trials: list[Trial]) -> list[tuple[Trial, list[Trial]]]:
-    """For each class the trial that names its cause best, and those that say the same; a mark elsewhere is another."""
+def merge(trials: list[Trial], *, is_pair: bool = False, has_masks: bool = False) -> list[tuple[Trial, list[Trial]]]:
+    """For each class the trial that names its cause best, and those that say the same; a mark elsewhere is another.
+
+    Args:
+        trials: guilty ones.
+        is_pair: see there.
+        has_masks: the user's masks tell what the object is.
+    """
     kept: list[tuple[Trial, list[Trial]]] = []
     order = list(SUSPECTS)
     left = sorted(trials, key=lambda one: -one.reliance)
     while left:
         strongest = left[0]
-        same = [one for one in left if is_same(strongest.suspect, one.suspect)]
-        near = [one for one in same if one.reliance >= _AS_GOOD * strongest.reliance]
+        same = [one for one in left if is_same(strongest.suspect, one.suspect, is_pair=is_pair)]
+        proved = [one for one in same if has_masks or not is_asked(one)] or same
+        near = [one for one in proved if one.reliance >= _AS_GOOD * proved[0].reliance]
         best = min(near, key=lambda one: (order.index(one.suspect.kind), -one.reliance))
         kept.append((best, [one for one in same if one is not best]))
         left = [one for one in left if one not in same]
     return kept
 
 
-def is_same(suspect: Suspect, other: Suspect) -> bool:
-    """Whether two suspects may be one cause: of one class, and not two marks in different places."""
-    if not set(suspect.classes) & set(other.classes):
+def is_pair(data: AuditData) -> bool:
+    """Whether there are two classes: what one is known by is then what the other is known not to have."""
+    return len(data.classifier.card.class_names) == 2
+
+
+def is_asked(trial: Trial) -> bool:
+    """Whether, without masks, only a general network's words tell the cause from the object."""
+    return trial.suspect.kind == "thing"
+
+
+def is_same(suspect: Suspect, other: Suspect, *, is_pair: bool) -> bool:
+    """Whether two suspects may be one cause: of one class, or of two alone, and not two marks in different places."""
+    if not is_pair and not set(suspect.classes) & set(other.classes):
         return False
     if suspect.mask is None or other.mask is None or "place" in {suspect.kind, other.kind}:
         return True
@@ -93,19 +117,26 @@ def tell(data: AuditData, trial: Trial, also: list[Trial], tests: int) -> Findin
     others = len(data) - sum(len(data.groups[k]) for k in suspect.classes)
     bearers = len(data.groups[suspect.label] if suspect.members is None else suspect.members)
     cost = max(0.0, trial.given.effect * others, trial.taken.effect * bearers if trial.taken else 0.0)
-    known_by = "the object alone" if len(suspect.classes) == 1 else "their objects alone"
+    other = data.name(suspect.partners[0]) if suspect.partners else None
+    is_question = is_asked(trial) and not data.masks
+    if is_pair(data):
+        other = data.name(1 - suspect.label)
+        names = f"{names} from {other!r}"
+    knows = "tells" if is_pair(data) else "knows"
+    alone = "the object alone" if len(suspect.classes) == 1 and not is_pair(data) else "their objects alone"
+    end = f"{suspect.title}: are they the object?" if is_question else f"{suspect.title}, not by {alone}."
     return Finding(
-        kind="shortcut",
+        kind="question" if is_question else "shortcut",
         severity=float(np.clip(trial.reliance, 0, 1)),
         certainty=trial.find_certainty(tests),
         cost=cost / len(data),
-        title=f"The model knows {names} by {suspect.title}, not by {known_by}.",
-        detail=" ".join([suspect.words, *_tell_outcomes(data, trial), *_tell_also(also)]),
+        title=f"The model {knows} {names} by {end}",
+        detail=" ".join([suspect.words, *_tell_outcomes(data, trial), *_tell_also(data, trial, also)]),
         class_name=data.name(suspect.label),
-        other=data.name(suspect.partners[0]) if suspect.partners else None,
+        other=other,
         region=suspect.region,
         photos=pick_photos(data, trial),
-        remedy=remedy,
+        remedy=f"{_ASK}{remedy[0].lower()}{remedy[1:]}" if is_question else remedy,
         command=command,
         numbers={
             "found_by": suspect.kind,
@@ -134,10 +165,15 @@ def _tell_outcomes(data: AuditData, trial: Trial) -> list[str]:
     return sentences
 
 
-def _tell_also(also: list[Trial]) -> list[str]:
+def _tell_also(data: AuditData, trial: Trial, also: list[Trial]) -> list[str]:
     if not also:
         return []
-    titles = dict.fromkeys(f"{one.suspect.title} ({one.reliance:.0%})" for one in also)
+
+    def name(one: Trial) -> str:
+        label = one.suspect.label
+        return "" if label in trial.suspect.classes else f"{data.name(label)!r} by "
+
+    titles = dict.fromkeys(f"{name(one)}{one.suspect.title} ({one.reliance:.0%})" for one in also)
     return [f"Changing this moves the same photos too, and seems to be the same thing: {', '.join(titles)}."]
 
 

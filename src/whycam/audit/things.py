@@ -20,7 +20,7 @@ from whycam.audit.chance import to_certainty
 from whycam.audit.cutouts import lay
 from whycam.audit.data import AuditData
 from whycam.audit.findings import LEAST_CERTAINTY, Box, Region
-from whycam.audit.objects import Look, choose_rows, get_finder, name_generic, read_looks
+from whycam.audit.objects import Look, choose_rows, get_finder, name_generic, read_looks, read_objects
 from whycam.audit.suspects import MIN_PHOTOS, Suspect, list_classes
 from whycam.maps.render import resize_map
 
@@ -89,6 +89,8 @@ def find_thing(data: AuditData, looks: Mapping[int, Look], label: int) -> Thing 
         if is_rare or thing.others > _OTHERS_SPARED:
             continue
         if not _is_beside_object(data, thing.cells) or not _is_foreign(data, seen, thing):
+            continue
+        if data.masks and not _is_off_masks(data, thing.cells):
             continue
         if thing.others <= _OTHERS_ALONE or is_spared(data, thing):
             return thing
@@ -191,6 +193,16 @@ def _is_beside_object(data: AuditData, cells: Mapping[int, np.ndarray]) -> bool:
         shares.append(float((positive * weight).sum() / max(float(positive.sum()), 1e-9)))
     low, high = _EVIDENCE
     return low <= float(np.median(shares)) <= high
+
+
+def _is_off_masks(data: AuditData, cells: Mapping[int, np.ndarray]) -> bool:
+    """Whether the larger part of it lies off the objects that the user drew, on most of the photos that have both."""
+    masks, on = read_objects(data).masks, []
+    for row, shown in cells.items():
+        if row in masks:
+            weight = resize_map(shown.astype(np.float32), masks[row].shape)
+            on.append(float((weight * masks[row]).sum() / max(float(weight.sum()), 1e-9)))
+    return bool(on) and float(np.median(on)) < 0.5
 
 
 def _suspect(data: AuditData, thing: Thing) -> Suspect:

@@ -26,6 +26,8 @@ from whycam.data.regions import Regions, read_findings
 from whycam.data.remake import REMAKES, open_host, remake
 from whycam.errors import UserError
 
+# Kinds of an audit's findings that tell by what a class is known: what is proved not to be the object, and what may be.
+CAUSES = ("shortcut", "question")
 # What is cut out with a sign reaches so far beyond its box, of the box's side: the box holds its middle.
 _AROUND = 0.1
 
@@ -233,7 +235,7 @@ def find_shortcut(text: str) -> dict[str, Any]:
     """
     file, _, key = text.partition("#")
     findings = read_findings(Path(file), "--against")
-    shortcuts = [name for name, one in findings.items() if one.get("kind") == "shortcut"]
+    shortcuts = [name for name, one in findings.items() if one.get("kind") in CAUSES]
     if key not in shortcuts:
         where = f"in '{Path(file).absolute()}'; expected a shortcut: {', '.join(shortcuts) or 'there is none'}"
         fault = f"is of the kind {findings[key].get('kind')!r}" if key in findings else "is not among the findings"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from whycam.data.drawn import Drawn
-from whycam.data.exchange import find_properties
+from whycam.data.exchange import CAUSES, find_properties
 from whycam.data.remake import REMAKES
 from whycam.mend.edits import VERDICTS, Edit
 
@@ -154,7 +154,7 @@ def name_cause(finding: Mapping[str, Any]) -> str:
     numbers, region = finding.get("numbers") or {}, finding.get("region") or {}
     names = find_properties(finding) or []
     about: object = next((name for name in names if name in REMAKES), None)
-    if about is None and finding.get("kind") != "shortcut":
+    if about is None and finding.get("kind") not in CAUSES:
         photos = sorted(str(photo.get("path")) for photo in finding.get("photos") or ())
         about = [finding.get("kind"), finding.get("other"), *(photos if finding.get("kind") == "duplicate" else ())]
     return json.dumps([finding.get("class"), about or [numbers.get("found_by"), region.get("name")]])

@@ -11,15 +11,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from whycam.data.exchange import find_properties
+from whycam.data.exchange import CAUSES, find_properties
 from whycam.data.remake import REMAKES
 from whycam.mend.edits import Edit, keep_finding, make_edit
 from whycam.mend.state import State, name_cause
 
 # Those that are no photos' own matter; the others come photo by photo.
-_WHOLE = ("shortcut", "data", "duplicate", "slice", "confusion")
+_WHOLE = (*CAUSES, "data", "duplicate", "slice", "confusion")
 # Kinds whose cause can be trained away.
-_CURED = ("shortcut", "data")
+_CURED = (*CAUSES, "data")
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _act_on_finding(finding: Mapping[str, Any], photos: Sequence[Photo]) -> Iter
         for photo in photos:
             yield Action("leave-out", f"Leave out {photo.path}.", (_of(photo, "leave-out"),))
     marked = [photo for photo in photos if photo.boxes]
-    if finding["kind"] == "shortcut" and marked:
+    if finding["kind"] in CAUSES and marked:
         edits = tuple(_of(photo, "not-object", region={"boxes": photo.boxes}) for photo in marked)
         yield Action("not-object", "What is marked on these photos is not the object.", edits)
     yield Action("dismiss", "This is no fault.", ({"kind": "dismiss", "finding": kept},))

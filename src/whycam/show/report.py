@@ -20,6 +20,7 @@ _OPEN_FINDINGS = 5
 EVIDENCE_PHOTOS, PICTURED_FINDINGS = 6, 20
 KINDS = {
     "shortcut": "Shortcut",
+    "question": "The object?",
     "label": "Wrong label?",
     "duplicate": "Duplicate",
     "fragile": "Fragile",

@@ -27,7 +27,8 @@ def check_no_shortcut(
 ) -> Verdict:
     """Whether the audit proves, by pairs of photos that differ in nothing else, that a class is known by such a cause.
 
-    It is inconclusive where a class has fewer than 10 photos: nothing can be told of it.
+    It is inconclusive where a class has fewer than 10 photos, as nothing can be told of it, and where the audit can't
+    tell whether what a class is known by is the object.
 
     Args:
         model: what `whycam.load` gives, or takes.
@@ -48,10 +49,12 @@ def check_no_shortcut(
     counts = found.record["classes"]
     few = {name: count for name, count in counts.items() if count < MIN_PHOTOS}
     is_told = not few and len(counts) > 1
-    state = State.BROKEN if found.findings else State.HOLDS if is_told else State.INCONCLUSIVE
+    proved, asked_of = found.of_kind("shortcut"), found.of_kind("question")
+    is_clear = is_told and not asked_of
+    state = State.BROKEN if proved else State.HOLDS if is_clear else State.INCONCLUSIVE
     told = f"no class is known by a {' or '.join(kinds)}, as far as an audit of {found.photos} photos can tell."
-    if found.findings:
-        told = " ".join(f"{one.title} ({one.severity:.0%} more photos change their class)" for one in found.findings)
+    if shown := proved or asked_of:
+        told = " ".join(f"{one.title} ({one.severity:.0%} more photos change their class)" for one in shown)
     elif not is_told:
         listed = ", ".join(f"{name}: {count}" for name, count in counts.items())
         told = (
@@ -62,8 +65,8 @@ def check_no_shortcut(
         state,
         told,
         found.photos,
-        max((one.severity for one in found.findings), default=0.0),
-        worst=tuple(_tell(tested, one, place) for one in found.findings for place in range(len(one.photos))),
+        max((one.severity for one in proved), default=0.0),
+        worst=tuple(_tell(tested, one, place) for one in proved or asked_of for place in range(len(one.photos))),
         notes=(*(f"{one.detail} {one.remedy} {_REMEDY}" for one in found.findings), *found.notes),
         numbers={"kinds": kinds, "seed": seed, "findings": found.to_json()["findings"]},
     )
