@@ -16,6 +16,7 @@ from torch import nn
 
 import whycam
 from kind_cases import COLOURS, NAMES, NET, OBJECTS, SIDE_PX, import_net, make_onnx, set_weights
+from whycam.audit.findings import Audit, EvidencePhoto, Finding
 from whycam.data.annotations import Annotation
 from whycam.errors import UserError
 from whycam.testing import (
@@ -248,6 +249,21 @@ def test_a_mark_that_decides_a_class_is_found_and_a_clean_one_is_not(root: Path,
     clean = write(tmp_path / "clean", 20)
     assert check_no_shortcut(open_net(net), clean, kinds=["mark"]).state is State.HOLDS
     assert check_no_shortcut(open_net(net), marked, kinds=["place"]).numbers["kinds"] == ["place"]
+
+
+def test_a_question_whether_it_is_the_object_breaks_nothing(
+    load: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = write(tmp_path, 12)
+    shown = EvidencePhoto(next((photos / "red").iterdir()), ((0.0, 0.0, 0.5, 0.5),))
+    title = "The model knows 'red' by things that go with it ('mug'): are they the object?"
+    found = Finding("question", 0.4, 0.99, title, "Some words.", "red", photos=(shown,), remedy="Look.")
+    record = {"classes": {"red": 12, "green": 12, "blue": 12}}
+    monkeypatch.setattr("whycam.testing.shortcuts.audit", lambda *_, **__: Audit((found,), 36, (), record))
+    verdict = assert_no_shortcut(load("module"), photos, kinds=["thing"])
+    assert verdict.state is State.INCONCLUSIVE
+    assert title in verdict.told
+    assert [one.path for one in verdict.worst] == [shown.path]
 
 
 def test_few_photos_of_a_class_tell_nothing(load: Callable[[str], Any], tmp_path: Path) -> None:

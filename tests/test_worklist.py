@@ -78,6 +78,19 @@ def test_findings_come_first_then_doubts_mistakes_and_fragile_photos_each_photo_
     assert actions[HASHES["e"]] == ["right", "leave-out", "relabel", "not-object", "object"]
 
 
+def test_a_question_is_answered_by_either_action() -> None:
+    finding = make_finding(id="question-x-1", kind="question", photos=show("a", boxes=[[0, 0, 0.5, 1]]))
+    (item,) = make_list(Known(replay([]), PHOTOS, PLACES, [finding], [], {}))
+    assert [(action.name, action.title) for action in item.actions] == [
+        ("cure", "It is not the object: train against it."),
+        ("not-object", "What is marked on these photos is not the object."),
+        ("dismiss", "It is the object."),
+    ]
+    for action in (item.actions[0], item.actions[-1]):
+        said = replay(action.make())
+        assert make_list(Known(said, PHOTOS, PLACES, [finding], [], {})) == []
+
+
 def test_one_action_answers_an_item() -> None:
     items = {item.id: item for item in list_all()}
     doubt = items[f"label:{HASHES['c']}"]

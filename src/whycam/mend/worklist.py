@@ -177,9 +177,10 @@ def _list_findings(known: Known) -> Iterator[Item]:
 
 
 def _act_on_finding(finding: Mapping[str, Any], photos: Sequence[Photo]) -> Iterator[Action]:
-    kept = keep_finding(finding)
+    kept, is_question = keep_finding(finding), finding["kind"] == "question"
     if can_be_cured(finding):
-        yield Action("cure", "Train against it.", ({"kind": "cure", "finding": kept},))
+        title = "It is not the object: train against it." if is_question else "Train against it."
+        yield Action("cure", title, ({"kind": "cure", "finding": kept},))
     if finding["kind"] == "duplicate":
         for photo in photos:
             yield Action("leave-out", f"Leave out {photo.path}.", (_of(photo, "leave-out"),))
@@ -187,7 +188,9 @@ def _act_on_finding(finding: Mapping[str, Any], photos: Sequence[Photo]) -> Iter
     if finding["kind"] in CAUSES and marked:
         edits = tuple(_of(photo, "not-object", region={"boxes": photo.boxes}) for photo in marked)
         yield Action("not-object", "What is marked on these photos is not the object.", edits)
-    yield Action("dismiss", "This is no fault.", ({"kind": "dismiss", "finding": kept},))
+    yield Action(
+        "dismiss", "It is the object." if is_question else "This is no fault.", ({"kind": "dismiss", "finding": kept},)
+    )
 
 
 def can_be_cured(finding: Mapping[str, Any]) -> bool:
