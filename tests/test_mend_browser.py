@@ -23,7 +23,7 @@ from mend_cases import copy_run, make_run
 from whycam.config import ServeOptions
 from whycam.data.drawn import read_mask
 from whycam.jobs.serve import configure, describe_address, listen
-from whycam.show.app.served import ServedModel
+from whycam.show.app.served import CurrentModel, ServedModel
 from whycam.show.app.site import make_app
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def serve(model: whycam.Model, run: object) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch, listen("127.0.0.1", 0) as door:
         patch.setattr("whycam.model.classifier.Classifier._find_graph", lambda *_: None)
         with ServedModel(change(model, name=str(run))) as served:
-            server = uvicorn.Server(configure(make_app(served, ServeOptions())))
+            current = CurrentModel(served, lambda: whycam.load(str(run), engine="torch"))
+            server = uvicorn.Server(configure(make_app(current, ServeOptions())))
             thread = threading.Thread(target=server.run, args=([door],))
             door.listen()
             thread.start()
@@ -97,6 +98,23 @@ def wait_for(is_so: Callable[[], bool], page: Page) -> None:
             return
         page.wait_for_timeout(100)
     raise AssertionError("It does not come to be so.")
+
+
+def test_a_first_page_that_is_open_asks_anew_after_a_version_is_kept(address: str, page: Page, run: Path) -> None:
+    page.goto(address)
+    page.get_by_role("button", name="cat", exact=True).click()
+    page.locator("#first .viewer-heat[aria-label]").wait_for()
+    assert "3 classes" in (page.locator("#about").text_content() or "")
+    kept = page.evaluate("async () => (await fetch('/api/mend/versions/000/keep', {method: 'POST'})).status")
+    assert kept == 200
+    page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+    page.locator("#about", has_text="5 classes").wait_for()
+    names = whycam.load(str(run), engine="torch").class_names
+    page.locator("#first .viewer-chip", has_text=names[0]).wait_for()
+    assert page.locator("#first .viewer-chip").count() == len(names)
+    assert page.locator(".app-answer").count() == 1
+    page.keyboard.press("2")
+    assert page.locator('#first .viewer-chip[aria-pressed="true"]').count() == 1
 
 
 def test_the_circle_by_mouse(address: str, page: Page, run: Path) -> None:

@@ -221,7 +221,7 @@ class Classifier:
             return np.concatenate([runtime.scores(self.card.preprocess.normalise(part)) for part in parts])
         graph = self._find_graph("maps")
         if graph is None:
-            return self.score_inputs(self._normalise(pixels)).cpu().numpy()
+            return self.score_inputs(self._normalise(pixels)).detach().cpu().numpy()
         return np.concatenate([graph(part).logits for part in parts])
 
     def score_inputs(self, images: Tensor) -> Tensor:
