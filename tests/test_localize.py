@@ -16,7 +16,7 @@ from skimage.measure import grid_points_in_poly
 from conftest import change
 from whycam.config import LocalizeOptions
 from whycam.errors import UserError
-from whycam.explainer.explanation import Explanation
+from whycam.explainer.exact import ExactReader
 from whycam.explainer.model import load
 from whycam.jobs.localize import localize_files, to_yolo
 from whycam.maps.boxes import Box, Region, find_boxes, find_regions
@@ -138,8 +138,8 @@ def test_the_heatmap_and_the_threshold_decide(
 ) -> None:
     heat = np.zeros((1, 8, 8), dtype=np.float32)
     heat[0, :3, :3], heat[0, 5:, 5:] = 1.0, 0.4
-    plain = Explanation.reading
-    monkeypatch.setattr(Explanation, "reading", lambda self, photo=0: replace(plain(self, photo), maps=heat))
+    plain = ExactReader.read
+    monkeypatch.setattr(ExactReader, "read", lambda *given: [replace(reading, maps=heat) for reading in plain(*given)])
     photo = next((shapes_folder / "square").iterdir())
     counts = []
     for threshold in (0.2, 0.5):

@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from whycam.config import LocalizeOptions
+from whycam.data.images import image_from_pil
 from whycam.data.loader import Photo
 from whycam.data.sources import name_outputs
 from whycam.data.walk import find_images
 from whycam.errors import make_unreadable_error
-from whycam.explainer.explanation import Explanation
-from whycam.explainer.model import Model
+from whycam.explainer.reading import Reading
 from whycam.intake.door import open_classifier
 from whycam.jobs.photo_files import describe_target
 from whycam.jobs.progress import show_progress
+from whycam.jobs.readers import choose_reader, stream_readings
 from whycam.maps import render
 from whycam.maps.boxes import PLAIN_THRESHOLD, REFINED_THRESHOLD, Box, Region, enlarge_region, find_regions
-from whycam.maps.refine import RECIPE
+from whycam.model.classifier import Classifier
 from whycam.runs import TableWriter, command_line, open_atomic, open_run, write_json
 
 _SCHEMA = pa.schema(
@@ -57,12 +58,12 @@ class Finding:
     """One photo's objects.
 
     Attributes:
-        why: its explanation; None where it could not be read.
+        reading: its maps; None where it could not be read.
         regions: for each target, the largest first.
     """
 
     photo: Photo
-    why: Explanation | None = None
+    reading: Reading | None = None
     regions: tuple[list[Region], ...] = ()
 
 
@@ -75,7 +76,7 @@ def localize_files(model_name: str, inputs: Sequence[Path], out: Path, options: 
     """
     paths = find_images(inputs)
     with open_run(out, overwrite=options.overwrite) as folder:
-        model = Model(open_classifier(model_name, **options.describe_model()))
+        model = open_classifier(model_name, **options.describe_model())
         writer = _Writer(folder, model, options)
         with (
             TableWriter(folder, "boxes", _SCHEMA) as table,
@@ -93,20 +94,17 @@ def localize_files(model_name: str, inputs: Sequence[Path], out: Path, options: 
     return Outcome(len(paths), writer.unreadable, len(writer.annotations), out)
 
 
-def find_objects(model: Model, paths: Sequence[Path], options: LocalizeOptions) -> Iterator[Finding]:
+def find_objects(model: Classifier, paths: Sequence[Path], options: LocalizeOptions) -> Iterator[Finding]:
     """Every photo's objects, in order; memory does not grow with their number.
 
     In photos of more than 4096 px a side they are found at that size: a map has no finer detail.
     """
     limits: Any = {"most": options.max_boxes, "least_share": options.least_share}
-    stream = model.stream(
-        paths, options.target, batch_size=options.batch_size, method=options.method, refine=options.refine
-    )
-    for photo, why in stream:
-        if why is None:
+    reader = choose_reader(model, options.target, {"method": options.method, "refine": options.refine or None})
+    for photo, reading in stream_readings(reader, paths, options.batch_size):
+        if reading is None:
             yield Finding(photo)
             continue
-        reading = why.reading()
         width, height = reading.find_size()
         shrink = min(1.0, _SIDE_PX / max(width, height))
         size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
@@ -115,7 +113,7 @@ def find_objects(model: Model, paths: Sequence[Path], options: LocalizeOptions) 
             heat = render.make_heatmap(values, size, is_signed=False)
             regions = find_regions(heat, threshold=read_threshold(options), **limits)
             found.append([enlarge_region(region, width / size[1], height / size[0]) for region in regions])
-        yield Finding(photo, why, tuple(found))
+        yield Finding(photo, reading, tuple(found))
 
 
 def read_threshold(options: LocalizeOptions) -> float:
@@ -128,8 +126,9 @@ def read_threshold(options: LocalizeOptions) -> float:
 class _Writer:
     """Turns findings into rows, COCO's lists, YOLO's label files and pictures."""
 
-    def __init__(self, folder: Path, model: Model, options: LocalizeOptions) -> None:
-        self.folder, self.model, self.options = folder, model, options
+    def __init__(self, folder: Path, model: Classifier, options: LocalizeOptions) -> None:
+        self.folder, self.card, self.options = folder, model.card, options
+        self._plain = choose_reader(model, "predicted", {"method": options.method})
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
         self.unreadable = 0
@@ -138,12 +137,12 @@ class _Writer:
 
     def write(self, name: str, found: Finding) -> Iterator[dict[str, Any]]:
         """The files of one photo, and its rows of the table."""
-        if found.why is None:
+        reading = found.reading
+        if reading is None:
             self.unreadable += 1
             yield {"path": str(found.photo.path), "error": found.photo.error}
             return
-        why, photo = found.why, found.why.photos[0]
-        classes = why.targets[0].tolist()
+        photo, classes = cast(Image.Image, reading.photo), reading.targets.tolist()
         self._add_image(found.photo.path, photo)
         lines = [
             to_yolo(region.box, photo, index)
@@ -153,26 +152,26 @@ class _Writer:
         (self.folder / "labels" / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
         with open_atomic(self.folder / "pictures" / f"{name}.jpg") as part:
             draw_boxes(photo, found.regions).save(part, "JPEG", quality=90)
-        again = self._classify_again(why, found) if self.options.crop_reclassify else {}
-        reading = why.reading()
+        again = self._classify_again(reading, found.regions[0]) if self.options.crop_reclassify else {}
         for t, (index, regions) in enumerate(zip(classes, found.regions, strict=True)):
             columns = {"path": str(found.photo.path), **describe_target(reading, t)}
             for box, region in enumerate(regions):
-                self._add_annotation(region, index, float(why.probabilities[0, index]))
+                self._add_annotation(region, index, float(reading.probabilities[index]))
                 yield {**columns, **describe_region(region, box), "picture": f"pictures/{name}.jpg", **again}
             if not regions:
-                yield {**columns, "note": "; ".join(why.notes[0]) or "the map has no evidence for this class"}
+                yield {**columns, "note": "; ".join(reading.notes) or "the map has no evidence for this class"}
 
-    def _classify_again(self, why: Explanation, found: Finding) -> dict[str, Any]:
+    def _classify_again(self, reading: Reading, regions: Sequence[Region]) -> dict[str, Any]:
         """What the network says of the first target's largest box alone, and of photo and box together."""
-        if not found.regions[0]:
+        if not regions:
             return {}
-        box = found.regions[0][0].box
-        crop = self.model.explain(why.photos[0].crop((box.x0, box.y0, box.x1, box.y1)), method=self.options.method)
-        both = (why.probabilities + crop.probabilities)[0] / 2
+        box = regions[0].box
+        crop = image_from_pil(cast(Image.Image, reading.photo).crop((box.x0, box.y0, box.x1, box.y1)))
+        alone = self._plain(self._plain.preprocess.to_pixels(crop)[None], [crop])[0].probabilities
+        both = (reading.probabilities + alone) / 2
         return {
-            **dict(zip(("crop_predicted", "crop_p"), _name_top(crop.probabilities[0], why), strict=True)),
-            **dict(zip(("both_predicted", "both_p"), _name_top(both, why), strict=True)),
+            **dict(zip(("crop_predicted", "crop_p"), _name_top(alone, reading), strict=True)),
+            **dict(zip(("both_predicted", "both_p"), _name_top(both, reading), strict=True)),
         }
 
     def _add_image(self, path: Path, photo: Image.Image) -> None:
@@ -197,7 +196,7 @@ class _Writer:
 
     def finish(self, photos: int) -> None:
         """Writes what is known at the end alone: COCO's file, the names of YOLO's numbers, and the record."""
-        names = self.model.class_names
+        names = self.card.class_names
         categories = [{"id": index + 1, "name": name} for index, name in enumerate(names)]
         write_json(
             self.folder / "coco.json",
@@ -206,13 +205,13 @@ class _Writer:
         (self.folder / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
         record = {
             "command": command_line(),
-            "model": self.model.name,
-            **self.model.origin,
+            "model": self.card.name,
+            **self.card.origin,
             "photos": photos,
             "unreadable": self.unreadable,
             "boxes": len(self.annotations),
             "threshold": read_threshold(self.options),
-            "refine": asdict(RECIPE) if self.options.refine else None,
+            "refine": _describe_refining() if self.options.refine else None,
             "options": self.options.model_dump(mode="json"),
         }
         write_json(self.folder / "record.json", record)
@@ -252,6 +251,12 @@ def draw_boxes(photo: Image.Image, regions: Sequence[Sequence[Region]]) -> Image
     return picture
 
 
-def _name_top(shares: Tensor, why: Explanation) -> tuple[str, float]:
+def _describe_refining() -> dict[str, Any]:
+    from whycam.maps.refine import RECIPE  # noqa: PLC0415 - torch, which plain maps do without
+
+    return asdict(RECIPE)
+
+
+def _name_top(shares: np.ndarray, reading: Reading) -> tuple[str, float]:
     top = int(shares.argmax())
-    return why.name(top), float(shares[top])
+    return reading.name(top), float(shares[top])

@@ -1,20 +1,23 @@
-"""Who reads the photos of `whycam explain`: exact maps where they are the answer, else any method by the network."""
+"""Who reads photos for `whycam explain` and `whycam localize`: exact maps where they answer, else the network."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from whycam.config import ExplainOptions
+from whycam.data.loader import Photo, stream_batches
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError
 from whycam.explainer.exact import ExactReader, is_answered
 from whycam.explainer.reading import Reading
 from whycam.intake.door import open_classifier
+from whycam.model.classifier import Classifier
 
 if TYPE_CHECKING:
     from whycam.explainer.model import Model
@@ -41,8 +44,8 @@ class Reader(Protocol):
 class NetworkReader:
     """Readings by the network and any method."""
 
-    def __init__(self, model: Model, options: ExplainOptions) -> None:
-        self.model, self.options, self.how = model, options, read_how(options)
+    def __init__(self, model: Model, target: str, how: Mapping[str, Any]) -> None:
+        self.model, self.target, self.how = model, target, how
         # A network changes its state while a method runs.
         self._lock = threading.Lock()
 
@@ -60,7 +63,7 @@ class NetworkReader:
         """See Reader."""
         known = tuple(photo for photo in photos if photo is not None)
         with self._lock:
-            why: Any = self.model.explain_pixels(pixels, self.options.target, photos=known, **self.how)
+            why: Any = self.model.explain_pixels(pixels, self.target, photos=known, **self.how)
         return [why.reading(i) for i in range(len(pixels))]
 
 
@@ -71,7 +74,7 @@ def open_reader(name: str, options: ExplainOptions, photos: int) -> Reader:
         UserError: an unknown model, class or method, or an engine that has not the answer.
     """
     how = read_how(options)
-    has_answer = is_answered(how.pop("method"), options.target, how)
+    has_answer = _is_answered(options.target, how)
     if options.engine == "onnx" and not has_answer:
         raise UserError(
             "--engine onnx has the exact maps of classes alone; found options that need the network "
@@ -79,11 +82,40 @@ def open_reader(name: str, options: ExplainOptions, photos: int) -> Reader:
         )
     engine = options.engine if has_answer else "torch"
     classifier = open_classifier(name, **options.describe_model(), engine=engine, photos=photos, threads=1)
-    if has_answer and classifier.card.is_exact:
-        return ExactReader(classifier, options.target, options.versus)
+    return choose_reader(classifier, options.target, how)
+
+
+def choose_reader(classifier: Classifier, target: str, how: Mapping[str, Any]) -> Reader:
+    """Exact maps where they are what is asked for and the classifier has them, which takes no torch; else any method.
+
+    Args:
+        classifier: as opened.
+        target: see `whycam.explain`.
+        how: method, versus, refine and more, in the words of `whycam.explain`.
+    """
+    if _is_answered(target, how) and classifier.card.is_exact:
+        return ExactReader(classifier, target, how.get("versus"))
     from whycam.explainer.model import Model  # noqa: PLC0415 - torch, which exact maps do without
 
-    return NetworkReader(Model(classifier), options)
+    return NetworkReader(Model(classifier), target, how)
+
+
+def _is_answered(target: str, how: Mapping[str, Any]) -> bool:
+    return is_answered(how["method"], target, {name: value for name, value in how.items() if name != "method"})
+
+
+def stream_readings(reader: Reader, paths: Iterable[Path], batch_size: int) -> Iterator[tuple[Photo, Reading | None]]:
+    """Each photo in order, kept at full size, with its reading; unreadable ones carry their reason.
+
+    Memory does not grow with the number of photos, and large ones make smaller batches.
+    """
+    for batch in stream_batches(paths, reader.preprocess, batch_size):
+        pixels = [photo.pixels for photo in batch if photo.pixels is not None]
+        images = [photo.image for photo in batch if photo.pixels is not None]
+        found = iter(reader(np.stack(pixels), images) if pixels else ())
+        for photo in batch:
+            yield photo, None if photo.pixels is None else next(found)
+        del batch, images, found, photo  # else they stay in memory while the next ones are decoded
 
 
 def read_how(options: ExplainOptions) -> dict[str, Any]:
