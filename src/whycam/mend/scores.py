@@ -11,14 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_calibration_error,
-    multiclass_confusion_matrix,
-    multiclass_f1_score,
-    multiclass_precision,
-    multiclass_recall,
-)
 
 from whycam.data.folder import PhotoFolder
 from whycam.data.loader import in_batches, stream_photos
@@ -85,6 +77,8 @@ def summarise(work: Work, scored: Scored, more: Mapping[str, Any]) -> dict[str, 
 
 def count_confusion(work: Work, scored: Scored) -> np.ndarray:
     """(K, K) held-out photos by their class and what they are taken for."""
+    from torchmetrics.functional.classification import multiclass_confusion_matrix  # noqa: PLC0415 - slow, as below
+
     labels = torch.tensor([sample.label for sample in work.photos.val])
     counts = multiclass_confusion_matrix(scored.logits, labels, num_classes=len(work.photos.class_names))
     found: np.ndarray = counts.numpy()
@@ -136,19 +130,21 @@ def _join(parts: Sequence[Scored]) -> Scored:
 
 def _compute_scores(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
     """Accuracy, calibration and per-class figures by torchmetrics."""
+    from torchmetrics.functional import classification  # noqa: PLC0415 - slow, and of use after a training alone
+
     count = len(class_names)
     probabilities = logits.softmax(dim=1)
     each = {
-        "precision": multiclass_precision(logits, labels, count, average="none"),
-        "recall": multiclass_recall(logits, labels, count, average="none"),
-        "f1": multiclass_f1_score(logits, labels, count, average="none"),
+        "precision": classification.multiclass_precision(logits, labels, count, average="none"),
+        "recall": classification.multiclass_recall(logits, labels, count, average="none"),
+        "f1": classification.multiclass_f1_score(logits, labels, count, average="none"),
     }
     photos = torch.bincount(labels, minlength=count)
     return {
-        "val_accuracy": float(multiclass_accuracy(logits, labels, count, average="micro")),
+        "val_accuracy": float(classification.multiclass_accuracy(logits, labels, count, average="micro")),
         "val_loss": float(torch.nn.functional.cross_entropy(logits, labels)),
         "val_balanced_accuracy": float(each["recall"].mean()),
-        "val_calibration_error": float(multiclass_calibration_error(probabilities, labels, count)),
+        "val_calibration_error": float(classification.multiclass_calibration_error(probabilities, labels, count)),
         "classes": {
             name: {"photos": int(photos[k]), **{word: float(values[k]) for word, values in each.items()}}
             for k, name in enumerate(class_names)

@@ -10,11 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_calibration_error,
-    multiclass_recall,
-)
 
 from whycam.data.annotations import Annotation, read_photos, to_annotation
 from whycam.data.folder import Sample, sort_names
@@ -116,6 +111,12 @@ class Evaluation:
 
     def classifier(self) -> dict[str, Any]:
         """The network's own accuracy and calibration on photos with labels, by torchmetrics; empty without labels."""
+        from torchmetrics.functional.classification import (  # noqa: PLC0415 - slow, and of use at the end alone
+            multiclass_accuracy,
+            multiclass_calibration_error,
+            multiclass_recall,
+        )
+
         known = self.labels >= 0
         logits, labels = torch.from_numpy(self.logits[known]), torch.from_numpy(self.labels[known])
         if not len(labels):
