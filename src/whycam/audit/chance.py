@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from whycam.metrics.groups import find_interval
 
@@ -17,7 +17,7 @@ def compare_means(values: np.ndarray, others: np.ndarray) -> float:
     # Values that differ by rounding alone have no spread.
     if values.std() + others.std() <= 1e-6 * (np.abs(values).max() + np.abs(others).max()):
         return 0.0 if values.mean() > others.mean() else 1.0
-    return float(stats.ttest_ind(values, others, equal_var=False, alternative="greater").pvalue)
+    return float(scipy.stats.ttest_ind(values, others, equal_var=False, alternative="greater").pvalue)
 
 
 def compare_pairs(differences: np.ndarray, clusters: np.ndarray) -> float:
@@ -32,7 +32,7 @@ def compare_pairs(differences: np.ndarray, clusters: np.ndarray) -> float:
     means = np.bincount(place, differences) / np.bincount(place)
     if not np.any(means):
         return 1.0
-    return float(stats.wilcoxon(means, alternative="greater").pvalue)
+    return float(scipy.stats.wilcoxon(means, alternative="greater").pvalue)
 
 
 def to_certainty(p: float, tests: int) -> float:

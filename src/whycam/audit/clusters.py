@@ -12,11 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.optimize import minimize
-from scipy.spatial.distance import cdist
+import scipy
 from scipy.special import expit, xlogy
-from scipy.stats import gumbel_r, mannwhitneyu
 
 # Fewer wrong photos are no group.
 LEAST_WRONG = 3
@@ -70,7 +67,7 @@ def find_groups(
         tried = np.concatenate(seen.cluster(shuffled, (1, _MOST_PARTS // 2, _MOST_PARTS)))
         by_chance.append(_measure(seen.judge(tried), shuffled)[0].max())
     spread = np.std(by_chance) * np.sqrt(6) / np.pi
-    chance = gumbel_r(np.mean(by_chance) - np.euler_gamma * spread, max(spread, 1e-9))
+    chance = scipy.stats.gumbel_r(np.mean(by_chance) - np.euler_gamma * spread, max(spread, 1e-9))
     found = []
     for part, score, clear, size in zip(parts, scores, clarity, sizes, strict=True):
         order = np.argsort(-score, kind="stable")
@@ -103,18 +100,18 @@ class _Looks:
     def cluster(self, wrong: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:
         """The wrong photos in so many parts, (G, n) bool each; in fewer where one would have under three photos."""
         rows = np.flatnonzero(wrong)
-        tree = linkage(self._places[rows], "ward")
+        tree = scipy.cluster.hierarchy.linkage(self._places[rows], "ward")
         return [self._cut(tree, wrong, min(count, len(rows) // LEAST_WRONG)) for count in counts]
 
     def _cut(self, tree: np.ndarray, wrong: np.ndarray, most: int) -> np.ndarray:
         """Ward's clusters, then k-means from there."""
         places = self._places[wrong]
         for count in range(most, 1, -1):
-            named = fcluster(tree, count, "maxclust") - 1
+            named = scipy.cluster.hierarchy.fcluster(tree, count, "maxclust") - 1
             for _ in range(_ROUNDS):
                 members = named == np.unique(named)[:, None]
                 centres = members @ places / members.sum(1, keepdims=True)
-                moved = cdist(places, centres).argmin(1)
+                moved = scipy.spatial.distance.cdist(places, centres).argmin(1)
                 if (moved == named).all():
                     break
                 named = moved
@@ -165,7 +162,7 @@ def _fit(alike: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _compare(values: np.ndarray, others: np.ndarray) -> float:
     """The area under the ROC curve."""
-    return float(mannwhitneyu(values, others).statistic / (len(values) * len(others)))
+    return float(scipy.stats.mannwhitneyu(values, others).statistic / (len(values) * len(others)))
 
 
 def _measure(scores: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -202,7 +199,7 @@ def _belong(score: np.ndarray, part: np.ndarray) -> np.ndarray:
         logit = line[0] * values + line[1]
         return float((np.logaddexp(0, logit) - target * logit).sum())
 
-    slope, shift = minimize(lose, np.array([1.0, 0.0])).x
+    slope, shift = scipy.optimize.minimize(lose, np.array([1.0, 0.0])).x
     inside = np.clip(expit(slope * values + shift) / _WRONG_INSIDE, 0, 0.999)
     rates = np.where(part, [[_WRONG_INSIDE], [_WRONG_OUTSIDE]], [[1 - _WRONG_INSIDE], [1 - _WRONG_OUTSIDE]])
     members: np.ndarray = inside * rates[0] > (1 - inside) * rates[1]

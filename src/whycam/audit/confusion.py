@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from whycam.audit.chance import find_interval, to_certainty
 from whycam.audit.data import AuditData, read_difference
@@ -28,7 +28,7 @@ def find_confusion(data: AuditData) -> list[Finding]:
     }
     rate = wrong.mean() / max(1, len(data.classifier.card.class_names) - 1)
     for (k, other), count in counts.items():
-        p = float(stats.binom.sf(count - 1, len(data.groups[k]), rate))
+        p = float(scipy.stats.binom.sf(count - 1, len(data.groups[k]), rate))
         if count >= _LEAST_PHOTOS and to_certainty(p, len(counts)) >= LEAST_CERTAINTY:
             findings.append(_tell(data, k, other, to_certainty(p, len(counts))))
     return findings

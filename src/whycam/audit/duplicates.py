@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import scipy
 from PIL import Image
-from scipy import stats
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from whycam.audit.chance import to_certainty
 from whycam.audit.findings import EvidencePhoto, Finding
@@ -95,8 +93,8 @@ def group_same(signatures: np.ndarray, mirrored: np.ndarray) -> list[Group]:
         np.maximum.at(nearest, found[:, 0] + start, alike[found[:, 0], found[:, 1]])
         pairs.append(found + np.array([start, 0]))
     rows = np.concatenate(pairs)
-    graph = coo_array((np.ones(len(rows)), (rows[:, 0], rows[:, 1])), shape=(len(signatures),) * 2)
-    _, parts = connected_components(graph, directed=False)
+    graph = scipy.sparse.coo_array((np.ones(len(rows)), (rows[:, 0], rows[:, 1])), shape=(len(signatures),) * 2)
+    _, parts = scipy.sparse.csgraph.connected_components(graph, directed=False)
     order = np.argsort(parts, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(parts[order])) + 1)
     return [Group(group.tolist(), float(nearest[group].min())) for group in groups if len(group) > 1]
@@ -114,7 +112,7 @@ def find_certainty(signatures: np.ndarray, groups: Sequence[Group]) -> float:
     if len(usual) < 2:
         return 1.0
     faintest = np.arctanh(min(1 - 1e-6, *(group.faintest for group in groups)))
-    p = float(stats.norm.sf((faintest - usual.mean()) / (usual.std() + 1e-3)))
+    p = float(scipy.stats.norm.sf((faintest - usual.mean()) / (usual.std() + 1e-3)))
     return to_certainty(p, count * (count - 1) // 2)
 
 

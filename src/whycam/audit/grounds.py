@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from whycam.audit.chance import compare_means
 from whycam.audit.cutouts import Cutouts
@@ -148,7 +148,7 @@ def find_gap_interval(differences: np.ndarray) -> tuple[float, float]:
     n = len(differences) + 2
     mean = differences.sum() / n
     spread = np.sqrt(((differences**2).sum() + 1) / n - mean**2)
-    half = stats.norm.ppf(0.975) * spread / np.sqrt(n)
+    half = scipy.stats.norm.ppf(0.975) * spread / np.sqrt(n)
     return float(max(-1, mean - half)), float(min(1, mean + half))
 
 

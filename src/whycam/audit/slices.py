@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from whycam.audit.chance import find_interval, to_certainty
 from whycam.audit.clusters import Group, find_groups
@@ -169,7 +169,7 @@ def find_words(data: AuditData, rows: np.ndarray, others: np.ndarray) -> list[st
     words = np.flatnonzero(seen >= _SEEN)
     if not len(words):
         return []
-    test = stats.mannwhitneyu(logits[rows][:, words], logits[others][:, words], alternative="greater")
+    test = scipy.stats.mannwhitneyu(logits[rows][:, words], logits[others][:, words], alternative="greater")
     areas = test.statistic / (len(rows) * len(others))
     # Which words are tried depends on the same photos: so all count.
     clear = test.pvalue * logits.shape[1] < 1 - LEAST_CERTAINTY

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from whycam.audit.chance import find_interval
 
@@ -64,7 +64,7 @@ def bound_auc(auc: float, own: int, rest: int) -> Share:
 
 def tell_numbers(own: np.ndarray, rest: np.ndarray, seed: int) -> Tell:
     """How well a number tells: `own` photos of the class from the `rest`."""
-    tested = stats.mannwhitneyu(own, rest, alternative="two-sided", method="asymptotic")
+    tested = scipy.stats.mannwhitneyu(own, rest, alternative="two-sided", method="asymptotic")
     auc = float(tested.statistic) / (len(own) * len(rest))
     accuracy, p, caught = cross_validate(own, rest, fit_range, seed)
     return Tell(
@@ -95,7 +95,7 @@ def cross_validate(
         hits += [int(rule(part).sum()) for part in tried]
     totals = np.array([len(own), len(rest)])
     caught = hits / totals
-    p = float(stats.fisher_exact([hits, totals - hits], alternative="greater").pvalue)
+    p = float(scipy.stats.fisher_exact([hits, totals - hits], alternative="greater").pvalue)
     bounds = [find_interval(int(hits[0]), int(totals[0])), find_interval(int(totals[1] - hits[1]), int(totals[1]))]
     right = (float(caught[0]), float(1 - caught[1]))
     below, above = (0.5 * np.hypot(right[0] - bounds[0][end], right[1] - bounds[1][end]) for end in (0, 1))

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from PIL import Image
-from scipy import ndimage, stats
 
 from whycam.audit.chance import to_certainty
 from whycam.audit.cutouts import lay
@@ -136,7 +136,7 @@ def _is_foreign(data: AuditData, seen: Mapping[int, np.ndarray], thing: Thing) -
 def _is_part(seen: Mapping[int, np.ndarray], thing: Thing, name: int) -> bool:
     """Whether another class is seen on the thing itself: next to it, and hardly without it."""
     rows = [row for row, cells in seen.items() if (cells == name).any()]
-    near = [ndimage.binary_dilation(thing.cells[row]) for row in rows if row in thing.cells]
+    near = [scipy.ndimage.binary_dilation(thing.cells[row]) for row in rows if row in thing.cells]
     own = [row for row in rows if row in thing.cells]
     hits = sum(bool((cells & (seen[row] == name)).any()) for cells, row in zip(near, own, strict=True))
     return hits >= 0.8 * len(rows)
@@ -171,12 +171,12 @@ def _count(seen: Mapping[int, np.ndarray], rows: list[int]) -> np.ndarray:
 def _test(hits: int, total: int, other_hits: int, other_total: int) -> float:
     """The chance of so many more photos among the class's (Fisher's exact test, one-sided)."""
     table = [[hits, total - hits], [other_hits, other_total - other_hits]]
-    return float(stats.fisher_exact(table, alternative="greater").pvalue)
+    return float(scipy.stats.fisher_exact(table, alternative="greater").pvalue)
 
 
 def _overlap(seen: Mapping[int, np.ndarray], rows: list[int], first: int, second: int) -> float:
     """How often the photos with a class have another one next to it."""
-    near = [ndimage.binary_dilation(seen[row] == first) for row in rows if (seen[row] == second).any()]
+    near = [scipy.ndimage.binary_dilation(seen[row] == first) for row in rows if (seen[row] == second).any()]
     hits = [
         (cells & (seen[row] == second)).any()
         for cells, row in zip(near, [row for row in rows if (seen[row] == second).any()], strict=True)
@@ -234,7 +234,7 @@ class _Places:
         shown = self.cells.get(row)
         if shown is None:
             shown = list(self.cells.values())[row % len(self.cells)]
-        parts, count = ndimage.label(shown, np.ones((3, 3)))
+        parts, count = scipy.ndimage.label(shown, np.ones((3, 3)))
         sizes = np.bincount(parts.ravel(), minlength=count + 1)
         sizes[0] = 0
         piece: np.ndarray = parts == sizes.argmax()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scipy import stats
+import scipy
 
 # So many groups are told in a sentence.
 _TOLD = 8
@@ -15,7 +15,7 @@ def find_interval(hits: int, total: int) -> tuple[float, float]:
     """The 95 % interval of a share (Wilson)."""
     if not total:
         return 0.0, 1.0
-    found = stats.binomtest(hits, total).proportion_ci(0.95, method="wilson")
+    found = scipy.stats.binomtest(hits, total).proportion_ci(0.95, method="wilson")
     return float(found.low), float(found.high)
 
 

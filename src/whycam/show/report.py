@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from whycam.audit.chance import find_interval
+from whycam.metrics.groups import find_interval
 from whycam.show.entries import encode_colormaps
 from whycam.show.page import render_page
 from whycam.show.tally import Tally

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 # The confidence of each of the two bounds.
 LEVEL = 0.95
@@ -64,7 +64,7 @@ class Bounds:
             return int(enough[0]) if len(enough) else None
         # A bound is as far away as z x deviation / sqrt(n), and c / n further: c is found by these photos.
         gap = abs(limit - self.value)
-        reach = float(stats.norm.ppf(self.level)) * self.deviation
+        reach = float(scipy.stats.norm.ppf(self.level)) * self.deviation
         width = self.value - self.low if self.value > limit else self.high - self.value
         rest = max(0.0, self.photos * width - reach * self.photos**0.5)
         needed = ((reach + (reach**2 + 4 * gap * rest) ** 0.5) / (2 * gap)) ** 2
@@ -73,8 +73,8 @@ class Bounds:
 
 def bound_share(hits: Any, photos: Any, level: float) -> tuple[Any, Any]:
     """Clopper's and Pearson's bounds (1934) of a share of photos, each with that confidence; numbers or arrays."""
-    low = np.where(np.equal(hits, 0), 0.0, stats.beta.ppf(1 - level, hits, photos - hits + 1))
-    high = np.where(np.equal(hits, photos), 1.0, stats.beta.ppf(level, hits + 1, photos - hits))
+    low = np.where(np.equal(hits, 0), 0.0, scipy.stats.beta.ppf(1 - level, hits, photos - hits + 1))
+    high = np.where(np.equal(hits, photos), 1.0, scipy.stats.beta.ppf(level, hits + 1, photos - hits))
     return low, high
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
+import scipy
 
 from whycam.metrics.pooling import LEVEL
 
@@ -55,7 +55,7 @@ def measure_change(holds_a: np.ndarray, holds_b: np.ndarray) -> Change:
 
 def find_p(lost: int, gained: int) -> float:
     """McNemar's exact p: of photos that change, as many are lost as gained where there is no difference; 1 for none."""
-    return float(stats.binomtest(gained, lost + gained, 0.5).pvalue) if lost + gained else 1.0
+    return float(scipy.stats.binomtest(gained, lost + gained, 0.5).pvalue) if lost + gained else 1.0
 
 
 def find_interval(lost: int, gained: int, photos: int) -> tuple[float, float]:
@@ -65,7 +65,7 @@ def find_interval(lost: int, gained: int, photos: int) -> tuple[float, float]:
     """
     if not photos:
         return -1.0, 1.0
-    z = float(stats.norm.ppf(1 - ALPHA / 2))
+    z = float(scipy.stats.norm.ppf(1 - ALPHA / 2))
 
     def measure(difference: float) -> float:
         """The score statistic at that difference; it falls."""
@@ -76,8 +76,8 @@ def find_interval(lost: int, gained: int, photos: int) -> tuple[float, float]:
         return float((gained - lost - photos * difference) / np.sqrt(max(variance, 1e-300)))
 
     value, edge = (gained - lost) / photos, 1 - 1e-9
-    low = optimize.brentq(lambda d: measure(d) - z, -edge, value) if measure(-edge) > z else -1.0
-    high = optimize.brentq(lambda d: measure(d) + z, value, edge) if measure(edge) < -z else 1.0
+    low = scipy.optimize.brentq(lambda d: measure(d) - z, -edge, value) if measure(-edge) > z else -1.0
+    high = scipy.optimize.brentq(lambda d: measure(d) + z, value, edge) if measure(edge) < -z else 1.0
     return float(low), float(high)
 
 

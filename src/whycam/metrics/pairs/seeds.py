@@ -10,7 +10,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from whycam.errors import UserError
 from whycam.metrics.pairs.paired import ALPHA
@@ -105,7 +105,7 @@ def measure_noise(answers: np.ndarray, runs: np.ndarray, labels: np.ndarray, *, 
     check_runs(len(known))
     is_labelled = bool((labels >= 0).any())
     alpha = ALPHA / (1 + is_labelled)
-    t = float(stats.t.ppf(1 - alpha / 2, len(known) - 1))
+    t = float(scipy.stats.t.ppf(1 - alpha / 2, len(known) - 1))
     accuracy = _place_accuracy(answers, known, labels, t, belongs) if is_labelled else None
     flips = _place_flips(answers, known, t, belongs)
     return SeedNoise(len(known), belongs, alpha, accuracy, flips, find_disagreement(known))
