@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-import matplotlib as mpl
 import numpy as np
 from PIL import Image
 
@@ -81,14 +80,25 @@ def check_colormap(name: str | None) -> None:
     Raises:
         UserError: no colour map of that name.
     """
-    if name is not None and name not in mpl.colormaps:
-        raise make_unknown_name("colour map", name, mpl.colormaps)
+    if name is None:
+        return
+    from matplotlib import colormaps  # noqa: PLC0415 - slow to import, and heatmaps alone do without
+
+    if name not in colormaps:
+        raise make_unknown_name("colour map", name, colormaps)
 
 
 @lru_cache(maxsize=8)
-def _read_colors(name: str) -> np.ndarray:
+def read_colors(name: str) -> np.ndarray:
+    """(256, 3) uint8: the colours of a colour map.
+
+    Raises:
+        UserError: matplotlib has no colour map of that name.
+    """
     check_colormap(name)
-    return np.asarray(mpl.colormaps[name](np.arange(256), bytes=True))[:, :3]
+    from matplotlib import colormaps  # noqa: PLC0415 - as above
+
+    return np.asarray(colormaps[name](np.arange(256), bytes=True))[:, :3]
 
 
 def color_heatmap(heatmap: np.ndarray, colormap: str) -> np.ndarray:
@@ -132,7 +142,7 @@ def lay_over(photo: Image.Image, heatmap: np.ndarray, colormap: str, *, alpha: f
 def to_picture(heatmap: np.ndarray, colormap: str) -> Image.Image:
     """The heatmap alone, coloured: (H, W) in [0, 1], or its levels."""
     picture = Image.fromarray(_to_levels(heatmap))
-    picture.putpalette(_read_colors(colormap).tobytes())
+    picture.putpalette(read_colors(colormap).tobytes())
     return picture.convert("RGB")
 
 

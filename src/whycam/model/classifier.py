@@ -209,6 +209,12 @@ class Classifier:
         return "torch" if self._find_graph("scores") is None else "onnx"
 
     @property
+    def graph(self) -> Path | None:
+        """The file that gives its exact maps, named by all that decides them; None where no exported graph does."""
+        found = self._find_graph("maps") if self.card.is_exact else None
+        return None if found is None else found.path
+
+    @property
     def chunk(self) -> int:
         """How many images at a time are scored fastest."""
         # On a CPU a few photos' activations stay in its cache.

@@ -7,7 +7,6 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from PIL import Image
 
@@ -80,8 +79,7 @@ def shrink_photo(photo: Image.Image, side_px: int = 360) -> Image.Image:
 
 def encode_colormaps() -> dict[str, str]:
     """Name -> 256 colours, three bytes each, in base64: the viewer's colours are those of the pictures on disk."""
-    steps = np.arange(256)
-    return {name: _to_text(mpl.colormaps[name](steps, bytes=True)[:, :3].tobytes()) for name in COLORMAPS}
+    return {name: _to_text(render.read_colors(name).tobytes()) for name in COLORMAPS}
 
 
 def _to_text(data: bytes) -> str:

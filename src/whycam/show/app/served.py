@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import numpy as np
 
-from whycam.cam.about import CAM, CONTRAST, About, Needs
+from whycam.cam.about import CAM, CONTRAST
 from whycam.errors import UserError, make_unknown_name
 from whycam.explainer.exact import ExactReader
 from whycam.explainer.reading import Reading
 from whycam.explainer.targets import find_class, resolve_target
 from whycam.model.classifier import Classifier
 from whycam.show.app.batching import Batcher
+from whycam.show.app.menu import find_methods
 from whycam.show.app.uploads import Upload
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ _WAITING = 32
 # A photo at full size takes 4 bytes a pixel while it waits and some 10 while it is drawn on: of photos of more pixels
 # than this, a 16-megapixel camera's, there is one at a time. The others do not wait for it.
 LARGE_PIXELS = 16_000_000
-# Kinds of methods that take seconds, not minutes, the preferred first.
-_KINDS: tuple[Needs, ...] = ("linear head", "gradients", "features", "attention")
 
 
 @dataclass(frozen=True)
@@ -234,30 +233,3 @@ class CurrentModel:
                 is_over = not self._requests[old]
             if is_over:
                 old.close()
-
-
-def find_methods(classifier: Classifier) -> tuple[About, ...]:
-    """The methods that give maps of this model within seconds, exact ones first; one of each kind is tried.
-
-    Raises:
-        UserError: there is none.
-    """
-    if classifier.is_torch_free and classifier.card.is_exact:
-        return (CAM,)
-    from whycam.cam.registry import iter_methods  # noqa: PLC0415 - torch, which exact maps do without
-    from whycam.explainer.model import Model  # noqa: PLC0415 - torch
-
-    model, every = Model(classifier), list(iter_methods())
-    faults, found = [], []
-    for kind in _KINDS:
-        # A contrast is cam with a second class.
-        of_kind = [method for method in every if method.needs == kind and method.name != CONTRAST.name]
-        fault = model.find_fault(of_kind[0].name)
-        faults += [fault] if fault else []
-        found += [] if fault else of_kind
-    if not found and classifier.card.answers_for("scores"):
-        # The only one of its kind that takes no minute.
-        found = [method for method in every if method.name == "occlusion"]
-    if not found:
-        raise UserError(f"No map method works for {classifier.card.name!r}. {faults[0]}")
-    return tuple(found)
