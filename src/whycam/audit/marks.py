@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import skimage
 from scipy import ndimage
-from skimage.filters import apply_hysteresis_threshold
 
 from whycam.audit.data import AuditData
 from whycam.audit.findings import Box, Region
@@ -27,7 +27,7 @@ def suspect_marks(data: AuditData) -> list[Suspect]:
     suspects, classes = [], list_classes(data)
     for label in classes if len(classes) > 1 else []:
         spread, partners = measure_spread(data, label)
-        alike = apply_hysteresis_threshold(-spread, -_NEARLY_ALIKE, -_ALIKE)
+        alike = skimage.filters.apply_hysteresis_threshold(-spread, -_NEARLY_ALIKE, -_ALIKE)
         parts, count = ndimage.label(ndimage.binary_closing(alike, iterations=3, border_value=0) | alike)
         sizes = ndimage.sum_labels(np.ones_like(parts), parts, range(1, count + 1))
         for part in np.argsort(-sizes)[:_MOST_MARKS] + 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 import torch
@@ -26,10 +26,12 @@ from whycam.explainer.fits import WITHOUT_FEATURES
 from whycam.explainer.reading import Reading
 from whycam.explainer.targets import Target, describe_target, is_one
 from whycam.intake.door import open_classifier
-from whycam.maps.refine import Refiner, make_refiner
 from whycam.model.classifier import Classifier
 from whycam.model.cut.layer import NoCellsError
 from whycam.model.input import normalise_on
+
+if TYPE_CHECKING:
+    from whycam.maps.refine import Refiner
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 
@@ -158,6 +160,8 @@ class Model:
 
     def _refine(self, why: Explanation, pixels: np.ndarray) -> Explanation:
         """The same explanation with refined maps in the place of its class maps."""
+        from whycam.maps.refine import make_refiner  # noqa: PLC0415 - timm, which the maps of an exported graph do without
+
         if not self._refiners:
             self._refiners.append(make_refiner(self.classifier.exact_network))
         refiner = self._refiners[0]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import skimage
 import torch
-from skimage.segmentation import slic
 from torch import Tensor
 
 from whycam.metrics.case import Case, Photos, correlate, rank
@@ -105,7 +105,7 @@ def _compute_segments(photos: Photos) -> Tensor:
     found = []
     for image in photos.images.movedim(1, 3).cpu().numpy():
         scaled = (image - image.min()) / ((image.max() - image.min()) or 1)
-        found.append(torch.from_numpy(slic(scaled, n_segments=_SEGMENTS, start_label=0)))
+        found.append(torch.from_numpy(skimage.segmentation.slic(scaled, n_segments=_SEGMENTS, start_label=0)))
     return torch.stack(found).to(photos.images.device)
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
+import scipy
+import skimage
 import torch
-from scipy.stats import rankdata
-from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
 from whycam.metrics.case import Case, Photos, correlate, to_heat
@@ -44,7 +44,7 @@ def randomise(network: nn.Module, order: Literal["top down", "bottom up"], seed:
 
 def compare_ranks(left: Tensor, right: Tensor) -> Tensor:
     """(N,): Spearman's correlation of maps (N, h, w); 1 where both are flat, 0 where one is."""
-    pair = [torch.from_numpy(rankdata(maps.flatten(1).cpu().numpy(), axis=1)) for maps in (left, right)]
+    pair = [torch.from_numpy(scipy.stats.rankdata(maps.flatten(1).cpu().numpy(), axis=1)) for maps in (left, right)]
     flat = [(ranks == ranks[:, :1]).all(1) for ranks in pair]
     related = correlate(*pair).nan_to_num(0.0)
     return torch.where(flat[0] & flat[1], 1.0, related)
@@ -132,7 +132,7 @@ def random_logit(case: Case) -> Tensor:
     if window < 3:
         return torch.full((len(case),), torch.nan)
     pairs = zip(maps, others, strict=True)
-    found = [float(structural_similarity(a, b, win_size=window, data_range=1.0)) for a, b in pairs]
+    found = [float(skimage.metrics.structural_similarity(a, b, win_size=window, data_range=1.0)) for a, b in pairs]
     return torch.tensor(found)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,9 @@ from whycam.model.cut.base import Cut, Trace
 from whycam.model.cut.output import Wanted
 from whycam.model.cut.tail import run_linear, undisturbed
 from whycam.model.cut.tap import cut_model
-from whycam.model.gap import GapClassifier
+
+if TYPE_CHECKING:
+    from whycam.model.gap import GapClassifier
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,6 +52,8 @@ def cut_by_itself(module: nn.Module, images: Tensor, *, reads_tail: bool, output
         UserError: it has no layer with cells; none whose cells reach the output, where a method reads the tail; or no
             such output.
     """
+    from whycam.model.gap import GapClassifier  # noqa: PLC0415 - timm, slow to import
+
     if isinstance(module, GapClassifier):
         layer = module.classifier
         cut = PooledCut(
