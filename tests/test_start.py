@@ -65,7 +65,8 @@ def test_a_graph_at_hand_needs_no_torch_by_any_command(
 def test_evaluate_reads_its_first_photo_before_the_network_is_built(
     cached: str, shapes_folder: Path, tmp_path: Path
 ) -> None:
-    words = ["evaluate", cached, shapes_folder, "-o", tmp_path / "out", "--limit", 4, "--metrics", "deletion-auc"]
+    options = ["--limit", 4, "--metrics", "deletion-auc", "--engine", "torch"]
+    words = ["evaluate", cached, shapes_folder, "-o", tmp_path / "out", *options]
     first, _ = find_imports(shapes_folder, words, TORCH | {"scipy.stats", "sklearn", "transformers"})
     assert first == "[['torch']]"
 
