@@ -350,3 +350,14 @@ def test_the_command_line_tells_what_counted(edited: EditedRun, scene: Path, tmp
     assert done.returncode == 2
     assert "After the edits the class 'square' has 0 photos to train on and 0 held out" in done.stderr
     assert read_summary(tmp_path / "out")["edits"]["count"] == 4
+
+
+@pytest.mark.parametrize("content", ["hello\n", '{"kind": "praise"}\n', "[]\n{}\n"])
+def test_a_file_of_which_no_line_is_an_edit_is_refused(
+    edited: EditedRun, tmp_path: Path, call_whycam: Run, content: str
+) -> None:
+    (tmp_path / "x.jsonl").write_text(content)
+    done = call_whycam("train", edited.source.root, "-o", tmp_path / "new", "--edits", tmp_path / "x.jsonl")
+    assert done.returncode == 2
+    assert "has no line that is an edit" in done.stderr
+    assert not (tmp_path / "new").exists()

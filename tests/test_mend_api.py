@@ -234,7 +234,8 @@ def test_the_circle(client: TestClient, run: Path, trained: Path) -> None:
     other = next(name for name in read_list(client)["classNames"] if name != photo["label"])
     say(client, {"id": "the-label", "kind": "label", "photo": photo["photo"], "label": other})
     assert client.post("/api/mend/retrain", json={}).status_code == 202
-    assert wait(client) == {"state": "done", "step": "", "done": 0, "total": 0, "version": "001", "reason": ""}
+    done = {"state": "done", "step": "", "done": 0, "total": 0, "version": "001", "reason": "", "isClassEmpty": False}
+    assert wait(client) == done
     first, second = client.get("/api/mend/versions").json()["versions"]
     assert (first["isKept"], second["isKept"], second["comparison"]["before"]) == (True, False, "000")
     view = client.get(f"/api/mend/photos/{photo['photo']}?version=001&before=000").json()

@@ -23,6 +23,7 @@ from mend_cases import copy_run, make_run
 from whycam.config import ServeOptions
 from whycam.data.drawn import read_mask
 from whycam.jobs.serve import configure, describe_address, listen
+from whycam.mend.edited_run import EditedRun
 from whycam.show.app.served import CurrentModel, ServedModel
 from whycam.show.app.site import make_app
 
@@ -100,14 +101,60 @@ def wait_for(is_so: Callable[[], bool], page: Page) -> None:
     raise AssertionError("It does not come to be so.")
 
 
+def read_kinds(run: Path) -> list[tuple[str, str]]:
+    """(kind, path) of the edits that count."""
+    edits = EditedRun.open(run).state.edits
+    return [(edit.kind, edit.path or "") for edit in edits if edit.kind != "undo"]
+
+
+def test_an_undone_photo_is_back_at_once_and_the_next_answers_go_on_from_it(
+    address: str, page: Page, run: Path
+) -> None:
+    open_page(page, address)
+    page.get_by_role("button", name="This is no fault.").click()
+    wait_said(page, 1)
+    titles = []
+    # No wait between the keys: what the server knows is older than what was pressed.
+    for key in ("r", "u", "r", "r"):
+        titles.append(page.locator("#title").text_content())
+        page.keyboard.press(key)
+    assert titles[0] == titles[2] != titles[1]
+    wait_said(page, 3)
+    said = read_kinds(run)
+    assert [kind for kind, _ in said] == ["dismiss", "right", "right"]
+    assert len({path for _, path in said}) == 3
+    before = page.locator("#title").text_content()
+    page.wait_for_timeout(4000)
+    assert page.locator("#title").text_content() == before
+    assert page.locator("#said-count").text_content() == "3"
+    page.locator("summary", has_text="Said so far").click()
+    undo = page.locator("#said button").first
+    assert (undo.bounding_box() or {"height": 99})["height"] < 40
+
+
+def test_a_class_of_one_photo_is_left_out_where_that_is_asked_for(address: str, page: Page, run: Path) -> None:
+    open_page(page, address)
+    page.keyboard.press("f")
+    page.keyboard.press("w")
+    page.keyboard.type("peony")
+    page.keyboard.press("Enter")
+    wait_said(page, 2)
+    page.keyboard.press("t")
+    page.get_by_role("button", name="Train without it").click()
+    page.get_by_text(re.compile(r"Version 00\d is made")).wait_for()
+    assert page.locator("#faults").text_content() == ""
+    page.get_by_role("button", name=re.compile("^Keep")).click()
+    page.locator("#about", has_text=re.compile("version 00[12]")).wait_for()
+
+
 def test_a_first_page_that_is_open_asks_anew_after_a_version_is_kept(address: str, page: Page, run: Path) -> None:
     page.goto(address)
     page.get_by_role("button", name="cat", exact=True).click()
     page.locator("#first .viewer-heat[aria-label]").wait_for()
     assert "3 classes" in (page.locator("#about").text_content() or "")
-    kept = page.evaluate("async () => (await fetch('/api/mend/versions/000/keep', {method: 'POST'})).status")
-    assert kept == 200
-    page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+    other = open_page(page.context.new_page(), address)
+    other.locator("#retrain").click()
+    other.get_by_role("button", name="Keep 001").click()
     page.locator("#about", has_text="5 classes").wait_for()
     names = whycam.load(str(run), engine="torch").class_names
     page.locator("#first .viewer-chip", has_text=names[0]).wait_for()

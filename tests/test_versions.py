@@ -21,12 +21,13 @@ from whycam.audit import Audit, Finding
 from whycam.errors import UserError
 from whycam.intake.door import open_classifier
 from whycam.mend import retraining
+from whycam.mend.apply import EmptyClassError
 from whycam.mend.compare import compare_findings
 from whycam.mend.edited_run import EditedRun
 from whycam.mend.steps import CancelledError
 from whycam.mend.versions import list_versions
 from whycam.model.onnx.engine import find_engine
-from whycam.runs import find_run
+from whycam.runs import find_run, hold_lock
 
 
 @pytest.fixture
@@ -135,6 +136,48 @@ def test_a_training_that_fails_or_is_called_off_leaves_the_old_model_and_nothing
     assert json.loads((edited.run / "versions" / "kept.json").read_text())["version"] == "001"
     # And the next one goes as ever.
     assert edited.retrain().number == "005"
+
+
+def test_a_version_has_the_journal_that_it_was_trained_by(edited: EditedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = list(edited.hashes.values())[:2]
+    edited.append([{"kind": "leave-out", "photo": first}])
+    before = (edited.run / "edits.jsonl").read_bytes()
+    compare = retraining.compare_models
+
+    def say_more(*words: Any) -> Any:
+        edited.append([{"kind": "leave-out", "photo": second}])
+        return compare(*words)
+
+    monkeypatch.setattr(retraining, "compare_models", say_more)
+    version = edited.retrain()
+    assert (version.folder / "edits.jsonl").read_bytes() == before
+    assert (edited.run / "edits.jsonl").read_bytes() != before
+    assert version.summary["edits"]["count"] == len(before.splitlines())
+
+
+def test_a_class_without_photos_is_gone_on_without_where_that_is_said(edited: EditedRun) -> None:
+    path, content = next(iter(edited.hashes.items()))
+    edited.append([{"kind": "label", "photo": content, "label": "star", "is_new": True}])
+    with pytest.raises(EmptyClassError, match="'star', which an edit says is new"):
+        edited.retrain()
+    version = edited.retrain(allow_empty=True)
+    assert version.summary["data"]["classes_left_out"] == ["star"]
+    options = json.loads((version.folder / "options.json").read_text())
+    assert options["allow_empty"] is True
+    assert path.is_file()
+
+
+def test_what_a_killed_training_left_is_removed_when_the_run_is_opened(edited: EditedRun) -> None:
+    versions = edited.run / "versions"
+    (versions / "004.partial" / "model").mkdir(parents=True)
+    (versions / ".004.lock").touch()
+    (versions / "003").mkdir()
+    # Another process's work is left alone.
+    with hold_lock(versions):
+        EditedRun.open(edited.run, edited.source.root)
+    assert (versions / "004.partial").is_dir()
+    EditedRun.open(edited.run, edited.source.root)
+    assert [path.name for path in versions.iterdir()] == ["003"]
 
 
 def test_one_training_at_a_time(edited: EditedRun) -> None:

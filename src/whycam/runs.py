@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -313,8 +314,10 @@ def _to_cell(value: object) -> object:
 
 
 def command_line() -> str:
-    """The command that made a result, as typed (without the interpreter's path)."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command that made a result, so that it can be pasted; of a program of the user's own its name and words."""
+    program = Path(sys.argv[0])
+    is_ours = program.name == "__main__.py" and program.parent.name == "whycam"
+    return shlex.join(["whycam" if is_ours else program.name, *sys.argv[1:]])
 
 
 def read_result(path: Path, name: str, key: str, maker: str) -> dict[str, Any]:
@@ -334,8 +337,9 @@ def read_result(path: Path, name: str, key: str, maker: str) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         content[key]
     except (OSError, ValueError, KeyError, TypeError) as error:
+        why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {as_clause(error)}"
         raise UserError(
-            f"'{path.absolute()}' can't be read as {name} ({type(error).__name__}: {as_clause(error)}); expected what "
+            f"'{path.absolute()}' can't be read as {name} ({why}); expected what "
             f"{maker} writes. Run {maker}, and name its folder."
         ) from None
     return dict(content)

@@ -219,7 +219,9 @@ def print_comparison(found: Comparison, console: Console) -> None:
     """The classes, the findings, and the result in sentences."""
     wide = console if console.is_terminal else Console(width=160, file=console.file)
     if rows := _list_classes(found):
-        wide.print(_make_table(("class", "photos", "A", "B", "points", "lost", "gained", "p"), rows))
+        # Without labels a class's share is of the photos that it is given.
+        whose, changes = ("class", ("lost", "gained")) if found.is_labelled else ("given to", ("by A", "by B"))
+        wide.print(_make_table((whose, "photos", "A", "B", "points", *changes, "p"), rows))
     if rows := _list_findings(found):
         wide.print(_make_table(("finding", "place", "photos", "A", "B", "B less A", "95 % interval"), rows))
     for line in (f"A is {found.a.name}; B is {found.b.name}.", *tell_result(found), *found.notes):

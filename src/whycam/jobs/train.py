@@ -47,7 +47,7 @@ def read_edits(place: Path | None) -> State | None:
     """What the journal in a file, or in a run's folder, comes to; None where none is named.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or a file of which no line is an edit.
     """
     if place is None:
         return None
@@ -58,6 +58,11 @@ def read_edits(place: Path | None) -> State | None:
             "Check the path of --edits."
         )
     reading = journal.read()
+    if reading.unread and not reading.edits:
+        raise UserError(
+            f"'{journal.path.absolute()}' has no line that is an edit ({reading.notes[0]}) Expected a journal, as "
+            f"RUN/{NAME} is one. Check the path of --edits."
+        )
     return replay(reading.edits, reading.notes)
 
 

@@ -148,11 +148,15 @@ def _tell(why: str, count: int) -> str:
     return why.replace("its file was", "their files were").replace("it is", "they are")
 
 
-def _make_empty_error(name: str, counts: Sequence[int], *, is_old: bool) -> UserError:
+class EmptyClassError(UserError):
+    """A class that the edits leave without photos to train on, or without held-out ones."""
+
+
+def _make_empty_error(name: str, counts: Sequence[int], *, is_old: bool) -> EmptyClassError:
     train, val = counts
     who = f"After the edits the class {name!r} has" if is_old else f"The class {name!r}, which an edit says is new, has"
     what = "Undo edits that leave out its photos or give them another class" if is_old else "Give it to more photos"
-    return UserError(
+    return EmptyClassError(
         f"{who} {_count(train)} to train on and {val} held out; expected at least one each. {what}, or give "
         "--allow-empty to train without such classes."
     )

@@ -77,6 +77,7 @@ class EditedRun:
                 "that it was trained on. Name the folder where they are now."
             )
         source = read_source(place, options)
+        versions.sweep(run)
         hashes, unreadable = hash_photos([sample.path for sample in source.samples])
         source = drop_unreadable(source, unreadable, allow_empty=options.allow_empty)
         return cls(run, options, source, hashes, Journal.of(run))
@@ -152,6 +153,7 @@ class EditedRun:
         progress: Progress | None = None,
         is_cancelled: Callable[[], bool] | None = None,
         has_audit: bool = False,
+        allow_empty: bool = False,
     ) -> Version:
         """A new version by all edits so far, compared with the one that is kept; which stays, whatever happens.
 
@@ -159,13 +161,16 @@ class EditedRun:
             progress: told of each step in words, how much is done, and of how much.
             is_cancelled: asked again and again; True calls it off.
             has_audit: audit it too, which takes longer than the training.
+            allow_empty: go on without classes that the edits leave without photos, as `--allow-empty` does.
 
         Raises:
             CancelledError: it was called off.
+            EmptyClassError: a class without photos to train on, or without held-out ones.
             UserError: edits that can't be followed, another process at work on the run, a full disk.
         """
         show = make_show(progress, is_cancelled)
-        return retraining.retrain(self.run, self.source.root, self.options, show, has_audit=has_audit)
+        options = self.options.model_copy(update={"allow_empty": self.options.allow_empty or allow_empty})
+        return retraining.retrain(self.run, self.source.root, options, show, has_audit=has_audit)
 
     def audit(
         self,

@@ -33,10 +33,14 @@ class Reading:
     Attributes:
         edits: in the order in which they were said, each once.
         notes: sentences on lines that don't count.
+        content: the file's bytes that were read.
+        unread: how many lines no edit could be read from, beside one that was cut off.
     """
 
     edits: tuple[Edit, ...] = ()
     notes: tuple[str, ...] = ()
+    content: bytes = b""
+    unread: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ def read_lines(content: bytes) -> Reading:
     """The edits of a journal's bytes."""
     edits: dict[str, Edit] = {}
     notes: list[str] = []
+    unread = 0
     lines = content.split(b"\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -113,10 +118,13 @@ def read_lines(content: bytes) -> Reading:
             fault = "" if first == edit else f"has the id of another edit ({edit.id}), which was there first"
         elif number == len(lines):
             fault = "was cut off while it was written"
+        else:
+            unread += 1
         if fault:
             notes.append(f"Line {number} of the journal {fault}; it does not count.")
     left = len(notes) - _TOLD
-    return Reading(tuple(edits.values()), (*notes[:_TOLD], *([f"Nor do {left} lines more."] if left > 0 else [])))
+    told = (*notes[:_TOLD], *([f"Nor do {left} lines more."] if left > 0 else []))
+    return Reading(tuple(edits.values()), told, content, unread)
 
 
 def _read_line(line: bytes) -> tuple[Edit | None, str]:

@@ -57,19 +57,21 @@ def retrain(
             if (old := find_audit(before.folder)) is not None:
                 comparison["findings"] = compare_findings(old, found)
         write_json(place / COMPARISON, {"before": before.number, **comparison})
-        _copy(run, place, journal, state)
+        # What was said since this training began is none of it.
+        if reading.content:
+            (place / NAME).write_bytes(reading.content)
+        _copy(run, place, options, state)
         number = place.name.removesuffix(".partial")
     return find_version(run, number)
 
 
-def _copy(run: Path, place: Path, journal: Journal, state: State) -> None:
-    """What makes the version a run of its own: its options, and the journal as it was."""
+def _copy(run: Path, place: Path, options: TrainOptions, state: State) -> None:
+    """What makes the version a run of its own beside its journal: its options."""
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
-    options = json.loads((run / "options.json").read_text(encoding="utf-8"))
+    words = json.loads((run / "options.json").read_text(encoding="utf-8"))
     # With the edits the training is another one, to whom asks which runs differ by their seed alone.
-    write_json(place / "options.json", {**options, EDITS: [edit.id for edit in state.edits]})
-    if journal.path.is_file():
-        shutil.copyfile(journal.path, place / NAME)
+    ids = [edit.id for edit in state.edits]
+    write_json(place / "options.json", {**words, "allow_empty": options.allow_empty, EDITS: ids})
 
 
 def audit_version(

@@ -135,6 +135,15 @@ def open_version(run: Path) -> Iterator[Path]:
             yield place
 
 
+def sweep(run: Path) -> None:
+    """Removes what a killed training left; nothing where another process works on the run, or it can't be written."""
+    left = [*(run / VERSIONS).glob("*.partial"), *(run / VERSIONS).glob(".*.lock")]
+    if left:
+        with suppress(UserError), _work_on(run):
+            for place in left:
+                shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+
+
 @contextmanager
 def _work_on(run: Path) -> Iterator[None]:
     """Keeps other processes from changing the run's versions."""

@@ -44,6 +44,7 @@ class RetrainRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     audit: bool = Field(False, description="Audit it too, which takes longer than the training.")
+    allow_empty: bool = Field(False, description="Go on without classes that the edits leave without photos.")
 
 
 class WorkAnswer(CamelAnswer):
@@ -55,6 +56,7 @@ class WorkAnswer(CamelAnswer):
     total: int = 0
     version: str = Field("", description="The number of the new version, once it is done.")
     reason: str = Field("", description="Why it failed.")
+    is_class_empty: bool = Field(False, description="It failed for a class that the edits leave without photos.")
 
 
 class MendState(CamelAnswer):

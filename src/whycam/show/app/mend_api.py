@@ -112,7 +112,7 @@ async def thumb(mending: MendingHere, reader: ReaderHere, content: Content) -> R
 @mend_api.post("/retrain", status_code=202)
 async def retrain(mending: MendingHere, asked: RetrainRequest) -> MendState:
     """Starts a training by all edits so far; the version that is kept stays. `/state` tells how far it is."""
-    await _try(mending, lambda: mending.start(has_audit=asked.audit))
+    await _try(mending, lambda: mending.start(has_audit=asked.audit, allow_empty=asked.allow_empty))
     return await mending.ask(mending.tell_state)
 
 

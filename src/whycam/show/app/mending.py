@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from whycam.errors import UserError
+from whycam.mend.apply import EmptyClassError
 from whycam.mend.edits import KINDS, Edit, make_edit
 from whycam.mend.steps import CancelledError
 from whycam.mend.versions import Version
@@ -168,7 +169,7 @@ class Mending:
         self._check_free()
         self.open().throw_away(number)
 
-    def start(self, *, has_audit: bool) -> None:
+    def start(self, *, has_audit: bool, allow_empty: bool = False) -> None:
         """Starts a training in a thread of its own.
 
         Raises:
@@ -181,7 +182,7 @@ class Mending:
             self._cancel.clear()
             self._work = WorkAnswer(state="running", step="starting")
             self._trainer = threading.Thread(
-                target=self._retrain, args=(edited, has_audit), name="whycam-retrain", daemon=True
+                target=self._retrain, args=(edited, has_audit, allow_empty), name="whycam-retrain", daemon=True
             )
             self._trainer.start()
 
@@ -195,17 +196,20 @@ class Mending:
                 f"A training is under way ({self._work.step}); expected one at a time. Wait for it, or call it off."
             )
 
-    def _retrain(self, edited: EditedRun, has_audit: bool) -> None:
+    def _retrain(self, edited: EditedRun, has_audit: bool, allow_empty: bool) -> None:
         def show(step: str, done: int, total: int) -> None:
             self._work = WorkAnswer(state="running", step=step, done=done, total=total)
 
         try:
-            version = edited.retrain(progress=show, is_cancelled=self._cancel.is_set, has_audit=has_audit)
+            version = edited.retrain(
+                progress=show, is_cancelled=self._cancel.is_set, has_audit=has_audit, allow_empty=allow_empty
+            )
             self._work = WorkAnswer(state="done", version=version.number)
         except CancelledError:
             self._work = WorkAnswer(state="cancelled")
         except UserError as error:
-            self._work = WorkAnswer(state="failed", reason=str(error))
+            is_class_empty = isinstance(error, EmptyClassError)
+            self._work = WorkAnswer(state="failed", reason=str(error), is_class_empty=is_class_empty)
         except BaseException as error:
             # Else the page would wait for ever; the thread's own end puts the error into the log.
             self._work = WorkAnswer(

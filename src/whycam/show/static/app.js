@@ -264,7 +264,8 @@ function listen() {
     addFiles([...event.dataTransfer.files]);
   });
   document.addEventListener("keydown", press);
-  document.addEventListener("visibilitychange", follow);
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) follow(); });
+  new BroadcastChannel("whycam-kept").addEventListener("message", follow);
   part("search").addEventListener("change", () => search(part("search").value));
   part("method").addEventListener("change", compare);
 }
@@ -279,7 +280,7 @@ function press(event) {
 
 /** Where another version stands for the model by now, all photos are asked about anew. */
 async function follow() {
-  if (document.hidden || !model) return;
+  if (!model) return;
   const answer = await fetch("/api/model").catch(() => null);
   const now = answer?.ok ? await answer.json() : model;
   if (JSON.stringify(now) === JSON.stringify(model)) return;

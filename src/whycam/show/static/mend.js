@@ -23,16 +23,22 @@ let viewer, marks, drawing, versions, boxes;
 let drawn = null;
 const buttons = new Map();
 const undone = new Set();
-// By edit: what this page said and no answer of the server has told yet, and the item that it ended or came from.
+// By edit: what this page said and no answer of the server has told yet, and the item that it ended.
 const untold = new Map();
+// By click: the item that it was made on, and its place in the list.
 const cameFrom = new Map();
+let clicks = 0;
 
 /* ---- What is there --------------------------------------------------------------------------------------------- */
 
 const tell = (words) => { part("told").textContent = words; };
 
 async function refresh() {
-  list = await ask("");
+  const before = clicks;
+  const answer = await ask("");
+  // It may be older than what was said or undone since; the next one is asked for once that is sent.
+  if (clicks !== before) return;
+  list = answer;
   revision = list.revision;
   const told = new Set(list.history.map(({ id }) => id));
   for (const id of undone) if (!told.has(id)) undone.delete(id);
@@ -40,8 +46,20 @@ async function refresh() {
   // The answer may be older than the last clicks.
   const ended = new Set([...untold.values()].map(({ endedItem }) => endedItem));
   list.items = list.items.filter(({ id }) => !ended.has(id));
+  for (const id of undone) putBack(id);
+  list.said -= list.history.length;
+  list.history = list.history.filter(({ id }) => !undone.has(id));
   list.history.unshift(...[...untold.values()].reverse());
+  list.said += list.history.length;
+  part("about").textContent = `version ${list.kept}, ${list.classNames.length} classes`;
   renderList();
+}
+
+/** The item of an edit that was undone, where the list has it not; the place where it stands then. */
+function putBack(edit) {
+  const from = cameFrom.get(edit.split(".")[0]);
+  if (from && !list.items.some(({ id }) => id === from.item.id)) list.items.splice(from.index, 0, from.item);
+  return list.items.find(({ id }) => id === from?.item.id);
 }
 
 function renderList() {
@@ -161,10 +179,11 @@ function act(action) {
 
 /** Sends an action's edits; the list goes on at once, and is what the server says as soon as it has them. */
 function say(action, given = {}, photos = null) {
+  clicks += 1;
   const id = makeId();
   const words = photos ? photos.map(({ photo: content, path }) => ({ ...action.edits[0], photo: content, path })) : action.edits;
   const edits = words.map((one, k) => ({ ...one, ...given, id: `${id}.${k}` }));
-  cameFrom.set(id, item.id);
+  cameFrom.set(id, { item, index: item.index });
   const isEnd = endsItem(item, action);
   for (const edit of edits) {
     const said = { id: edit.id, told: `${edit.path ?? item.title}: ${action.title}`, endedItem: isEnd ? item.id : null };
@@ -196,15 +215,17 @@ function undo() {
 }
 
 function takeBack(said) {
+  clicks += 1;
   const id = makeId();
   for (const one of said) {
     undone.add(one.id);
     untold.delete(one.id);
   }
-  const back = cameFrom.get(said[0].id.split(".")[0]);
-  if (back) item = { id: back, index: 0 };
+  list.history = list.history.filter((one) => !undone.has(one.id));
+  list.said -= said.length;
+  item = putBack(said[0].id) ?? item;
   tell(`Undone: ${said[0].told}`);
-  part("undo").disabled = !findLast();
+  renderList();
   outbox.put(said.map((one, k) => ({ kind: "undo", of: one.id, id: `${id}.${k}` })));
 }
 
@@ -266,16 +287,18 @@ function showWork(now) {
     part("step").textContent = now.total ? `${now.step}: ${now.done} of ${now.total}` : now.step;
   }
   if (was !== "running" || isRunning) return;
-  if (now.state === "failed") tellFault(now.reason);
+  const without = make("button", { type: "button", className: "app-button", onclick: () => retrain({ allowEmpty: true }) }, "Train without it");
+  if (now.state === "failed") tellFault(now.reason, now.isClassEmpty ? without : null);
   tell({ done: `Version ${now.version} is made.`, cancelled: "The training is called off; nothing of it is left." }[now.state] ?? "");
   if (now.state === "done") showVersions(now.version);
 }
 
-async function retrain() {
+async function retrain({ allowEmpty = false } = {}) {
   if (work.state === "running") return;
+  part("faults").replaceChildren();
   try {
     await outbox.send();
-    showWork((await ask("/retrain", { audit: part("audit").checked })).work);
+    showWork((await ask("/retrain", { audit: part("audit").checked, allow_empty: allowEmpty })).work);
     poll();
   } catch (error) {
     tellFault(error.message);
@@ -341,7 +364,8 @@ function press(event) {
 function listen() {
   document.addEventListener("keydown", press);
   const clicks = {
-    undo, retrain,
+    undo,
+    retrain: () => retrain(),
     cancel: () => ask("/cancel", {}).then((state) => showWork(state.work), (error) => tellFault(error.message)),
     "show-work": () => turnTo("work"),
     "show-versions": () => showVersions(),
@@ -386,7 +410,6 @@ async function open() {
     part("bar").hidden = false;
     await outbox.send();
     await refresh();
-    part("about").textContent = `version ${list.kept}, ${list.classNames.length} classes`;
     part("waiting").hidden = true;
     part("work").hidden = false;
     showWork(state.work);

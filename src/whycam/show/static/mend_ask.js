@@ -28,10 +28,10 @@ async function readReason(answer) {
   }
 }
 
-/** Shows, in words, what was refused or went wrong; the last one, until it is closed. */
-export function tellFault(reason) {
+/** Shows, in words, what was refused or went wrong, with a button for what may be done; the last one, until it is closed. */
+export function tellFault(reason, remedy = null) {
   const close = make("button", { type: "button", className: "app-button", ariaLabel: "Close this message" }, "×");
-  const row = make("p", {}, make("span", {}, reason), close);
+  const row = make("p", {}, make("span", {}, reason), remedy, close);
   close.addEventListener("click", () => row.remove());
   document.getElementById("faults").replaceChildren(row);
 }

@@ -26,7 +26,7 @@ export class VersionsPage {
     const { versions } = await ask("/versions");
     this.open = number || this.open || versions.at(-1).number;
     this.root.replaceChildren(make("h2", {}, "Versions"), make("p", { className: "app-quiet" },
-      "The one that is kept stands for the run. Each is compared with the one that was kept when it was made, on the same held-out photos with the labels of then. The page Explain shows the one that was kept when the server was started."),
+      "The one that is kept stands for the run. Each is compared with the one that was kept when it was made, on the same held-out photos with the labels of then. The page Explain shows the one that is kept."),
       make("ol", { className: "mend-list" }, ...versions.toReversed().map((version) => make("li", {}, this.#describe(version)))));
   }
 
@@ -49,6 +49,10 @@ export class VersionsPage {
     button.addEventListener("click", async () => {
       try {
         await ask(path, {});
+        // Pages that are open beside this one, too.
+        const others = new BroadcastChannel("whycam-kept");
+        others.postMessage(path);
+        others.close();
       } catch (error) {
         tellFault(error.message);
       }
