@@ -105,6 +105,9 @@ def test_of_two_classes_what_one_is_known_by_is_what_the_other_lacks() -> None:
     )
     assert merge([mark, other], is_pair=True) == [(mark, [other])]
     assert [best for best, _ in merge([mark, other])] == [mark, other]
+    # Even where it is weaker by little, and of a kind that is named before the other.
+    lacking = make_trial(make_outcome(is_changed=0.35, shift=1.0), kind="mark", label=0)
+    assert merge([lacking, other], is_pair=True) == [(other, [lacking])]
     apart = [
         replace(one, suspect=replace(one.suspect, mask=np.eye(4, dtype=bool)[[k]]))
         for k, one in enumerate((mark, other))

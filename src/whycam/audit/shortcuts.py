@@ -83,7 +83,9 @@ def merge(trials: list[Trial], *, is_pair: bool = False, has_masks: bool = False
         strongest = left[0]
         same = [one for one in left if is_same(strongest.suspect, one.suspect, is_pair=is_pair)]
         proved = [one for one in same if has_masks or not is_asked(one)] or same
-        near = [one for one in proved if one.reliance >= _AS_GOOD * proved[0].reliance]
+        # What the other class of two lacks is no better name, whatever its kind.
+        own = [one for one in proved if set(one.suspect.classes) & set(proved[0].suspect.classes)]
+        near = [one for one in own if one.reliance >= _AS_GOOD * proved[0].reliance]
         best = min(near, key=lambda one: (order.index(one.suspect.kind), -one.reliance))
         kept.append((best, [one for one in same if one is not best]))
         left = [one for one in left if one not in same]
