@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import os
 import queue
 import re
-import signal
 import socket
 import struct
 import subprocess
@@ -17,7 +15,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,8 @@ from schemathesis import GenerationMode
 from schemathesis.config import SchemathesisConfig
 
 import whycam
-from conftest import change, find_graph
+from conftest import change
+from serve_cases import serving
 from whycam.config import ServeOptions
 from whycam.data.walk import find_images
 from whycam.errors import UserError
@@ -567,28 +566,6 @@ def test_schemathesis_finds_nothing(described: schemathesis.BaseSchema, path: st
 
 
 # ---- As a process
-
-
-@contextmanager
-def serving(served: ServedModel, folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`whycam serve` as a process and its address; it ends well at SIGTERM."""
-    graph = find_graph(served.classifier)
-    # Its graph is there already: to make it takes long.
-    places = {"PYTHONPATH": str(Path(whycam.__file__).parents[1]), "WHYCAM_CACHE": str(graph.path.parents[1])}
-    command = [sys.executable, "-m", "whycam", "serve", str(folder), "--port", "0", *words]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env={**os.environ, **places}, **pipes) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        address = re.search(r"http://127\.0\.0\.1:\d+", line)
-        assert address, line
-        try:
-            yield process, address[0]
-        finally:
-            process.send_signal(signal.SIGTERM)
-        said, complaints = process.communicate(timeout=60)
-        assert (process.returncode, said) == (0, "Stopped.\n"), complaints
-        assert "Traceback" not in complaints
 
 
 def read_memory(process: subprocess.Popen[str]) -> int:

@@ -336,6 +336,8 @@ class ExportOptions(ModelOptions):
 class ServeOptions(ModelOptions):
     """Where `whycam serve` listens, and what a request may be."""
 
+    model_config = ConfigDict(protected_namespaces=())
+
     host: str = Field("127.0.0.1", description="Address to listen at; another than this machine's opens it to others.")
     port: int = Field(8000, ge=0, le=65535, description="Port; 0 takes a free one.")
     max_upload_mb: int = Field(32, ge=1, le=4096, description="Size of one upload at the most.")
@@ -345,6 +347,28 @@ class ServeOptions(ModelOptions):
     photos: Path | None = Field(
         None, description="The folder that a run was trained on, for its page Mend [where it was at the training]."
     )
+    api: Literal["app", "kserve"] = Field(
+        "app", description="kserve: the app, and beside it the Open Inference Protocol (V2) and KServe's V1."
+    )
+    model_name: str | None = Field(None, description="The model's name in KServe's protocols [its short name].")
+    metrics: bool = Field(False, description="Tell Prometheus at /metrics; with --api kserve it is always told.")
+    drain_s: int | None = Field(
+        None,
+        ge=0,
+        le=3600,
+        description="Seconds after SIGTERM in which requests are answered and readiness says no [kserve: 5, else 0].",
+    )
+    grace_s: int = Field(5, ge=1, le=3600, description="Seconds that requests under way then have to finish.")
+
+    @property
+    def tells_metrics(self) -> bool:
+        """Whether there is a page for Prometheus."""
+        return self.metrics or self.api == "kserve"
+
+    @property
+    def waits_s(self) -> int:
+        """`drain_s`, or what it is where it was not given."""
+        return self.drain_s if self.drain_s is not None else 5 if self.api == "kserve" else 0
 
 
 class ReportOptions(ModelOptions):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 from collections.abc import Callable
 from functools import partial
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,10 +17,9 @@ from whycam.errors import UserError
 from whycam.intake.door import open_classifier
 from whycam.model.classifier import MANY
 from whycam.show.app.allocator import keep_memory_small
+from whycam.show.app.draining import Drain
 from whycam.show.app.served import CurrentModel, ServedModel
 from whycam.show.app.site import make_app
-
-_GRACE_S = 5
 
 
 def serve(model_name: str, options: ServeOptions, tell: Callable[[str], None]) -> None:
@@ -30,15 +31,19 @@ def serve(model_name: str, options: ServeOptions, tell: Callable[[str], None]) -
         tell: is given a line with the address, as soon as it answers.
 
     Raises:
-        UserError: an unknown model, one that no method explains, or an address that can't be listened at.
+        UserError: an unknown model, one that no method explains, a name that no address can hold, or an address that
+            can't be listened at.
     """
+    _check_name(options.model_name)
     # Before there are threads: each keeps the arena that it was given.
     keep_memory_small()
     with listen(options.host, options.port) as door:
         # Before the model, which takes seconds: a port in use is told at once.
         reopen = partial(open_classifier, model_name, **options.describe_model(), photos=MANY)
         with ServedModel(reopen()) as served:
-            server = uvicorn.Server(configure(make_app(CurrentModel(served, reopen), options)))
+            drain = Drain(options.waits_s)
+            app = make_app(CurrentModel(served, reopen), options, drain)
+            server = _Server(configure(app, options.grace_s), drain)
             # uvicorn stops at these signals and then raises them again: to stop is what was asked for, and no fault.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: None)
@@ -47,7 +52,33 @@ def serve(model_name: str, options: ServeOptions, tell: Callable[[str], None]) -
             server.run(sockets=[door])
 
 
-def configure(app: FastAPI) -> uvicorn.Config:
+def _check_name(name: str | None) -> None:
+    if name is not None and not re.fullmatch(r"[\w.-]{1,100}", name):
+        raise UserError(
+            f"--model-name is {name!r}; expected 1 to 100 letters, digits, '_', '-' or '.', as it is a part of "
+            "addresses. Give a plain name."
+        )
+
+
+class _Server(uvicorn.Server):
+    """Goes on for a while at SIGTERM, as those who send requests hear of it later; a second one ends that."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
+        super().__init__(config)
+        self._drain = drain
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """See uvicorn; who types Ctrl+C does not want to wait."""
+        goes_on = self._drain.begin()
+        if sig != signal.SIGTERM or not goes_on:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """See uvicorn: whether to stop, asked ten times a second."""
+        return await super().on_tick(counter) or self._drain.is_over
+
+
+def configure(app: FastAPI, grace_s: int = 5) -> uvicorn.Config:
     """How the app is run: quietly, and without trust in what clients say of themselves."""
     return uvicorn.Config(
         app,
@@ -57,7 +88,7 @@ def configure(app: FastAPI) -> uvicorn.Config:
         # A header must not choose whose rate a request counts to.
         proxy_headers=False,
         ws="none",
-        timeout_graceful_shutdown=_GRACE_S,
+        timeout_graceful_shutdown=grace_s,
     )
 
 

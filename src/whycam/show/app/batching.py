@@ -5,7 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 
 import numpy as np
@@ -28,6 +29,7 @@ class Batcher:
         """
         self._read, self.most, self.wait_s = read, most, wait_s
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._sizes: Counter[int] = Counter()
         self._thread = threading.Thread(target=self._work, name="whycam-batches", daemon=True)
         self._thread.start()
 
@@ -36,6 +38,14 @@ class Batcher:
         future: Future[Answer] = Future()
         self._calls.put((pixels, future))
         return future.result()
+
+    def count_sizes(self) -> Mapping[int, int]:
+        """How many batches of how many photos were read up to now."""
+        return self._sizes.copy()
+
+    def count_waiting(self) -> int:
+        """Calls that are in no batch yet."""
+        return self._calls.qsize()
 
     def close(self) -> None:
         """Ends the thread once all calls are answered."""
@@ -68,7 +78,9 @@ class Batcher:
 
     def _answer(self, batch: list[_Call]) -> None:
         try:
-            answer = self._read(np.concatenate([pixels for pixels, _ in batch]))
+            together = np.concatenate([pixels for pixels, _ in batch])
+            self._sizes[len(together)] += 1
+            answer = self._read(together)
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to those who wait
             for _, future in batch:
                 future.set_exception(error)

@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 
 from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from whycam.show.app.refusals import make_refusal
 
 MB = 1024 * 1024
 # What is read of a refused body, and thrown away, so that its sender gets to see the answer.
@@ -122,7 +123,7 @@ class Guard:
         elif "expect" not in Headers(scope=scope):
             await _drain(receive)
         if refusal is not None and not has_begun:
-            answer = JSONResponse({"error": {"reason": refusal.reason, "files": []}}, refusal.status)
+            answer = make_refusal(scope["path"], refusal.status, refusal.reason)
             if refusal.retry_s:
                 answer.headers["Retry-After"] = str(int(refusal.retry_s) + 1)
             await answer(scope, receive, send_with_headers)

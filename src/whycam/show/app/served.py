@@ -18,7 +18,7 @@ from whycam.cam.about import CAM, CONTRAST
 from whycam.errors import UserError, make_unknown_name
 from whycam.explainer.exact import ExactReader
 from whycam.explainer.reading import Reading
-from whycam.explainer.targets import find_class, resolve_target
+from whycam.explainer.targets import find_class, resolve_target, to_probabilities
 from whycam.model.classifier import Classifier
 from whycam.show.app.batching import Batcher
 from whycam.show.app.menu import find_methods
@@ -120,6 +120,16 @@ class ServedModel:
             pool, lambda: use(self._read(upload, question, with_best=with_best))
         )
 
+    async def score(self, upload: Upload) -> Reading:
+        """The photo's scores; maps of the predicted class where they cost nothing, else none.
+
+        Raises:
+            UserError: scores that are no numbers.
+        """
+        if self.exact is not None:
+            return await self.read(upload, self.check(Question()), lambda reading: reading)
+        return await asyncio.get_running_loop().run_in_executor(self._network, lambda: self._score(upload))
+
     def check(self, question: Question) -> Question:
         """The question with its method named.
 
@@ -173,12 +183,15 @@ class ServedModel:
             notes = reader.read(answer, [None])[0].notes
             classes = self._choose(question, answer.logits, with_best=with_best)
             reading = replace(replace(reader, target=classes).read(answer, [None])[0], notes=notes)
-        if not np.isfinite(reading.logits).all():
-            raise UserError(
-                f"The scores of {upload.name!r} are not finite; expected numbers. Look for NaN in the model's weights."
-            )
+        _check_finite(reading.logits, upload)
         record = {**reading.record, "target": question.target}
         return replace(reading, photo=upload.photo, size_px=upload.size_px, record=record)
+
+    def _score(self, upload: Upload) -> Reading:
+        logits, card = self.classifier.scores(upload.pixels[None]), self.classifier.card
+        _check_finite(logits, upload)
+        shares, none = to_probabilities(logits, card.output), np.zeros(0, np.int64)
+        return Reading(np.zeros((0, 1, 1), np.float32), logits[0], shares[0], none, card.class_names, {})
 
     def _choose(self, question: Question, logits: np.ndarray, *, with_best: bool) -> list[int]:
         names = self.classifier.card.class_names
@@ -188,6 +201,13 @@ class ServedModel:
         best = (-logits[0]).argsort(kind="stable")[:BEST].tolist()
         against = find_class(question.versus, names) if question.versus else None
         return list(dict.fromkeys([*asked, *(k for k in best if k != against)]))
+
+
+def _check_finite(logits: np.ndarray, upload: Upload) -> None:
+    if not np.isfinite(logits).all():
+        raise UserError(
+            f"The scores of {upload.name!r} are not finite; expected numbers. Look for NaN in the model's weights."
+        )
 
 
 class CurrentModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,12 +17,15 @@ from whycam import __version__
 from whycam.config import ServeOptions
 from whycam.data.samples import write_samples
 from whycam.errors import UserError
-from whycam.show.app.answers import BadFile, ErrorAnswer, Fault
 from whycam.show.app.api import BadFilesError, api
+from whycam.show.app.draining import Drain
 from whycam.show.app.guard import MB, Guard, is_loopback, make_policy
+from whycam.show.app.kserve import protocols
 from whycam.show.app.mend_api import mend_api
 from whycam.show.app.mend_photos import PhotoReader
 from whycam.show.app.mending import Mending
+from whycam.show.app.metrics import Measure, Metrics, metrics_page
+from whycam.show.app.refusals import make_refusal
 from whycam.show.app.served import CurrentModel, ServedModel
 
 _SHOW = Path(__file__).parents[1]
@@ -49,8 +52,14 @@ pages = APIRouter(include_in_schema=False)
 templates = Jinja2Templates(_SHOW / "templates")
 
 
-def make_app(served: ServedModel | CurrentModel, options: ServeOptions) -> FastAPI:
-    """The app; the first model behind it is closed by who opened it, one that took its place at the app's end."""
+def make_app(served: ServedModel | CurrentModel, options: ServeOptions, drain: Drain | None = None) -> FastAPI:
+    """The app; the first model behind it is closed by who opened it, one that took its place at the app's end.
+
+    Args:
+        served: answers.
+        options: limits, and what there is beside the app.
+        drain: once it has begun, the app says that it is not ready.
+    """
     current = served if isinstance(served, CurrentModel) else CurrentModel(served)
 
     @asynccontextmanager
@@ -75,44 +84,46 @@ def make_app(served: ServedModel | CurrentModel, options: ServeOptions) -> FastA
     app.state.current, app.state.options = current, options
     app.state.mending = Mending(Path(current.served.classifier.card.name), options.photos, current.exchange)
     app.state.photo_reader = PhotoReader(options.max_pixels)
+    app.state.drain = drain or Drain()
     app.include_router(api)
     app.include_router(mend_api)
     app.include_router(pages)
+    if options.api == "kserve":
+        app.include_router(protocols)
     app.add_middleware(
         Guard, max_bytes=options.max_upload_mb * MB, rate=options.rate, is_local=is_loopback(options.host)
     )
+    if options.tells_metrics:
+        app.state.metrics = Metrics(current)
+        app.include_router(metrics_page)
+        app.add_middleware(Measure, metrics=app.state.metrics)
     _handle_errors(app)
     return app
 
 
 def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(StarletteHTTPException)
-    async def tell_status(_: Request, error: StarletteHTTPException) -> JSONResponse:
-        return _make_error(error.status_code, str(error.detail), headers=error.headers)
+    async def tell_status(request: Request, error: StarletteHTTPException) -> JSONResponse:
+        return make_refusal(request.url.path, error.status_code, str(error.detail), headers=error.headers)
 
     @app.exception_handler(UserError)
-    async def tell_user(_: Request, error: UserError) -> JSONResponse:
-        return _make_error(422, str(error))
+    async def tell_user(request: Request, error: UserError) -> JSONResponse:
+        return make_refusal(request.url.path, 422, str(error))
 
     @app.exception_handler(BadFilesError)
-    async def tell_files(_: Request, error: BadFilesError) -> JSONResponse:
-        return _make_error(422, str(error), error.files)
+    async def tell_files(request: Request, error: BadFilesError) -> JSONResponse:
+        return make_refusal(request.url.path, 422, str(error), error.files)
 
     @app.exception_handler(RequestValidationError)
-    async def tell_fields(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def tell_fields(request: Request, error: RequestValidationError) -> JSONResponse:
         found = "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or 'the body'}: {e['msg']}" for e in error.errors())
-        return _make_error(422, f"The form is not what was expected ({found}). /docs has each call's fields.")
+        reason = f"The form is not what was expected ({found}). /docs has each call's fields."
+        return make_refusal(request.url.path, 422, reason)
 
     @app.exception_handler(Exception)
-    async def tell_fault(_: Request, __: Exception) -> JSONResponse:
-        return _make_error(500, "A fault of the program; the server's log has it. Please report it.")
-
-
-def _make_error(
-    status: int, reason: str, files: list[BadFile] | None = None, headers: Mapping[str, str] | None = None
-) -> JSONResponse:
-    answer = ErrorAnswer(error=Fault(reason=reason, files=files or []))
-    return JSONResponse(answer.model_dump(), status, headers=headers)
+    async def tell_fault(request: Request, _: Exception) -> JSONResponse:
+        reason = "A fault of the program; the server's log has it. Please report it."
+        return make_refusal(request.url.path, 500, reason)
 
 
 @pages.get("/")

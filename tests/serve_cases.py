@@ -1,0 +1,39 @@
+"""`whycam serve` as a process, for tests of several files."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import whycam
+from conftest import find_graph
+from whycam.show.app.served import ServedModel
+
+
+@contextmanager
+def serving(served: ServedModel, folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`whycam serve` as a process and its address; it ends well at SIGTERM, if it has not ended by then."""
+    graph = find_graph(served.classifier)
+    # Its graph is there already: to make it takes long.
+    places = {"PYTHONPATH": str(Path(whycam.__file__).parents[1]), "WHYCAM_CACHE": str(graph.path.parents[1])}
+    command = [sys.executable, "-m", "whycam", "serve", str(folder), "--port", "0", *words]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env={**os.environ, **places}, **pipes) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        address = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert address, line
+        try:
+            yield process, address[0]
+        finally:
+            process.send_signal(signal.SIGTERM)
+        said, complaints = process.communicate(timeout=60)
+        assert (process.returncode, said) == (0, "Stopped.\n"), complaints
+        assert "Traceback" not in complaints
