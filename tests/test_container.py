@@ -27,6 +27,7 @@ from packaging.utils import canonicalize_name
 import whycam
 from whycam.config import ServeOptions
 from whycam.data.walk import find_images
+from whycam.jobs.serve import find_drain_s
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "serve"
 # Imports of what the image does not have fail, as they do in it; what was imported is told at the end.
@@ -145,7 +146,7 @@ def test_compose_builds_that_file_and_waits_long_enough() -> None:
     (service,) = yaml.safe_load((EXAMPLE / "compose.yaml").read_text())["services"].values()
     assert (EXAMPLE / service["build"]["context"] / service["build"]["dockerfile"]).samefile(EXAMPLE / "Dockerfile")
     options = ServeOptions(api="kserve")
-    assert int(service["stop_grace_period"].removesuffix("s")) > options.waits_s + options.grace_s
+    assert int(service["stop_grace_period"].removesuffix("s")) > find_drain_s(options) + options.grace_s
 
 
 def test_the_service_of_the_docs_starts_the_server_whatever_kserve_adds(tmp_path: Path) -> None:

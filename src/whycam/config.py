@@ -24,7 +24,7 @@ _MAKES_MAPS: Any = Field(
 class Options(BaseModel):
     """What all option models share: unknown names are refused, values are checked, nothing changes after."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
 
 
 class TrainOptions(Options):
@@ -336,39 +336,18 @@ class ExportOptions(ModelOptions):
 class ServeOptions(ModelOptions):
     """Where `whycam serve` listens, and what a request may be."""
 
-    model_config = ConfigDict(protected_namespaces=())
-
     host: str = Field("127.0.0.1", description="Address to listen at; another than this machine's opens it to others.")
     port: int = Field(8000, ge=0, le=65535, description="Port; 0 takes a free one.")
     max_upload_mb: int = Field(32, ge=1, le=4096, description="Size of one upload at the most.")
     max_pixels: int = Field(50_000_000, ge=1, description="Pixels of one photo at the most.")
     max_files: int = Field(32, ge=1, le=1000, description="Photos in one request at the most.")
     rate: int = Field(600, ge=0, description="Requests a minute that one client may make; 0: any number.")
-    photos: Path | None = Field(
-        None, description="The folder that a run was trained on, for its page Mend [where it was at the training]."
-    )
-    api: Literal["app", "kserve"] = Field(
-        "app", description="kserve: the app, and beside it the Open Inference Protocol (V2) and KServe's V1."
-    )
+    photos: Path | None = Field(None, description="Photos that a run was trained on, for Mend [where they were then].")
+    api: Literal["app", "kserve"] = Field("app", description="kserve: KServe's protocols, V1 and V2, beside the app.")
     model_name: str | None = Field(None, description="The model's name in KServe's protocols [its short name].")
     metrics: bool = Field(False, description="Tell Prometheus at /metrics; with --api kserve it is always told.")
-    drain_s: int | None = Field(
-        None,
-        ge=0,
-        le=3600,
-        description="Seconds after SIGTERM in which requests are answered and readiness says no [kserve: 5, else 0].",
-    )
+    drain_s: int | None = Field(None, ge=0, le=3600, description="Seconds it goes on at SIGTERM [kserve: 5; else 0].")
     grace_s: int = Field(5, ge=1, le=3600, description="Seconds that requests under way then have to finish.")
-
-    @property
-    def tells_metrics(self) -> bool:
-        """Whether there is a page for Prometheus."""
-        return self.metrics or self.api == "kserve"
-
-    @property
-    def waits_s(self) -> int:
-        """`drain_s`, or what it is where it was not given."""
-        return self.drain_s if self.drain_s is not None else 5 if self.api == "kserve" else 0
 
 
 class ReportOptions(ModelOptions):
@@ -379,9 +358,7 @@ class ReportOptions(ModelOptions):
     )
     audit: Path | None = Field(None, description="An audit.json of this model [RUN/audit.json; else an audit is made].")
     no_audit: bool = Field(False, description="Make no audit where there is none.")
-    evaluation: Path | None = Field(
-        None, description="A folder that `whycam evaluate` made of this model [RUN/evaluation]."
-    )
+    evaluation: Path | None = Field(None, description="What `whycam evaluate` made of this model [RUN/evaluation].")
     batch_size: int = Field(8, ge=1, description="Photos a forward pass.")
     seed: int = Field(0, ge=0, description="The sample of --limit follows from it.")
     engine: Engine = _MAKES_MAPS

@@ -41,7 +41,7 @@ def serve(model_name: str, options: ServeOptions, tell: Callable[[str], None]) -
         # Before the model, which takes seconds: a port in use is told at once.
         reopen = partial(open_classifier, model_name, **options.describe_model(), photos=MANY)
         with ServedModel(reopen()) as served:
-            drain = Drain(options.waits_s)
+            drain = Drain(find_drain_s(options))
             app = make_app(CurrentModel(served, reopen), options, drain)
             server = _Server(configure(app, options.grace_s), drain)
             # uvicorn stops at these signals and then raises them again: to stop is what was asked for, and no fault.
@@ -50,6 +50,13 @@ def serve(model_name: str, options: ServeOptions, tell: Callable[[str], None]) -
             door.listen()
             tell(f"WhyCAM shows {model_name} at {describe_address(door)} - Ctrl+C stops it")
             server.run(sockets=[door])
+
+
+def find_drain_s(options: ServeOptions) -> int:
+    """`--drain-s`, or what fits who asks: a cluster hears of the end a moment later, a person has asked for it."""
+    if options.drain_s is not None:
+        return options.drain_s
+    return 5 if options.api == "kserve" else 0
 
 
 def _check_name(name: str | None) -> None:

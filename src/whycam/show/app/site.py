@@ -93,7 +93,7 @@ def make_app(served: ServedModel | CurrentModel, options: ServeOptions, drain: D
     app.add_middleware(
         Guard, max_bytes=options.max_upload_mb * MB, rate=options.rate, is_local=is_loopback(options.host)
     )
-    if options.tells_metrics:
+    if options.metrics or options.api == "kserve":
         app.state.metrics = Metrics(current)
         app.include_router(metrics_page)
         app.add_middleware(Measure, metrics=app.state.metrics)
