@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from whycam.data.preprocess import Preprocess
-from whycam.errors import UserError
+from whycam.errors import UserError, as_clause
 from whycam.show.app.kserve_answers import INPUTS, InferInput
 from whycam.show.app.uploads import Upload, decode_upload
 
@@ -140,7 +140,7 @@ def _read_base64(name: str, text: object) -> bytes:
             return base64.b64decode(text, validate=True)
         found = f"of type {type(text).__name__}"
     except (binascii.Error, ValueError) as error:
-        found = f"no base64 ({error})"
+        found = f"no base64 ({as_clause(error)})"
     raise UserError(f"{name} is {found}; expected a photo's file in base64. Encode the file's bytes, without breaks.")
 
 

@@ -219,7 +219,7 @@ class CurrentModel:
     """
 
     def __init__(self, served: ServedModel, reopen: Callable[[], Model | Classifier] | None = None) -> None:
-        self.served, self.reopen = served, reopen
+        self._first, self.served, self.reopen = served, served, reopen
         self._requests: Counter[ServedModel] = Counter()
         self._counting, self._exchanging = threading.Lock(), threading.Lock()
 
@@ -237,6 +237,11 @@ class CurrentModel:
                 is_over = served is not self.served and not self._requests[served]
             if is_over:
                 served.close()
+
+    def close(self) -> None:
+        """Closes what took the place of the first one, which is closed by who opened it."""
+        if self.served is not self._first:
+            self.served.close()
 
     def exchange(self) -> None:
         """Opens the model anew; requests under way end with the one that they began with.

@@ -71,7 +71,7 @@ def make_app(served: ServedModel | CurrentModel, options: ServeOptions, drain: D
                 yield
             finally:
                 app.state.mending.close()
-                current.served.close()
+                current.close()
 
     app = FastAPI(
         title="WhyCAM",
