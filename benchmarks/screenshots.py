@@ -73,6 +73,7 @@ def shoot_mend(browser: Browser, address: str, out: Path) -> None:
             page.locator("#show-versions").click()
             page.get_by_role("heading", name="Versions").wait_for()
             if has_changed := page.locator(".mend-change").count() > 0:
+                page.locator(".mend-change").first.scroll_into_view_if_needed()
                 page.locator(".mend-change .viewer-stage").first.wait_for()
                 page.wait_for_timeout(5000)  # what is in sight of the changed photos is drawn by then
             page.screenshot(path=out / f"mend-{device}-{scheme}-versions.png", full_page=True)

@@ -72,7 +72,8 @@ export class VersionsPage {
     for (const { cause, changed_before: old, changed_after: now } of causes) rows.push([`Answers that change with: ${cause}`, percent(old), percent(now)]);
     return [
       table([`On ${photos} held-out photos`, `Before (${before})`, `Now (${number})`], rows),
-      make("p", {}, `Accuracy changed by ${tellPoints(difference.value)} (95 %: ${tellPoints(difference.low)} to ${tellPoints(difference.high)}): ${difference.gained} photos put right, ${difference.lost} lost; McNemar's p = ${difference.p.toPrecision(2)}.`),
+      make("p", {}, `Accuracy changed by ${tellPoints(difference.value)} (95 %: ${tellPoints(difference.low)} to ${tellPoints(difference.high)}): ${difference.gained} put right, ${difference.lost} lost; McNemar's p = ${difference.p.toPrecision(2)}.`),
+      causes.length ? make("p", { className: "app-quiet" }, "The held-out photos may have what was trained against, too: a model that goes by it no longer loses what it gave away there.") : null,
       ...this.#listFindings(findings),
       make("h3", {}, `${changed.length} photos with another answer`),
       make("ul", { className: "mend-changed" }, ...changed.slice(0, MOST_CHANGED).map((one) => this.#makeChanged({ ...one, id: one.photo, version: number, from: before }, changed))),
