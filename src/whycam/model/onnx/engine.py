@@ -263,9 +263,14 @@ def find_engine(model: str) -> Path | None:
 
 def place_engine(words: Sequence[str]) -> Path:
     """The place of a graph in the cache, of all that decides its numbers: content of weights and description."""
+    return find_engines() / f"{name_engine(words)}.onnx"
+
+
+def name_engine(words: Sequence[str]) -> str:
+    """A word that is another for any other of these, and for other versions of the libraries."""
     versions = {name: version for name, version in read_versions().items() if name != "platform"}
     text = json.dumps([FORMAT, list(words), versions])
-    return find_engines() / f"{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}.onnx"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def find_engines() -> Path:

@@ -5,7 +5,6 @@ The exporter needs many seconds for a network, and heads are trained in few: of 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from torch import nn
 
 from whycam.model.backbone import hash_tensors
 from whycam.model.gap import GapClassifier
-from whycam.runs import read_versions
+from whycam.model.onnx.engine import name_engine
 
 log = logging.getLogger("whycam.model.onnx")
 # Under this name the cache's description of a graph has what `Relative.to_json` gives.
@@ -92,10 +91,8 @@ def name_family(model: GapClassifier, options: object) -> str:
     """A word for all graphs of these options that differ in the linear layer and its classes alone."""
     state = {name: value for name, value in model.state_dict().items() if not name.startswith("classifier.")}
     origin = model.origin
-    words = [origin.architecture, origin.map_stride, origin.preprocess.model_dump_json(), model.head, repr(options)]
-    versions = {name: version for name, version in read_versions().items() if name != "platform"}
-    text = json.dumps([hash_tensors(state), *words, versions])
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    words = [origin.architecture, str(origin.map_stride), origin.preprocess.model_dump_json(), model.head]
+    return name_engine([hash_tensors(state), *words, repr(options)])
 
 
 def iter_exchanged(folder: Path, model: GapClassifier, options: object) -> Iterator[onnx.ModelProto]:
