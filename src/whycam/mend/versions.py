@@ -129,19 +129,29 @@ def open_version(run: Path) -> Iterator[Path]:
         numbers = [int(place.name) for place in _iter_places(run)]
         number = 1 + max([*numbers, int(_read_note(run).get("last", 0))])
         _note(run, last=number)
-        for left in (run / VERSIONS).glob("*.partial"):
-            shutil.rmtree(left, ignore_errors=True)
+        _remove_left(run)
         with open_run(run / VERSIONS / f"{number:03}") as place:
             yield place
 
 
 def sweep(run: Path) -> None:
     """Removes what a killed training left; nothing where another process works on the run, or it can't be written."""
-    left = [*(run / VERSIONS).glob("*.partial"), *(run / VERSIONS).glob(".*.lock")]
-    if left:
+    if _list_left(run):
         with suppress(UserError), _work_on(run):
-            for place in left:
-                shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+            _remove_left(run)
+
+
+def _list_left(run: Path) -> list[Path]:
+    """What the making of a version leaves where it is killed."""
+    return [*(run / VERSIONS).glob("*.partial"), *(run / VERSIONS).glob(".*.lock")]
+
+
+def _remove_left(run: Path) -> None:
+    for place in _list_left(run):
+        if place.is_dir():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            place.unlink(missing_ok=True)
 
 
 @contextmanager
