@@ -120,8 +120,9 @@ def test_what_is_proved_names_a_cause_before_what_is_asked() -> None:
         make_trial(make_outcome(is_changed=0.9, shift=1.0), kind="thing"),
         make_trial(make_outcome(is_changed=0.3, shift=1.0), kind="place"),
     )
-    assert merge([thing, place]) == [(place, [thing])]
-    assert merge([thing, place], has_masks=True) == [(thing, [place])]
+    asked = replace(thing, suspect=replace(thing.suspect, may_be_object=True))
+    assert merge([asked, place]) == [(place, [asked])]
+    assert merge([thing, place]) == [(thing, [place])]
 
 
 def test_two_marks_in_two_places_of_one_class_are_two() -> None:

@@ -17,7 +17,7 @@ def compare_audits(before: Row, after: Row) -> list[str]:
     """Sentences on two audits as `audit.json` holds them; of kinds that were looked for in both."""
     kinds = [set(one["record"]["kinds"]) for one in (before, after)]
     both = kinds[0] & kinds[1]
-    sought = {*both, *(CAUSES if CAUSES[0] in both else ())}
+    sought = {*both, *(CAUSES if "shortcut" in both else ())}
     rows = [[one for one in part["findings"] if one["kind"] in sought] for part in (before, after)]
     apart = sorted(kinds[0] ^ kinds[1])
     left_out = [f"Not compared, as only one of the two audits looked for it: {', '.join(apart)}."] if apart else []

@@ -62,27 +62,18 @@ def find_shortcuts(data: AuditData) -> list[Finding]:
     # Grounds are screened by answers of the model, so each class counts as tried.
     tests = 2 * (len(trials) + len(list_classes(data)))
     guilty = [trial for trial in trials if trial.is_guilty(tests)]
-    return [
-        tell(data, trial, also, tests)
-        for trial, also in merge(guilty, is_pair=is_pair(data), has_masks=bool(data.masks))
-    ]
+    return [tell(data, trial, also, tests) for trial, also in merge(guilty, is_pair=is_pair(data))]
 
 
-def merge(trials: list[Trial], *, is_pair: bool = False, has_masks: bool = False) -> list[tuple[Trial, list[Trial]]]:
-    """For each class the trial that names its cause best, and those that say the same; a mark elsewhere is another.
-
-    Args:
-        trials: guilty ones.
-        is_pair: see there.
-        has_masks: the user's masks tell what the object is.
-    """
+def merge(trials: list[Trial], *, is_pair: bool = False) -> list[tuple[Trial, list[Trial]]]:
+    """For each class the trial that names its cause best, and those that say the same; a mark elsewhere is another."""
     kept: list[tuple[Trial, list[Trial]]] = []
     order = list(SUSPECTS)
     left = sorted(trials, key=lambda one: -one.reliance)
     while left:
         strongest = left[0]
         same = [one for one in left if is_same(strongest.suspect, one.suspect, is_pair=is_pair)]
-        proved = [one for one in same if has_masks or not is_asked(one)] or same
+        proved = [one for one in same if not one.suspect.may_be_object] or same
         # What the other class of two lacks is no better name, whatever its kind.
         own = [one for one in proved if set(one.suspect.classes) & set(proved[0].suspect.classes)]
         near = [one for one in own if one.reliance >= _AS_GOOD * proved[0].reliance]
@@ -95,11 +86,6 @@ def merge(trials: list[Trial], *, is_pair: bool = False, has_masks: bool = False
 def is_pair(data: AuditData) -> bool:
     """Whether there are two classes: what one is known by is then what the other is known not to have."""
     return len(data.classifier.card.class_names) == 2
-
-
-def is_asked(trial: Trial) -> bool:
-    """Whether, without masks, only a general network's words tell the cause from the object."""
-    return trial.suspect.kind == "thing"
 
 
 def is_same(suspect: Suspect, other: Suspect, *, is_pair: bool) -> bool:
@@ -120,15 +106,13 @@ def tell(data: AuditData, trial: Trial, also: list[Trial], tests: int) -> Findin
     bearers = len(data.groups[suspect.label] if suspect.members is None else suspect.members)
     cost = max(0.0, trial.given.effect * others, trial.taken.effect * bearers if trial.taken else 0.0)
     other = data.name(suspect.partners[0]) if suspect.partners else None
-    is_question = is_asked(trial) and not data.masks
+    knows, alone = "knows", "the object alone" if len(suspect.classes) == 1 else "their objects alone"
     if is_pair(data):
         other = data.name(1 - suspect.label)
-        names = f"{names} from {other!r}"
-    knows = "tells" if is_pair(data) else "knows"
-    alone = "the object alone" if len(suspect.classes) == 1 and not is_pair(data) else "their objects alone"
-    end = f"{suspect.title}: are they the object?" if is_question else f"{suspect.title}, not by {alone}."
+        knows, names, alone = "tells", f"{names} from {other!r}", "their objects alone"
+    end = f"{suspect.title}: are they the object?" if suspect.may_be_object else f"{suspect.title}, not by {alone}."
     return Finding(
-        kind="question" if is_question else "shortcut",
+        kind="question" if suspect.may_be_object else "shortcut",
         severity=float(np.clip(trial.reliance, 0, 1)),
         certainty=trial.find_certainty(tests),
         cost=cost / len(data),
@@ -138,7 +122,7 @@ def tell(data: AuditData, trial: Trial, also: list[Trial], tests: int) -> Findin
         other=other,
         region=suspect.region,
         photos=pick_photos(data, trial),
-        remedy=f"{_ASK}{remedy[0].lower()}{remedy[1:]}" if is_question else remedy,
+        remedy=f"{_ASK}{remedy[0].lower()}{remedy[1:]}" if suspect.may_be_object else remedy,
         command=command,
         numbers={
             "found_by": suspect.kind,

@@ -36,6 +36,7 @@ class Suspect:
         pool: rows among which photos are drawn at all, where not each can be changed so; None: all of them.
         boxes_of: row -> boxes on that photo, where the place differs.
         partners: other classes whose photos have the same.
+        may_be_object: nothing but a general network's words tells it from the object.
         numbers: what the finding's numbers say of it beside those of the trial.
     """
 
@@ -51,6 +52,7 @@ class Suspect:
     boxes_of: Callable[[int], tuple[Box, ...]] | None = None
     pool: np.ndarray | None = None
     partners: tuple[int, ...] = ()
+    may_be_object: bool = False
     numbers: Mapping[str, Any] = field(default_factory=dict)
 
     @property

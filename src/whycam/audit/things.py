@@ -219,6 +219,7 @@ def _suspect(data: AuditData, thing: Thing) -> Suspect:
         "others', and a part of the evidence lies there.",
         members=np.array(sorted(thing.cells), dtype=int),
         boxes_of=places.boxes,
+        may_be_object=not data.masks,
     )
 
 
