@@ -22,9 +22,6 @@ let work = { state: "none" };
 let viewer, marks, drawing, versions, boxes;
 let drawn = null;
 const buttons = new Map();
-const undone = new Set();
-// By edit: what this page said and no answer of the server has told yet, and the item that it ended.
-const untold = new Map();
 // By click: the item that it was made on, and its place in the list.
 const cameFrom = new Map();
 let clicks = 0;
@@ -33,6 +30,7 @@ let clicks = 0;
 
 const tell = (words) => { part("told").textContent = words; };
 
+/** Takes over what the server knows; asked for while nothing waits to be sent. */
 async function refresh() {
   const before = clicks;
   const answer = await ask("");
@@ -40,24 +38,13 @@ async function refresh() {
   if (clicks !== before) return;
   list = answer;
   revision = list.revision;
-  const told = new Set(list.history.map(({ id }) => id));
-  for (const id of undone) if (!told.has(id)) undone.delete(id);
-  for (const id of untold.keys()) if (told.has(id)) untold.delete(id);
-  // The answer may be older than the last clicks.
-  const ended = new Set([...untold.values()].map(({ endedItem }) => endedItem));
-  list.items = list.items.filter(({ id }) => !ended.has(id));
-  for (const id of undone) putBack(id);
-  list.said -= list.history.length;
-  list.history = list.history.filter(({ id }) => !undone.has(id));
-  list.history.unshift(...[...untold.values()].reverse());
-  list.said += list.history.length;
   part("about").textContent = `version ${list.kept}, ${list.classNames.length} classes`;
   renderList();
 }
 
-/** The item of an edit that was undone, where the list has it not; the place where it stands then. */
-function putBack(edit) {
-  const from = cameFrom.get(edit.split(".")[0]);
+/** The item that a click was made on, back in the list where it had left it; undefined for who else's click it was. */
+function putBack(click) {
+  const from = cameFrom.get(click);
   if (from && !list.items.some(({ id }) => id === from.item.id)) list.items.splice(from.index, 0, from.item);
   return list.items.find(({ id }) => id === from?.item.id);
 }
@@ -184,15 +171,10 @@ function say(action, given = {}, photos = null) {
   const words = photos ? photos.map(({ photo: content, path }) => ({ ...action.edits[0], photo: content, path })) : action.edits;
   const edits = words.map((one, k) => ({ ...one, ...given, id: `${id}.${k}` }));
   cameFrom.set(id, { item, index: item.index });
-  const isEnd = endsItem(item, action);
-  for (const edit of edits) {
-    const said = { id: edit.id, told: `${edit.path ?? item.title}: ${action.title}`, endedItem: isEnd ? item.id : null };
-    untold.set(edit.id, said);
-    list.history.unshift(said);
-  }
+  for (const edit of edits) list.history.unshift({ id: edit.id, told: `${edit.path ?? item.title}: ${action.title}` });
   list.said += edits.length;
   tell(`Said: ${action.title}${given.label ? ` ${given.label}` : ""}`);
-  if (isEnd) {
+  if (endsItem(item, action)) {
     list.items = list.items.filter((one) => one !== item);
     renderList();
   } else {
@@ -201,12 +183,12 @@ function say(action, given = {}, photos = null) {
   outbox.put(edits);
 }
 
+const findClick = (edit) => edit.split(".")[0];
+
 /** The edits of the last click that still count. */
 function findLast() {
-  const last = list?.history.find((said) => !undone.has(said.id));
-  if (!last) return null;
-  const [click] = last.id.split(".");
-  return list.history.filter((said) => said.id.split(".")[0] === click && !undone.has(said.id));
+  const last = list?.history[0];
+  return last ? list.history.filter(({ id }) => findClick(id) === findClick(last.id)) : null;
 }
 
 function undo() {
@@ -217,13 +199,9 @@ function undo() {
 function takeBack(said) {
   clicks += 1;
   const id = makeId();
-  for (const one of said) {
-    undone.add(one.id);
-    untold.delete(one.id);
-  }
-  list.history = list.history.filter((one) => !undone.has(one.id));
+  list.history = list.history.filter((one) => !said.includes(one));
   list.said -= said.length;
-  item = putBack(said[0].id) ?? item;
+  item = putBack(findClick(said[0].id)) ?? item;
   tell(`Undone: ${said[0].told}`);
   renderList();
   outbox.put(said.map((one, k) => ({ kind: "undo", of: one.id, id: `${id}.${k}` })));
@@ -385,8 +363,9 @@ function listen() {
   outbox.addEventListener("fault", ({ detail }) => {
     tellFault(detail.isRefusal ? detail.message : `${detail.message} What you said is kept in this browser and sent again.`);
     if (!detail.isRefusal) return;
-    untold.clear();
-    refresh();
+    // What was refused is still in the list here.
+    revision = "";
+    poll();
   });
 }
 
