@@ -61,6 +61,8 @@ export class Drawing {
     this.canvas.addEventListener("pointermove", (event) => this.#move(event));
     this.canvas.addEventListener("pointerup", () => this.#end());
     this.canvas.addEventListener("pointercancel", () => { this.#open = null; this.#draw(); });
+    // touch-action stops the scrolling alone: a quick stroke would still be a fling, and the tap behind it be swallowed.
+    this.canvas.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
     this.canvas.addEventListener("focus", () => this.#draw());
     this.canvas.addEventListener("blur", () => this.#draw());
   }
