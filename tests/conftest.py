@@ -29,7 +29,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
 import whycam
-from whycam.cli import main
+from whycam.__main__ import main
 from whycam.data.preprocess import Preprocess
 from whycam.model.backbone import create_backbone, make_backbone
 from whycam.model.classifier import Classifier

@@ -21,17 +21,24 @@ from whycam.config import TrainOptions
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
+_HELP = """
+import sys
+from whycam.__main__ import main
+sys.argv = ["whycam", "--help"]
+try: main()
+except SystemExit: pass
+"""
+
+
 def test_help_needs_no_torch() -> None:
-    code = "import sys, whycam.cli; sys.argv = ['whycam', '--help']\ntry: whycam.cli.main()\nexcept SystemExit: pass\n"
-    code += "print('HEAVY', sorted(sys.modules.keys() & {'torch', 'timm', 'matplotlib', 'numpy', 'pyarrow'}))"
+    code = _HELP + "print('HEAVY', sorted(sys.modules.keys() & {'torch', 'timm', 'matplotlib', 'numpy', 'pyarrow'}))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "explain" in shown
     assert "HEAVY []" in shown
 
 
 def test_pillow_gives_the_memory_of_large_photos_back() -> None:
-    code = "import sys, whycam.cli; sys.argv = ['whycam', '--help']\ntry: whycam.cli.main()\nexcept SystemExit: pass\n"
-    code += "from PIL import Image; print('BLOCK', Image.core.get_block_size())"
+    code = _HELP + "from PIL import Image; print('BLOCK', Image.core.get_block_size())"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert f"BLOCK {64 * 2**20}" in shown
 

@@ -40,7 +40,7 @@ class Absent(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Absent())
 sys.argv[:2] = ["whycam"]
-from whycam.cli import main
+from whycam.__main__ import main
 try:
     main()
 finally:

@@ -365,7 +365,7 @@ if what == "serve":
             assert answer.json()["results"][0]["prediction"]["name"] == "red"
 else:
     sys.argv[1:] = [what, model, photos, "-o", out, "--preprocess", "unit", "--classes", str(how["classes"])]
-    from whycam.cli import main
+    from whycam.__main__ import main
     main()
 assert "torch" not in sys.modules
 """

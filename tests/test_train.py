@@ -108,7 +108,7 @@ KILLED = {"image_size": 64, "epochs": 30, "steps_per_epoch": 20, "patience": 0}
 SLOW_TRAINING = """
 import signal, time
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from whycam.cli import main
+from whycam.__main__ import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 register_optimizer_step_post_hook(lambda *_: time.sleep(0.02))
 main()

@@ -96,7 +96,7 @@ class Stop:
 
 def ready() -> None:
     """Imports everything that a command needs; the process stays without threads that a fork would lose."""
-    for name in (*_LIBRARIES, "whycam.cli", *(f"whycam.jobs.{job}" for job in _JOBS)):
+    for name in (*_LIBRARIES, "whycam.__main__", *(f"whycam.jobs.{job}" for job in _JOBS)):
         importlib.import_module(name)
     import torch  # noqa: PLC0415 - slow to import, and this is where that is paid
 
@@ -236,7 +236,7 @@ def _become_command(
 
 
 def _call_main() -> int:
-    from whycam.cli import main  # noqa: PLC0415 - imported by `ready`
+    from whycam.__main__ import main  # noqa: PLC0415 - imported by `ready`
 
     try:
         main()

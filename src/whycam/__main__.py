@@ -1,5 +1,48 @@
-"""`python -m whycam` is `whycam`."""
+"""`whycam`, and `python -m whycam`: runs a command, and tells what a person can put right."""
 
-from whycam.cli import main
+from __future__ import annotations
 
-main()
+import os
+import sys
+import warnings
+from typing import NoReturn
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from whycam.cli import app
+from whycam.errors import EXIT_CODE, UserError
+from whycam.jobs.interrupt import hold_interrupts_in_logging
+
+
+def main() -> None:
+    """Runs the command line; what a person can put right is told without a traceback, with exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names of photos and classes need not be in the terminal's encoding.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    # Pillow reads this when it is imported. glibc keeps no block over 32 MB for later: what a large photo filled is
+    # free again, where blocks of the usual 16 MB stay with the thread that had them.
+    os.environ.setdefault("PILLOW_BLOCK_SIZE", "64m")
+    # Pillow's remarks on damaged metadata, which no one needs to see a photo: what matters it raises.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    hold_interrupts_in_logging()
+    try:
+        app()
+    except UserError as error:
+        _tell(str(error))
+    except ValidationError as error:
+        _tell("\n".join(map(_describe, error.errors())))
+
+
+def _describe(error: ErrorDetails) -> str:
+    """One wrong option: what was given, and what it may be."""
+    return f"--{str(error['loc'][0]).replace('_', '-')} is {error['input']!r}; {error['msg'].lower()}."
+
+
+def _tell(message: str) -> NoReturn:
+    sys.stderr.write(f"whycam: {message}\n")
+    raise SystemExit(EXIT_CODE) from None
+
+
+if __name__ == "__main__":
+    main()

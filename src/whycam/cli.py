@@ -1,20 +1,15 @@
-"""The command line: parse, call one function, print one closing line.
+"""The commands: parse, call one function, print one closing line.
 
-A command is one function here; its options come from a model in `config.py`. What it needs is imported inside it:
+A command is one function here; its options come from a model in `config/`. What it needs is imported inside it:
 help comes without torch.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from whycam import __version__
 from whycam.config import (
@@ -34,8 +29,6 @@ from whycam.config import (
     UnitsOptions,
     make_train_options,
 )
-from whycam.errors import EXIT_CODE, UserError
-from whycam.jobs.interrupt import hold_interrupts_in_logging
 from whycam.jobs.options import GreedyCommand, with_options
 
 if TYPE_CHECKING:
@@ -349,25 +342,6 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-def main() -> None:
-    """Runs the command line; what a person can put right is told without a traceback, with exit code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        # Names of photos and classes need not be in the terminal's encoding.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    # Pillow reads this when it is imported. glibc keeps no block over 32 MB for later: what a large photo filled is
-    # free again, where blocks of the usual 16 MB stay with the thread that had them.
-    os.environ.setdefault("PILLOW_BLOCK_SIZE", "64m")
-    # Pillow's remarks on damaged metadata, which no one needs to see a photo: what matters it raises.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    hold_interrupts_in_logging()
-    try:
-        app()
-    except UserError as error:
-        _tell(str(error))
-    except ValidationError as error:
-        _tell("\n".join(map(_describe, error.errors())))
-
-
 def _tell_findings(done: Audit, out: Path, fail_on: str) -> None:
     from whycam.jobs.audit import split_kinds
 
@@ -379,17 +353,3 @@ def _tell_findings(done: Audit, out: Path, fail_on: str) -> None:
 def _count_read(photos: int, unreadable: int) -> str:
     left = f" ({unreadable} could not be read: see the table)" if unreadable else ""
     return f"{photos - unreadable} photos{left}"
-
-
-def _describe(error: ErrorDetails) -> str:
-    """One wrong option: what was given, and what it may be."""
-    return f"--{str(error['loc'][0]).replace('_', '-')} is {error['input']!r}; {error['msg'].lower()}."
-
-
-def _tell(message: str) -> NoReturn:
-    sys.stderr.write(f"whycam: {message}\n")
-    raise SystemExit(EXIT_CODE) from None
-
-
-if __name__ == "__main__":
-    main()

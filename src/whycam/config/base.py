@@ -1,0 +1,43 @@
+"""What all options share, and what is said of a model beside its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# Maps of more at 7x7 cells would take over 20 MB a photo; a million names is a mistake in a file, not a classifier.
+MAX_CLASSES = 100_000
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Engine = Literal["auto", "onnx", "torch"]
+MAKES_MAPS: Any = Field(
+    "auto", description="onnx: exact maps by the exported graph, several times faster. auto: that too, without a GPU."
+)
+
+
+class Options(BaseModel):
+    """What all option models share: unknown names are refused, values are checked, nothing changes after."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+
+class ModelOptions(Options):
+    """What is said of a model beside its name."""
+
+    weights: Path | None = Field(
+        None, description="Weights (.safetensors, .pth), for a timm or torchvision name or for your own code."
+    )
+    classes: Path | None = Field(None, description="The names of the model's outputs, a name a line [its own].")
+    preprocess: str | None = Field(
+        None,
+        description="How photos are prepared: imagenet, half, unit, bytes, caffe or FILE.json [the model's own].",
+    )
+    image_size: int | None = Field(
+        None, ge=16, le=4096, description="Side of the network's input in pixels, where it takes any [its own]."
+    )
+    device: Device = Field("auto", description="auto takes a GPU where there is one.")
+
+    def describe_model(self) -> dict[str, Any]:
+        """The words of `whycam.intake.door.open_classifier`."""
+        return {name: getattr(self, name) for name in ModelOptions.model_fields}
