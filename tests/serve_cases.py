@@ -1,4 +1,4 @@
-"""`whycam serve` as a process, for tests of several files."""
+"""`whycam serve` as a process, and its calls as it describes them, for tests of several files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
 
 import whycam
 from conftest import find_graph
@@ -37,3 +41,15 @@ def serving(served: ServedModel, folder: Path, *words: str) -> Iterator[tuple[su
         said, complaints = process.communicate(timeout=60)
         assert (process.returncode, said) == (0, "Stopped.\n"), complaints
         assert "Traceback" not in complaints
+
+
+def check_call(described: schemathesis.BaseSchema, path: str, mode: str) -> None:
+    """Ten calls of a path, "positive" or "negative", are answered as the server describes itself."""
+    (operation,) = described[path].values()
+
+    @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+    @given(case=operation.as_strategy(generation_mode=GenerationMode(mode)))
+    def check(case: schemathesis.Case) -> None:
+        case.call_and_validate(headers={"Host": "127.0.0.1"})
+
+    check()

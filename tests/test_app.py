@@ -25,14 +25,12 @@ import pytest
 import schemathesis
 import torch
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, given, settings
 from PIL import Image
-from schemathesis import GenerationMode
 from schemathesis.config import SchemathesisConfig
 
 import whycam
 from conftest import change
-from serve_cases import serving
+from serve_cases import check_call, serving
 from whycam.config import ServeOptions
 from whycam.data.walk import find_images
 from whycam.errors import UserError
@@ -555,14 +553,7 @@ CALLS = [(path, "positive") for path in ("/api/health", "/api/model", *UPLOADS)]
 
 @pytest.mark.parametrize(("path", "mode"), CALLS)
 def test_schemathesis_finds_nothing(described: schemathesis.BaseSchema, path: str, mode: str) -> None:
-    (operation,) = described[path].values()
-
-    @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
-    @given(case=operation.as_strategy(generation_mode=GenerationMode(mode)))
-    def check(case: schemathesis.Case) -> None:
-        case.call_and_validate(headers={"Host": "127.0.0.1"})
-
-    check()
+    check_call(described, path, mode)
 
 
 # ---- As a process

@@ -16,13 +16,12 @@ import numpy as np
 import pytest
 import schemathesis
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, given, settings
-from schemathesis import GenerationMode
 from schemathesis.config import SchemathesisConfig
 
 import whycam
 from conftest import change
 from mend_cases import copy_run, make_run
+from serve_cases import check_call
 from whycam.config import ServeOptions
 from whycam.data.images import content_hash
 from whycam.errors import UserError
@@ -422,14 +421,7 @@ CALLS += [(path, "negative") for path in (*ASKS, *VERSIONS)]
 
 @pytest.mark.parametrize(("path", "mode"), CALLS)
 def test_schemathesis_finds_nothing(described: schemathesis.BaseSchema, path: str, mode: str) -> None:
-    (operation,) = described[path].values()
-
-    @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
-    @given(case=operation.as_strategy(generation_mode=GenerationMode(mode)))
-    def check(case: schemathesis.Case) -> None:
-        case.call_and_validate(headers={"Host": "127.0.0.1"})
-
-    check()
+    check_call(described, path, mode)
 
 
 def test_every_call_is_among_them(described: schemathesis.BaseSchema) -> None:

@@ -78,6 +78,20 @@ def get_options(request: Request) -> ServeOptions:
     return options
 
 
+def check_count(count: int, what: str, options: ServeOptions) -> None:
+    """Lets no request have more photos than the options say.
+
+    Raises:
+        HTTPException: 413, it has.
+    """
+    if count > options.max_files:
+        raise HTTPException(
+            413,
+            f"The request has {count} {what}; expected {options.max_files} at the most. Send them in several requests, "
+            "or start the server with a larger --max-files.",
+        )
+
+
 def read_question(
     served: Annotated[ServedModel, Depends(get_served)],
     target: Annotated[
@@ -136,12 +150,7 @@ async def explain(
     photo_px: Annotated[int, Form(ge=0, le=2048, description="longer side of the photo in the answer; 0: none")] = 0,
 ) -> Results:
     """Explains photos: prediction, scores, maps and boxes of each; a file that can't be read has its reason instead."""
-    if len(files) > options.max_files:
-        raise HTTPException(
-            413,
-            f"The request has {len(files)} files; expected {options.max_files} at the most. Send them in several "
-            "requests, or start the server with a larger --max-files.",
-        )
+    check_count(len(files), "files", options)
 
     async def explain_file(key: str, file: UploadFile) -> Result:
         try:
@@ -257,14 +266,15 @@ def _make_result(reading: Reading, upload: Upload, question: Question, key: str)
     entry = make_entry(reading, key, upload.name, image=upload.address)
     return Result(
         file=upload.name,
-        prediction=ClassScore(**_describe_class(reading, reading.predicted)),
+        prediction=ClassScore(**describe_class(reading, reading.predicted)),
         targets=[_describe_target(reading, t, BOX_THRESHOLD) for t in range(asked)],
         entry=Entry.model_validate(entry),
         record=dict(reading.record),
     )
 
 
-def _describe_class(reading: Reading, index: int) -> dict[str, Any]:
+def describe_class(reading: Reading, index: int) -> dict[str, Any]:
+    """A class's place, name and scores."""
     return {
         "index": index,
         "name": reading.name(index),
@@ -273,9 +283,14 @@ def _describe_class(reading: Reading, index: int) -> dict[str, Any]:
     }
 
 
+def list_boxes(reading: Reading, t: int, threshold: float = BOX_THRESHOLD) -> list[BoxAnswer]:
+    """Boxes around the evidence in a reading's map t, in photo pixels."""
+    return [BoxAnswer(**asdict(box)) for box in reading.boxes(t, threshold=threshold)]
+
+
 def _describe_target(reading: Reading, t: int, threshold: float) -> ClassBoxes:
-    found = [BoxAnswer(**asdict(box)) for box in reading.boxes(t, threshold=threshold)]
-    return ClassBoxes(**_describe_class(reading, int(reading.targets[t])), boxes=found)
+    scores = describe_class(reading, int(reading.targets[t]))
+    return ClassBoxes(**scores, boxes=list_boxes(reading, t, threshold))
 
 
 def _make_download(data: bytes, kind: str, name: str) -> Response:

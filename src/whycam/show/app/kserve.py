@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,8 +21,15 @@ from whycam.config import ServeOptions
 from whycam.errors import UserError, make_unknown_name
 from whycam.explainer.reading import Reading
 from whycam.explainer.targets import find_class
-from whycam.show.app.answers import BoxAnswer
-from whycam.show.app.api import ModelHere, OptionsHere, get_options, get_served
+from whycam.show.app.api import (
+    ModelHere,
+    OptionsHere,
+    check_count,
+    describe_class,
+    get_options,
+    get_served,
+    list_boxes,
+)
 from whycam.show.app.draining import Drain
 from whycam.show.app.kserve_answers import (
     INPUTS,
@@ -157,13 +163,10 @@ def _describe_scores(reading: Reading) -> Prediction:
 def _describe_maps(reading: Reading, biases: Sequence[float] | None) -> list[ClassMap]:
     return [
         ClassMap(
-            index=index,
-            name=reading.name(index),
-            logit=float(reading.logits[index]),
-            probability=float(reading.probabilities[index]),
+            **describe_class(reading, index),
             bias=None if biases is None else biases[t],
             map=reading.maps[t].tolist(),
-            boxes=[BoxAnswer(**asdict(box)) for box in reading.boxes(t)],
+            boxes=list_boxes(reading, t),
         )
         for t, index in enumerate(reading.targets.tolist())
     ]
@@ -293,12 +296,7 @@ def _ask(served: ServedModel, parameters: Parameters, target: str) -> Question:
 
 
 def _check_count(count: int, options: ServeOptions) -> None:
-    if count > options.max_files:
-        raise HTTPException(
-            413,
-            f"The request has {count} photos; expected {options.max_files} at the most. Send them in several requests, "
-            "or start the server with a larger --max-files.",
-        )
+    check_count(count, "photos", options)
     if not count:
         raise UserError("The request has no photos; expected one or more. Send at least one.")
 
