@@ -266,8 +266,7 @@ def test_what_was_not_sent_is_sent_after_a_reload_and_once(address: str, page: P
     held = threading.Event()
     page.route("**/api/mend/edits", lambda _: held.set())
     page.keyboard.press("x")
-    page.wait_for_timeout(200)
-    assert held.is_set()
+    wait_for(held.is_set, page)
     assert read_lines(run) == []
     page.unroute("**/api/mend/edits")
     open_page(page, address)
