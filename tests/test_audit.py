@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,17 +232,41 @@ def test_a_sign_is_stuck_on_once_and_an_object_may_stand_twice(copies: int, susp
 
 
 def test_an_audit_can_be_called_off_between_any_two_questions(tmp_path: Path) -> None:
-    read, seen = 3 * PHOTOS, 0
+    seen: list[tuple[str, int, int]] = []
 
-    def call_off(count: int) -> None:
-        nonlocal seen
-        if seen == read:
-            raise CancelledError("Called off.")
-        seen += count
+    @contextmanager
+    def show(step: str, total: int) -> Iterator[Callable[[int], None]]:
+        def call_off(count: int) -> None:
+            if not total:
+                raise CancelledError("Called off.")
+            seen.append((step, count, total))
+
+        yield call_off
 
     with pytest.raises(CancelledError):
-        audit(make_model(12.0), write_photos(tmp_path, stamp), kinds=["shortcut"], engine="torch", progress=call_off)
-    assert seen == read
+        audit(make_model(12.0), write_photos(tmp_path, stamp), kinds=["shortcut"], engine="torch", show_progress=show)
+    assert {(step, total) for step, _, total in seen} == {("reading photos", 3 * PHOTOS)}
+    assert sum(count for _, count, _ in seen) == 3 * PHOTOS
+
+
+def test_each_step_tells_how_often_the_model_is_asked(tmp_path: Path) -> None:
+    asked: dict[str, int] = {}
+
+    @contextmanager
+    def show(step: str, total: int) -> Iterator[Callable[[int], None]]:
+        asked[step] = 0
+
+        def advance(count: int) -> None:
+            asked[step] += count
+
+        yield advance
+
+    model = make_model(12.0)
+    audit(model, write_photos(tmp_path, stamp), kinds=["shortcut", "label"], engine="torch", show_progress=show)
+    assert list(asked) == ["reading photos", "looking for: shortcut", "looking for: label"]
+    # A trial's first look alone asks twice about each of 40 pairs; labels need no question.
+    assert asked["looking for: shortcut"] >= 80
+    assert (asked["reading photos"], asked["looking for: label"]) == (3 * PHOTOS, 0)
 
 
 @pytest.mark.parametrize("name", ["MY FOLDERS", "MODEL", "$FOLDER", "it's $$5"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,8 @@ from whycam.model.classifier import Classifier
 Made = TypeVar("Made")
 Run = Callable[[np.ndarray], np.ndarray]
 Progress = Callable[[int], None]
+# A step of the work in words, and how many photos it is about, 0 where nobody knows -> a block that is told of them.
+ShowProgress = Callable[[str, int], AbstractContextManager[Progress]]
 _BATCH = 16
 
 
@@ -74,10 +77,19 @@ class AuditData:
         top: np.ndarray = self.logits.argmax(1)
         return top
 
-    @cached_property
+    @property
     def properties(self) -> PropertyTable:
         """How each photo was made; read from its file when it is first asked for."""
-        return read_table(self.paths)
+        return self.remember("properties", lambda: read_table(self.paths))
+
+    def telling(self, progress: Progress) -> AuditData:
+        """The same, that tells `progress` how many changed photos the model is asked about, before it answers."""
+
+        def run(pixels: np.ndarray) -> np.ndarray:
+            progress(len(pixels))
+            return self.run(pixels)
+
+        return replace(self, run=run)
 
     @property
     def has_labels(self) -> bool:
@@ -159,9 +171,6 @@ def read_data(
     weight = classifier.weight if pooled else None
 
     def run(pixels: np.ndarray) -> np.ndarray:
-        # Most of an audit comes after the photos are read: who calls it off is asked then, too.
-        if progress:
-            progress(0)
         return to_sides(classifier.scores(pixels))
 
     return AuditData(

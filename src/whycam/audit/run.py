@@ -6,12 +6,13 @@ Add a kind as one entry in `KINDS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whycam.audit.confusion import find_confusion
-from whycam.audit.data import AuditData, Progress, draw_samples, read_data
+from whycam.audit.data import AuditData, ShowProgress, draw_samples, read_data
 from whycam.audit.duplicates import AUDITED, Thumbnail, find_duplicates
 from whycam.audit.findings import Audit, Finding, rank
 from whycam.audit.fragile import find_fragile
@@ -82,7 +83,7 @@ def audit(
     limit: int | None = None,
     seed: int = 0,
     engine: str = "auto",
-    progress: Progress | None = None,
+    show_progress: ShowProgress = lambda *_: nullcontext(lambda _: None),
 ) -> Audit:
     """What a model should not be looking at, and what is wrong with the photos.
 
@@ -97,7 +98,8 @@ def audit(
         seed: of all that is drawn at random.
         engine: what asks the model: onnx, torch, or auto: the first, where the model can be exported and there is no
             GPU.
-        progress: is told how many photos are read.
+        show_progress: is told of each step and of how many photos it is about, 0 where that is not known before, and
+            gives a block which is told of each; what that raises ends the audit.
 
     Raises:
         UserError: an unknown kind, no photos, or a model of one class.
@@ -111,13 +113,17 @@ def audit(
     if not samples:
         raise UserError("Found no photos to audit; expected some. Check the folder.")
     drawn = draw_samples(samples, limit, seed)
-    data = read_data(classifier, drawn, seed=seed, engine=engine, progress=progress)
+    with show_progress("reading photos", len(drawn)) as advance:
+        data = read_data(classifier, drawn, seed=seed, engine=engine, progress=advance)
     data = replace(data, train=tuple(train), masks=masks or {}, causes=tuple(causes))
     is_several = classifier.card.is_multi_label
     apart = [kind for kind in kinds if KINDS[kind].needs_one_label and is_several]
     lacking = [kind for kind in kinds if KINDS[kind].needs_labels and not data.has_labels and kind not in apart]
     chosen = [kind for kind in KINDS if kind in kinds and kind not in {*apart, *lacking}]
-    found = [finding for kind in chosen for finding in KINDS[kind].find(data)]
+    found: list[Finding] = []
+    for kind in chosen:
+        with show_progress(f"looking for: {kind}", 0) as advance:
+            found += KINDS[kind].find(data.telling(advance))
     notes = _tell_left_out(data, lacking, len(samples) - len(drawn))
     if apart:
         notes.append(f"Not looked for, as several labels of this model may be right at once: {', '.join(apart)}.")

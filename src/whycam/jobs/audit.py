@@ -46,19 +46,17 @@ def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions
         masks = (
             find_masks(options.masks, [sample.path for sample in samples], folder.absolute()) if options.masks else None
         )
-        total = min(options.limit, len(samples))
-        with show_progress("auditing", total) as advance:
-            found = audit(
-                model,
-                samples,
-                kinds=kinds,
-                train=train,
-                masks=masks,
-                limit=options.limit,
-                seed=options.seed,
-                engine=options.engine,
-                progress=advance,
-            )
+        found = audit(
+            model,
+            samples,
+            kinds=kinds,
+            train=train,
+            masks=masks,
+            limit=options.limit,
+            seed=options.seed,
+            engine=options.engine,
+            show_progress=show_progress,
+        )
         words = {"MODEL": model_name, "FOLDER": str(folder), "FINDING": str(out / "audit.json")}
         told = found.to_json(**words)
         content = {"command": command_line(), "options": options.model_dump(mode="json"), **told}

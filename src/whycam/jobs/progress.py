@@ -16,7 +16,10 @@ console = Console(stderr=True, soft_wrap=True)
 
 @contextmanager
 def show_progress(words: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with rate and remaining time; the block gets a function that is told how many more are done."""
+    """A bar with rate and remaining time; the block gets a function that is told how many more are done.
+
+    Of a total of 0 nobody knows how many there are: the bar only moves.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -26,7 +29,7 @@ def show_progress(words: str, total: int) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=not console.is_terminal, disable=not console.is_terminal) as bar:
-        task = bar.add_task(words, total=total, rate="")
+        task = bar.add_task(words, total=total or None, rate="")
 
         def advance(count: int) -> None:
             bar.advance(task, count)

@@ -227,16 +227,15 @@ def _find_audit(
     truths = [(item.path, find_truth(item.words)) for item in reported.items]
     samples = [Sample(path, -1 if truth is None else truth) for path, truth in truths]
     try:
-        with show_progress("auditing", min(len(samples), limit)) as advance:
-            result = make_audit(
-                found,
-                samples,
-                train=reported.train,
-                limit=limit,
-                seed=options.seed,
-                engine=options.engine,
-                progress=advance,
-            )
+        result = make_audit(
+            found,
+            samples,
+            train=reported.train,
+            limit=limit,
+            seed=options.seed,
+            engine=options.engine,
+            show_progress=show_progress,
+        )
     except UserError as error:
         return None, str(error)
     where = folder or (run.summary["data"]["folder"] if run else "FOLDER")

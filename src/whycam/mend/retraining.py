@@ -98,9 +98,8 @@ def audit_version(
     held = draw_samples(photos.val, limit, options.seed)
     more = draw_samples(photos.train, limit - len(held), options.seed) if len(held) < limit else []
     samples = sorted([*held, *more], key=lambda sample: (sample.label, sample.path))
-    with show_progress("auditing", len(samples)) as advance:
-        model = open_classifier(place, photos=MANY)
-        found = audit(model, samples, kinds=kinds, seed=options.seed, progress=advance)
+    model = open_classifier(place, photos=MANY)
+    found = audit(model, samples, kinds=kinds, seed=options.seed, show_progress=show_progress)
     # What is said of the audit holds when the version has its name.
     named = place.with_name(place.name.removesuffix(".partial"))
     told = found.to_json(MODEL=str(run), FOLDER=str(photos.root), FINDING=str(named / AUDIT))

@@ -262,7 +262,8 @@ function showWork(now) {
   if (isRunning) {
     if (now.total) Object.assign(part("progress"), { max: now.total, value: now.done });
     else part("progress").removeAttribute("value");
-    part("step").textContent = now.total ? `${now.step}: ${now.done} of ${now.total}` : now.step;
+    const done = now.done ? `: ${now.done} questions to the model` : "";
+    part("step").textContent = now.step + (now.total ? `: ${now.done} of ${now.total}` : done);
   }
   if (was !== "running" || isRunning) return;
   const without = make("button", { type: "button", className: "app-button", onclick: () => retrain({ allowEmpty: true }) }, "Train without it");
