@@ -80,6 +80,13 @@ def explain(
 ) -> None:
     """Show where a network looks: overlay, heatmap, raw map and boxes of each photo, and one table."""
     options = ExplainOptions.model_validate(given)
+    if options.on == "ray":
+        from whycam.ray.explain import explain_on_ray
+
+        done = explain_on_ray(model, inputs, out, options)
+        twice = f"; {done.doubles} were named again, and are there once" if done.doubles else ""
+        typer.echo(f"Explained {_count_read(done.photos, done.unreadable)}{twice}; the table is in {out}")
+        return
     from whycam.jobs.explain import explain_files
 
     done = explain_files(model, inputs, out, options)

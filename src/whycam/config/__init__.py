@@ -3,7 +3,7 @@
 Add an option as one field of its command's model; `cli.py` turns the fields into command line options by itself.
 """
 
-from whycam.config.base import MAX_CLASSES, Device, Engine, ModelOptions, Options
+from whycam.config.base import MAX_CLASSES, ClusterOptions, Device, Engine, ModelOptions, Options
 from whycam.config.explain import ExplainOptions, InspectOptions, LocalizeOptions, UnitsOptions
 from whycam.config.measure import AuditOptions, CheckOptions, CompareOptions, EvaluateOptions, GuardOptions
 from whycam.config.ship import EditsOptions, ExportOptions, ReportOptions, ServeOptions
@@ -14,6 +14,7 @@ __all__ = [
     "RECIPES",
     "AuditOptions",
     "CheckOptions",
+    "ClusterOptions",
     "CompareOptions",
     "Device",
     "EditsOptions",

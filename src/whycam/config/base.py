@@ -41,3 +41,18 @@ class ModelOptions(Options):
     def describe_model(self) -> dict[str, Any]:
         """The words of `whycam.intake.door.open_classifier`."""
         return {name: getattr(self, name) for name in ModelOptions.model_fields}
+
+
+class ClusterOptions(Options):
+    """Whose cores answer: this machine's, or a Ray cluster's."""
+
+    on: Literal["here", "ray"] = Field("here", description="ray: by the machines of a Ray cluster; docs/scale.md.")
+    address: str | None = Field(
+        None, description="The cluster's HOST:PORT, or ray://HOST:PORT [RAY_ADDRESS, else one that is started here]."
+    )
+    workers: str | None = Field(
+        None,
+        pattern=r"^[1-9]\d*(:[1-9]\d*)?$",
+        description="Copies of the model on the cluster, MIN:MAX [1 to what it has room for].",
+    )
+    gpus_per_worker: float = Field(0, ge=0, description="GPUs of each copy; 0.5: two copies share one.")

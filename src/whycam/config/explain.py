@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from whycam.config.base import MAKES_MAPS, Engine, ModelOptions
+from whycam.config.base import MAKES_MAPS, ClusterOptions, Engine, ModelOptions
 
 
-class ExplainOptions(ModelOptions):
+class ExplainOptions(ModelOptions, ClusterOptions):
     """What `whycam explain` explains, and how it is drawn."""
 
     target: str = Field("predicted", description="predicted, top:N, all, a class name, class:NAME, or index:N.")

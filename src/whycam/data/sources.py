@@ -88,7 +88,12 @@ def find_filesystem(address: str) -> tuple[Any, str]:
 
 
 def find_sources(inputs: Sequence[str]) -> list[Source]:
-    """Every photo of the inputs, each once, with a name of its own.
+    """Every photo of the inputs, each once, with a name of its own; see `gather_sources`."""
+    return name_sources(gather_sources(inputs)[0])
+
+
+def gather_sources(inputs: Sequence[str]) -> tuple[list[Source], int]:
+    """Every photo of the inputs, each once, without names; and how many were named again.
 
     Args:
         inputs: photos; folders, searched in depth; text files with a path or address a line (relative ones to the
@@ -97,14 +102,17 @@ def find_sources(inputs: Sequence[str]) -> list[Source]:
     Raises:
         UserError: an input that does not exist, a shard that is compressed or damaged, or no photo at all.
     """
-    found = [source for text in inputs for source in _expand(text)]
-    unique = {(source.place, source.span): source for source in found}
+    unique: dict[object, Source] = {}
+    count = 0
+    for source in (source for text in inputs for source in _expand(text)):
+        unique[source.place, source.span] = source
+        count += 1
     if not unique:
         raise UserError(
             f"No pictures in {', '.join(map(repr, inputs)) or 'an empty list'}. "
             f"Expected files ending in {' '.join(sorted(IMAGE_SUFFIXES))}. Name another folder."
         )
-    return name_sources(list(unique.values()))
+    return list(unique.values()), count - len(unique)
 
 
 def name_sources(sources: Sequence[Source], known: Mapping[str, str] | None = None) -> list[Source]:

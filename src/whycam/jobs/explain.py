@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from whycam.config import ExplainOptions
+from whycam.config import ClusterOptions, ExplainOptions
 from whycam.data.budget import BUDGET
 from whycam.data.images import ImageError
 from whycam.data.loader import Photo, count_pixels, in_batches, in_weighed_batches, load_photo, map_ahead
@@ -48,11 +48,12 @@ Item = tuple[Source, Path | bytes | ImageError]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished `whycam explain` counts."""
+    """What a finished `whycam explain` counts; `doubles` are photos that were named again, by a run on a cluster."""
 
     photos: int
     unreadable: int
     out: str
+    doubles: int = 0
 
 
 def explain_files(model_name: str, inputs: Sequence[str], out: str, options: ExplainOptions) -> Outcome:
@@ -165,7 +166,7 @@ class _Work:
 
 def _describe(options: ExplainOptions) -> dict[str, Any]:
     """The options that decide what is written."""
-    return options.model_dump(mode="json", exclude={"overwrite", "resume", "batch_size"})
+    return options.model_dump(mode="json", exclude={"overwrite", "resume", "batch_size", *ClusterOptions.model_fields})
 
 
 def _check_state(folder: Path, state: dict[str, Any]) -> None:

@@ -73,12 +73,19 @@ def choose_destination(out: str, *, overwrite: bool) -> Destination:
     """Where the results go.
 
     Raises:
-        UserError: a finished result is at the address already.
+        UserError: a finished result is at the address already, or it may not even be looked for.
     """
     if not is_address(out):
         return Destination(Path(out))
     remote = RemoteDestination(out)
-    if not overwrite and remote.system.exists(f"{remote.root}/record.json"):
+    try:
+        is_finished = remote.system.exists(f"{remote.root}/record.json")
+    except Exception as error:  # noqa: BLE001 - every file system has errors of its own
+        raise UserError(
+            f"'{out}' can't be looked into: {as_clause(error)}. Expected a folder that you may read and write. "
+            "Check the address and your rights."
+        ) from None
+    if is_finished and not overwrite:
         raise UserError(
             f"'{out}' holds a finished result already; it is never replaced by itself. "
             "Choose another address, or give --overwrite."

@@ -1,0 +1,220 @@
+"""The cluster: found or started, its room for workers, its versions, and a line where nothing happens for long."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType, TracebackType
+from typing import Any, Self
+
+from whycam import __version__
+from whycam.config import ClusterOptions
+from whycam.errors import UserError, as_clause, join_words
+from whycam.ray.explainer import check_version
+from whycam.runs import read_versions
+
+log = logging.getLogger("whycam.ray")
+# Until a cluster must have answered, until that is told, and until it is told that no shard was finished.
+LIMIT_S, PATIENCE_S, STALL_S = 60, 10, 60
+# Ray's own waiting for a cluster has no end that a signal can bring: a process of its own can be ended.
+_CONNECT = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+# Another version of these can change a last digit.
+_NUMERIC = ("torch", "numpy", "pillow", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How many workers hold the model, and how many GPUs each of them has."""
+
+    least: int
+    most: int
+    gpus: float
+
+
+def import_ray() -> ModuleType:
+    """Ray, which sends nothing to anyone and says nothing of its own.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    try:
+        ray = importlib.import_module("ray")
+        importlib.import_module("ray.data")
+    except ImportError:
+        raise UserError("--on ray needs the package ray. Run: pip install 'whycam[ray]'") from None
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return ray
+
+
+@contextmanager
+def connect(ray: ModuleType, address: str | None) -> Iterator[None]:
+    """The block runs on that cluster, on the one that RAY_ADDRESS names, or on one that is started here for it.
+
+    Raises:
+        UserError: it does not answer in a minute, or refuses.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    found = address or os.environ.get("RAY_ADDRESS") or "local"
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if found == "local":
+        slow = threading.Timer(PATIENCE_S, log.warning, ["Ray is slow to start here; is the machine busy?"])
+        slow.start()
+        # One core decodes, another one has the model; with a single core they take turns.
+        ray.init(address="local", num_cpus=max(2, os.cpu_count() or 2), include_dashboard=False, **quiet)
+        slow.cancel()
+    else:
+        _check_answers(found)
+        ray.init(address=found, **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    process = subprocess.Popen(  # noqa: S603 - this Python, and a word that is an argument
+        [sys.executable, "-c", _CONNECT, address], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        try:
+            _, told = process.communicate(timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            log.warning("Waiting for the cluster at %s, %s s at the most", address, LIMIT_S)
+            _, told = process.communicate(timeout=LIMIT_S - PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        told = f"no answer in {LIMIT_S} s"
+    finally:
+        process.kill()
+        process.wait()
+    if process.returncode:
+        lines = [line for line in told.splitlines() if line.strip()] or ["no answer"]
+        if any("InvalidAuthToken" in line for line in lines):
+            raise UserError(
+                f"The cluster at '{address}' takes no one without its token. Give this process the same one as its "
+                "machines: the environment's RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH."
+            )
+        reason = lines[-1]
+        raise UserError(
+            f"The cluster at '{address}' can't be used: {as_clause(reason)}. Expected the HOST:PORT that ray start "
+            "--head told (6379 by default), on a machine of that cluster, or ray://HOST:10001 from another one. "
+            "See whether it is up: ray status --address HOST:PORT."
+        )
+
+
+def choose_pool(ray: ModuleType, options: ClusterOptions) -> Pool:
+    """The workers that are asked for, where the cluster has room for the least of them.
+
+    Raises:
+        UserError: it has not.
+    """
+    has = ray.cluster_resources()
+    cpus, gpus, share = int(has.get("CPU", 0)), has.get("GPU", 0.0), options.gpus_per_worker
+    # Photos are decoded beside: a core is left for that.
+    room = max(0, min(cpus - 1, int(gpus / share) if share else cpus - 1))
+    least, _, most = (options.workers or f"1:{max(room, 1)}").partition(":")
+    if int(most or least) < int(least):
+        raise UserError(f"--workers is {options.workers}; expected MIN:MAX, the smaller number first.")
+    if int(least) > room:
+        raise UserError(
+            f"The cluster has {cpus} CPUs and {gpus:g} GPUs, room for {room} workers (each takes a CPU and {share:g} "
+            f"GPUs, and one CPU decodes); --workers asks for {least} at least. Start more machines first, or lower "
+            "--workers or --gpus-per-worker."
+        )
+    return Pool(int(least), int(most or least), share)
+
+
+def check_workers(ray: ModuleType) -> None:
+    """Refuses machines that have another WhyCAM; warns of other versions of what can change a last digit.
+
+    Raises:
+        UserError: which one, or one that does not answer.
+    """
+
+    # A function within one is sent as it stands, and needs nothing of what is to be found out.
+    def look(names: Sequence[str]) -> dict[str, str]:
+        from importlib import metadata  # noqa: PLC0415 - on the machine that is asked
+
+        found = {}
+        for name in names:
+            try:
+                found[name] = metadata.version(name)
+            except metadata.PackageNotFoundError:
+                found[name] = "none"
+        try:
+            from whycam import __version__  # noqa: PLC0415 - as above
+        except ImportError:
+            return {**found, "whycam": "none"}
+        return {**found, "whycam": __version__}
+
+    strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    task = ray.remote(num_cpus=0)(look)
+    places = [strategy(node["NodeID"], soft=False) for node in nodes]
+    asked = [task.options(scheduling_strategy=place).remote(_NUMERIC) for place in places]
+    try:
+        answers = ray.get(asked, timeout=LIMIT_S)
+    except ray.exceptions.RayError as error:
+        raise UserError(
+            f"Of the cluster's {len(nodes)} machines not every one answered in {LIMIT_S} s "
+            f"({type(error).__name__}). See which are up: ray status; remove those that are not."
+        ) from None
+    here = read_versions()
+    for node, found in zip(nodes, answers, strict=True):
+        where = node["NodeManagerAddress"]
+        try:
+            check_version(__version__, found["whycam"])
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        if other := [f"{name} {found[name]}" for name in _NUMERIC if found[name] != here.get(name)]:
+            log.warning("%s has %s, which this machine has not: last digits may differ", where, join_words(other))
+
+
+class Watch:
+    """Tells it where for a minute no shard was finished, so that nobody waits without a word."""
+
+    def __init__(self, ray: ModuleType) -> None:
+        self._ray = ray
+        self._beat, self._end = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def beat(self) -> None:
+        """A shard is finished."""
+        self._beat.set()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._beat.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._end.is_set():
+            if self._beat.wait(STALL_S):
+                self._beat.clear()
+                continue
+            free = self._ray.available_resources()
+            nodes = sum(node["Alive"] for node in self._ray.nodes())
+            log.warning(
+                "No shard was finished for %s s; machines: %s, free CPUs: %g, free GPUs: %g. Workers that die are "
+                "started again; ray status tells more. Ctrl-C ends it, and --resume goes on",
+                STALL_S,
+                nodes,
+                free.get("CPU", 0),
+                free.get("GPU", 0),
+            )
