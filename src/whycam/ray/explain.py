@@ -32,8 +32,9 @@ from whycam.ray.plan import Plan, choose_size, find_done, make_plan, name_part, 
 from whycam.ray.stages import Decoder, Writer
 from whycam.runs import command_line, to_json
 
-# How often one shard's worker may die before it is the shard, or its size, and not the machine.
-_TRIES = 4
+# How often one shard's worker may die before it is the shard, or its size, and not the machine. Ray tries again ever
+# more slowly, from 0.1 s on: ten times outlast the half minute until it knows that a machine is lost, four do not.
+_TRIES = 10
 
 
 def explain_on_ray(model: str, inputs: Sequence[str], out: str, options: ExplainOptions) -> Outcome:
@@ -101,6 +102,8 @@ class _Job:
         data = self.ray.data
         context = data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
+        # A block is a shard, however large: parts of one would each be written under its name.
+        context.target_max_block_size = None
         context.max_consecutive_actor_init_deaths = _TRIES
         warnings.filterwarnings("ignore", message="`ray_remote_args`")  # no other way says max_task_retries yet
         decode = Decoder(self.place, self.plan, pending, self.reader.preprocess)
