@@ -13,14 +13,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from common import RESULTS, save, write_table
 
-from whycam.data.garden import write_garden
+from whycam.data.garden import FLOWERS, write_garden
+from whycam.ray.table import to_parquet
+
+SCENES = 10 * len(FLOWERS)
 
 
 def make_photos(folder: Path, count: int) -> Path:
@@ -36,54 +40,75 @@ def make_photos(folder: Path, count: int) -> Path:
     return made
 
 
-def read_memory_mb(root: int) -> float:
-    """What a process and all that it started hold alone, together."""
+@dataclass(frozen=True)
+class Cost:
+    """What a whole command took: wall seconds, seconds of all its processes on cores, and the most MB they held."""
+
+    wall_s: float
+    cores_s: float
+    memory_mb: float
+
+
+def list_tree(root: int) -> dict[int, float]:
+    """A process and all that it started, with the seconds that each has had on cores."""
     children: dict[int, list[int]] = {}
+    spent: dict[int, float] = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(path.name))
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-    total, waiting = 0.0, [root]
+        children.setdefault(int(fields[1]), []).append(int(path.name))
+        spent[int(path.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    tree, waiting = {}, [root]
     while waiting:
         pid = waiting.pop()
         waiting += children.get(pid, [])
+        if pid in spent:
+            tree[pid] = spent[pid]
+    return tree
+
+
+def read_memory_mb(pids: Iterable[int]) -> float:
+    """What they hold together; what several share counts once."""
+    total = 0.0
+    for pid in pids:
         try:
-            lines = (Path("/proc") / str(pid) / "smaps_rollup").read_text().splitlines()
-            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         except OSError:
             continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
     return total
 
 
-def run(words: Sequence[str], out: Path) -> tuple[float, float]:
-    """Seconds of the whole command, and the most MB that it and its workers held."""
+def run(words: Sequence[str], out: Path) -> Cost:
     shutil.rmtree(out, ignore_errors=True)
-    start = time.perf_counter()
     # Ray's workers are nicer than other processes, and beside those of others that would be measured.
     env = {**os.environ, "RAY_worker_niceness": "0"}
+    start = time.perf_counter()
     command = [sys.executable, "-m", "whycam", *words, "-o", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=env)
-    most, ended = [0.0], threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(1):
-            most[0] = max(most[0], read_memory_mb(process.pid))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    code = process.wait()
-    seconds = time.perf_counter() - start
-    ended.set()
-    thread.join()
-    if code:
-        raise SystemExit(f"whycam {' '.join(words)} ended with {code}")
-    return seconds, most[0]
+    # Of each process what it was seen with last: one that ends is seen half a second before.
+    spent: dict[int, float] = {}
+    memory = 0.0
+    while process.poll() is None:
+        tree = list_tree(process.pid)
+        spent |= tree
+        memory = max(memory, read_memory_mb(tree))
+        time.sleep(0.5)
+    if process.returncode:
+        raise SystemExit(f"whycam {' '.join(words)} ended with {process.returncode}")
+    return Cost(time.perf_counter() - start, sum(spent.values()), memory)
 
 
 def count_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def measure_row(folder: Path) -> float:
+    """Bytes a row of a file, of the scenes that differ: their copies would be packed into nothing."""
+    table = pq.read_table(folder)
+    return len(to_parquet(table.slice(0, SCENES))) / min(SCENES, len(table))
 
 
 def main() -> None:
@@ -94,7 +119,7 @@ def main() -> None:
     args = parser.parse_args()
     counts = [args.photos // 5, args.photos]
     load = os.getloadavg()[0]
-    measured: dict[str, list[tuple[float, float]]] = {"native": [], "ray": []}
+    measured: dict[str, list[Cost]] = {"native": [], "ray": []}
     written, read = 0.0, 0.0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -104,12 +129,15 @@ def main() -> None:
             words = ["explain", args.model, str(photos)]
             measured["native"].append(run([*words, "--maps-only"], folder / "native"))
             measured["ray"].append(run([*words, "--on", "ray"], folder / "ray"))
-            read, written = count_bytes(photos) / count, count_bytes(folder / "ray" / "explanations") / count
-    slopes = {key: (values[1][0] - values[0][0]) / (counts[1] - counts[0]) * 1000 for key, values in measured.items()}
+            read, written = count_bytes(photos) / count, measure_row(folder / "ray" / "explanations")
+    slopes = {
+        key: [1000 * (getattr(b, what) - getattr(a, what)) / (counts[1] - counts[0]) for what in ("wall_s", "cores_s")]
+        for key, (a, b) in measured.items()
+    }
     rows = [
-        [key, count, seconds, memory]
-        for key, values in measured.items()
-        for count, (seconds, memory) in zip(counts, values, strict=True)
+        [key, count, cost.wall_s, cost.cores_s, cost.memory_mb]
+        for key, costs in measured.items()
+        for count, cost in zip(counts, costs, strict=True)
     ]
     lines = [
         "# Ray beside one process",
@@ -117,17 +145,18 @@ def main() -> None:
         f"Its load was {load:.1f} when they began ({os.cpu_count()} cores: above that others were at work, and figures",
         "are too high). The model's graph was in the cache.",
         "",
-        *write_table(["command", "photos", "seconds", "peak memory, MB"], rows),
+        *write_table(["command", "photos", "seconds", "seconds on cores", "peak memory, MB"], rows),
         "",
         *write_table(
-            ["after start-up", "ms a photo", "photos a second"],
-            [[key, slope, 1000 / slope] for key, slope in slopes.items()],
+            ["after start-up", "ms a photo", "ms on cores a photo", "photos a second"],
+            [[key, *slope, 1000 / slope[0]] for key, slope in slopes.items()],
         ),
         "",
-        f"Ray's overhead: {slopes['ray'] - slopes['native']:.2f} ms a photo. Read: {read:.0f} bytes a photo; written",
-        f"by the run on Ray: {written:.0f} bytes a photo.",
+        f"Ray's overhead: {slopes['ray'][1] - slopes['native'][1]:.2f} ms on cores a photo. Read: {read:.0f} bytes a",
+        f"photo; written by the run on Ray: {written:.0f} bytes a photo.",
     ]
-    content = {"counts": counts, "measured": measured, "ms_a_photo": slopes, "load": load}
+    costs = {key: [asdict(cost) for cost in values] for key, values in measured.items()}
+    content = {"counts": counts, "measured": costs, "ms_a_photo": slopes, "load": load}
     save("ray_explain", lines, {**content, "bytes_read": read, "bytes_written": written}, args.out)
 
 

@@ -36,6 +36,7 @@ from whycam.ray import explain as job
 from whycam.ray.explain import explain_on_ray
 from whycam.ray.place import Place
 from whycam.ray.plan import choose_size, find_done, make_plan, read_plan
+from whycam.ray.stages import Decoder, Writer
 from whycam.ray.table import make_table, pack_maps, to_parquet, unpack_maps
 
 Row = dict[str, Any]
@@ -159,6 +160,26 @@ def test_a_plan_has_whole_batches_each_photo_once_and_goes_on_as_it_was(shapes: 
     with pytest.raises(UserError, match=r"was begun with another value of: model"):
         read_plan(place, {"model": "other"})
     assert choose_size(224 * 224 * 3, 8, 4, 10**7) == 440
+
+
+def test_a_machine_that_does_not_see_a_folder_ends_the_run_and_is_named(
+    cached: str, shapes: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    place = Place(str(tmp_path / "out"))
+    plan = make_plan(place, gather_sources([str(shapes)]), {}, lambda _: 8)
+    preprocess = Explainer(cached).reader.preprocess
+    found = Decoder(place, plan, (0,), preprocess)({"id": np.array([0])})
+    assert [bool(error) for error in found["error"]] == [False] * 7 + [True]
+    assert found["pixels"].shape == (8, 3, preprocess.height_px, preprocess.width_px)
+    with pytest.raises(RuntimeError, match="shard 0 came with 2 rows; it has 8"):
+        Writer(place, plan)({"shard": np.array([0, 0])})
+    elsewhere = plan.model_copy(update={"root": "/not/here"})
+    with pytest.raises(UserError, match=r"The machine '.*' does not see '/not/here'.*s3://"):
+        Decoder(place, elsewhere, (0,), preprocess)({"id": np.array([0])})
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(UserError, match=r"does not see '.*/out'; expected a folder that every machine"):
+        Decoder(place, plan, (0,), preprocess)({"id": np.array([0])})
 
 
 def test_help_and_import_bring_in_no_ray() -> None:
