@@ -340,6 +340,20 @@ class Dying(Explainer):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Refusing(Explainer):
+    """As where a worker is of another version."""
+
+    def __init__(self, **words: Any) -> None:
+        super().__init__(**{**words, "version": "0.0.1"})
+
+
+class Failing(Explainer):
+    """As where a worker finds no folder."""
+
+    def __call__(self, batch: Any) -> Any:
+        raise UserError("The machine does not see it.")
+
+
 @pytest.fixture
 def by_value(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Workers get classes of this file as they stand; they do not find it by name."""
@@ -469,6 +483,18 @@ def test_workers_that_die_again_and_again_end_it_with_a_remedy(
     with pytest.raises(UserError, match=r"Workers died 2 times at the same work.*too little memory.*--resume goes on"):
         explain_on_ray(cached, [str(shapes)], str(tmp_path / "out"), choose(nodes))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "message"), [(Refusing, "^A worker has WhyCAM .*; expected 0.0.1"), (Failing, "^The machine does not see")]
+)
+def test_what_a_worker_says_is_told_as_it_says_it(
+    *, nodes: Cluster, cached: str, shapes: Path, tmp_path: Path, by_value: pytest.MonkeyPatch, kind: type, message: str
+) -> None:
+    by_value.setattr(job, "Explainer", kind)
+    with pytest.raises(UserError, match=message):
+        explain_on_ray(cached, [str(shapes)], str(tmp_path / "out"), choose(nodes))
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ A shard is done when its file is there, whole; who dies in the middle has writte
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from whycam import __version__
 from whycam.config import ClusterOptions, ExplainOptions
 from whycam.data.sources import gather_sources
 from whycam.errors import UserError, as_clause, make_disk_error, make_unreadable_error
@@ -35,6 +37,8 @@ from whycam.runs import command_line, to_json
 # How often one shard's worker may die before it is the shard, or its size, and not the machine. Ray tries again ever
 # more slowly, from 0.1 s on: ten times outlast the half minute until it knows that a machine is lost, four do not.
 _TRIES = 10
+# How often in a row a worker may die before it is up.
+_STARTS = 2
 
 
 def explain_on_ray(model: str, inputs: Sequence[str], out: str, options: ExplainOptions) -> Outcome:
@@ -104,7 +108,7 @@ class _Job:
         context.enable_progress_bars = context.print_on_execution_start = False
         # A block is a shard, however large: parts of one would each be written under its name.
         context.target_max_block_size = None
-        context.max_consecutive_actor_init_deaths = _TRIES
+        context.max_consecutive_actor_init_deaths = _STARTS
         warnings.filterwarnings("ignore", message="`ray_remote_args`")  # no other way says max_task_retries yet
         decode = Decoder(self.place, self.plan, pending, self.reader.preprocess)
         stream = data.range(len(pending), override_num_blocks=len(pending))
@@ -127,7 +131,7 @@ class _Job:
     def _describe_model(self, model: str) -> dict[str, Any]:
         """What each worker is made of."""
         given = self.options.model_fields_set - set(ClusterOptions.model_fields) - {"overwrite", "resume"}
-        words = self.options.model_dump(include=given)
+        words = {**self.options.model_dump(include=given), "version": __version__}
         words |= {name: Path(words[name]).absolute() for name in ("weights", "classes") if words.get(name)}
         sent = None
         if not self.pool.gpus and isinstance(self.reader, ExactReader):
@@ -148,6 +152,9 @@ class _Job:
                     raise UserError(str(cause)) from None
                 if isinstance(cause, OSError) and (told := make_disk_error(cause, Path(self.place.root))):
                     raise told from None
+            # Of a worker that did not come up there is no more than text.
+            if found := re.search(r"^whycam\.errors\.UserError: (.+)$", str(error), re.MULTILINE):
+                raise UserError(found[1]) from None
             lost = self.ray.exceptions
             if isinstance(error, (lost.RayActorError, lost.WorkerCrashedError, lost.OutOfMemoryError)):
                 reason = next(line for line in [*str(error).splitlines(), type(error).__name__] if line.strip())
