@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from whycam.data.folder import MIN_PHOTOS, PhotoFolder, Sample, make_folder
 from whycam.data.images import ImageError, content_hash
+from whycam.data.loader import map_ahead
 from whycam.errors import UserError, as_clause
 
 
-def hash_photos(paths: Sequence[Path]) -> tuple[dict[Path, str], dict[Path, str]]:
-    """Content hashes of the files that can be read, and the reasons for those that can't."""
+def hash_photos(
+    paths: Sequence[Path], progress: Callable[[int], None] | None = None
+) -> tuple[dict[Path, str], dict[Path, str]]:
+    """Content hashes of the files that can be read, and the reasons for those that can't.
+
+    Args:
+        paths: files.
+        progress: told how many more are done.
+    """
 
     def hash_one(path: Path) -> tuple[str, str]:
         try:
@@ -23,9 +30,16 @@ def hash_photos(paths: Sequence[Path]) -> tuple[dict[Path, str], dict[Path, str]
         except (OSError, ImageError) as error:
             return "", str(error)
 
-    with ThreadPoolExecutor(4) as pool:
-        results = dict(zip(paths, pool.map(hash_one, paths), strict=True))
-    return {p: h for p, (h, why) in results.items() if not why}, {p: why for p, (_, why) in results.items() if why}
+    hashes: dict[Path, str] = {}
+    unreadable: dict[Path, str] = {}
+    for path, (word, why) in zip(paths, map_ahead(hash_one, paths, workers=4, ahead=64), strict=True):
+        if why:
+            unreadable[path] = why
+        else:
+            hashes[path] = word
+        if progress is not None:
+            progress(1)
+    return hashes, unreadable
 
 
 def drop_unreadable(folder: PhotoFolder, unreadable: Mapping[Path, str], *, allow_empty: bool = False) -> PhotoFolder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from whycam.data.folder import PhotoFolder
+from whycam.data.folder import PhotoFolder, Sample
 from whycam.data.loader import in_batches, stream_photos
+from whycam.errors import UserError
 from whycam.metrics.groups import score_groups
 from whycam.model.gap import GapClassifier, check_identity, measure_identity
 from whycam.model.input import normalise_on
@@ -23,6 +24,9 @@ from whycam.train.features import FeatureStore
 from whycam.train.focus import SWAPPED_VIEWS
 from whycam.train.work import Work
 
+# So many held-out photos, spread evenly over them, show whether the maps are the scores, where means alone are stored.
+_IDENTITY_PHOTOS = 32
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -30,8 +34,8 @@ class Scored:
 
     Attributes:
         logits: (N, K).
-        errors: (N,) the identity's error of each.
-        evidence: (N, h, w) how much speaks for or against any class in each cell.
+        errors: (M,) the identity's error of each photo whose maps were made.
+        evidence: (M, h, w) how much speaks for or against any class in each cell of these.
     """
 
     logits: Tensor
@@ -51,6 +55,9 @@ def score(work: Work) -> Scored:
         UserError: the maps are not the scores.
     """
     scored = score_model(work, work.model, is_stored=work.stores is not None)
+    if not len(scored.errors):
+        some = work.photos.val[:: -(-len(work.photos.val) // _IDENTITY_PHOTOS)]
+        scored = replace(scored, errors=_score_photos(work, work.model, some).errors)
     check_identity(scored.identity_error, "The trained model")
     labels = torch.tensor([sample.label for sample in work.photos.val])
     _write_predictions(scored.logits, labels, work.photos, work.run)
@@ -70,6 +77,7 @@ def summarise(work: Work, scored: Scored, more: Mapping[str, Any]) -> dict[str, 
         **retrained,
         **focus,
         "identity_error": scored.identity_error,
+        "identity_photos": len(scored.errors),
         **more,
         "confusion": count_confusion(work, scored).tolist(),
     }
@@ -86,10 +94,14 @@ def count_confusion(work: Work, scored: Scored) -> np.ndarray:
 
 
 def score_model(work: Work, model: GapClassifier, *, is_stored: bool) -> Scored:
-    """What a model makes of the held-out photos: from stored features, where they are its own backbone's."""
+    """What a model makes of the held-out photos: from stored features, where they are its own backbone's.
+
+    Of stored means there are no maps: no errors and no evidence.
+    """
     if is_stored and work.stores is not None:
-        return _score_stored(work, model, work.stores.plain)
-    return _score_photos(work, model)
+        scored = _score_stored(work, model, work.stores.plain)
+        return scored if work.keeps_maps else replace(scored, errors=scored.errors[:0], evidence=scored.evidence[:0])
+    return _score_photos(work, model, work.photos.val)
 
 
 @torch.no_grad()
@@ -103,13 +115,15 @@ def _score_stored(work: Work, model: GapClassifier, store: FeatureStore) -> Scor
 
 
 @torch.no_grad()
-def _score_photos(work: Work, model: GapClassifier) -> Scored:
+def _score_photos(work: Work, model: GapClassifier, samples: Sequence[Sample]) -> Scored:
     """From the disk, through the whole network."""
-    parts, samples = [], work.photos.val
+    parts = []
     paths = (sample.path for sample in samples)
     with work.show_progress("validation", len(samples)) as advance:
         for batch in in_batches(stream_photos(paths, model.preprocess), 32):
             # Unreadable photos were left out before the training.
+            if lost := next((photo for photo in batch if photo.pixels is None), None):
+                raise UserError(f"'{lost.path}' could be read when the training began and can't now: {lost.error}")
             pixels = np.stack([photo.pixels for photo in batch if photo.pixels is not None])
             images = normalise_on(torch.from_numpy(pixels).to(work.device), model.preprocess)
             parts.append(_score(model, model.features(images)))

@@ -153,7 +153,9 @@ def prepare(
     """
     start = time.perf_counter()
     device = torch.device(choose_device(options.device))
-    hashes, unreadable = hash_photos([sample.path for sample in source.samples])
+    paths = [sample.path for sample in source.samples]
+    with show_progress("reading photos", len(paths)) as advance:
+        hashes, unreadable = hash_photos(paths, advance)
     source = drop_unreadable(source, unreadable, allow_empty=options.allow_empty)
     applied = None if state is None else find_photos(state, source.root, hashes)
     photos = source if applied is None else applied.edit(source, allow_empty=options.allow_empty)

@@ -1,6 +1,7 @@
 """A frozen backbone's features, computed once and kept on disk: 100 epochs then cost about one pass.
 
-float16, memory-mapped, keyed by weights, preprocessing and the content of the photos.
+float16, memory-mapped, keyed by weights, preprocessing and the content of the photos. Whole maps, or their means: all
+that a linear head asks for, a 49th of the room at 7 x 7 cells.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ class FeatureStore:
     """Features of a set of photos.
 
     Attributes:
-        values: (rows, C, h, w) float16, memory-mapped; a row of zeros stands where a photo could not be read.
+        values: (rows, C, h, w) float16, memory-mapped, (rows, C, 1, 1) of means; a row of zeros stands where a photo
+            could not be read.
         row_of: content hash -> row.
         unreadable: content hash -> why it has no features.
         was_cached: nothing had to be computed.
@@ -89,6 +91,7 @@ class FeatureKey:
         content: a word a row, that changes with what is in the photo.
         view: what is done to all of them.
         is_shared: other sets of the same weights and view may have some of the rows: see `open_relatives`.
+        is_pooled: the means over the cells are kept, not the maps.
     """
 
     weights: str
@@ -97,17 +100,23 @@ class FeatureKey:
     content: Sequence[str]
     view: str = "plain"
     is_shared: bool = False
+    is_pooled: bool = False
 
     @property
     def digest(self) -> str:
         """One word for it, a file name."""
-        words = [self.weights, self.preprocess.model_dump(), self.map_stride, list(self.content), self.view]
-        return f"{self.family}-{_hash(words)}" if self.is_shared else _hash(words)
+        words = _hash([*self._words, list(self.content), self.view])
+        return f"{self.family}-{words}" if self.is_shared else words
 
     @property
     def family(self) -> str:
         """One word for it, whatever its rows."""
-        return _hash([self.weights, self.preprocess.model_dump(), self.map_stride, self.view])
+        return _hash([*self._words, self.view])
+
+    @property
+    def _words(self) -> list[Any]:
+        pooled = ["pooled"] if self.is_pooled else []
+        return [self.weights, self.preprocess.model_dump(), self.map_stride, *pooled]
 
 
 def _hash(words: Sequence[Any]) -> str:
@@ -147,7 +156,14 @@ def compute_features(
     read = read or (lambda paths: stream_photos(paths, key.preprocess))
 
     def make() -> dict[str, Any]:
-        unreadable = _fill(run, photos, key, path, device=device, progress=progress, read=read)
+        # Where maps of the same photos lie, their means need no network.
+        whole = _open_whole(key, cache_dir) if key.is_pooled else None
+        if whole is not None:
+            unreadable = whole.unreadable
+            _pool_store(whole.values, path)
+            progress(len(photos))
+        else:
+            unreadable = _fill(run, photos, key, path, device=device, progress=progress, read=read)
         prune_cached(path, _CACHE_LIMIT_BYTES)
         about: dict[str, Any] = {
             "weights": key.weights,
@@ -179,6 +195,30 @@ def _open_values(path: Path, about: Mapping[str, Any]) -> tuple[np.ndarray, Mapp
     return np.load(path, mmap_mode="r"), about["unreadable"]
 
 
+def _open_whole(key: FeatureKey, cache_dir: Path) -> FeatureStore | None:
+    """The maps of the photos of a pooled key, where they are kept."""
+
+    def open_maps(path: Path, about: Mapping[str, Any]) -> FeatureStore:
+        return FeatureStore(np.load(path, mmap_mode="r"), {}, about["unreadable"], was_cached=True)
+
+    return open_cached(cache_dir / f"{replace(key, is_pooled=False).digest}.npy", open_maps)
+
+
+def _pool_store(values: np.ndarray, path: Path) -> None:
+    part = path.with_suffix(".part")
+    store = _allocate(part, (*values.shape[:2], 1, 1))
+    for start in range(0, len(values), _BATCH):
+        store[start : start + _BATCH] = _pool(values[start : start + _BATCH])
+    store.flush()
+    part.replace(path)
+
+
+def _pool(values: np.ndarray) -> np.ndarray:
+    """(N, C, 1, 1) float16 means of float16 features, the same numbers whether the maps were kept or not."""
+    means: np.ndarray = values.astype(np.float32).mean(axis=(2, 3), keepdims=True).astype(np.float16)
+    return means
+
+
 @torch.no_grad()
 def _fill(
     run: Callable[[torch.Tensor], torch.Tensor],
@@ -201,6 +241,7 @@ def _fill(
         if good:
             pixels = torch.from_numpy(np.stack([pixels for _, pixels in good])).to(device)
             values = run(normalise_on(pixels, key.preprocess)).half().cpu().numpy()
+            values = _pool(values) if key.is_pooled else values
             if store is None:
                 store = _allocate(part, (len(hashes), *values.shape[1:]))
                 seal = _seal_rows(store[:start], "")
@@ -248,10 +289,12 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
     """A memory-mapped file whose room is taken on the disk at once: running out later would kill the process."""
     size = int(np.prod(shape)) * 2
     free = shutil.disk_usage(path.parent).free
+    is_pooled = shape[2:] == (1, 1)
+    less = "fewer --augment views" if is_pooled else "a smaller --image-size, or a larger --map-stride"
     message = (
         f"The features of {shape[0]:,} photos need {size / 1e9:.1f} GB in '{path.parent}', which has "
         f"{free / 1e9:.1f} GB free. "
-        "Give --cache-dir on a larger disk, or a smaller --image-size, a larger --map-stride, or fewer --augment views."
+        f"Give --cache-dir on a larger disk, or {less}."
     )
     if size > free:
         raise UserError(message)

@@ -95,17 +95,14 @@ class _StoreMaker:
         work, exchange = self.work, self.work.exchanges[number]
         samples = exchange.pick(work.photos.train if view else work.photos.samples)
         words = {sample.path: exchange.word(sample.path, view, work.hashes) for sample in samples}
-        is_pooled = work.options.head == "linear"
-        name = "exchanged, pooled" if is_pooled else "exchanged"
-        kept = open_relatives(self.run.describe((), name, is_shared=True), self.cache)
+        kept = open_relatives(self.run.describe((), "exchanged", is_shared=True), self.cache)
         known = {word for store in kept for word in store.row_of}
         missing = {word: path for path, word in words.items() if word not in known}
         if not missing:
             return Changed(number, words, tuple(kept))
-        key = self.run.describe(sorted(missing), name, is_shared=True)
+        key = self.run.describe(sorted(missing), "exchanged", is_shared=True)
         read = partial(_read_exchanged, exchange=exchange, work=work, view=view)
-        run = self.view_run.pool if is_pooled else self.view_run
-        fresh = self._compute(run, missing, key, f"features of view {view + 1}, {exchange.title}", read)
+        fresh = self._compute(self.view_run, missing, key, f"features of view {view + 1}, {exchange.title}", read)
         return Changed(number, words, (*kept, fresh))
 
     def _compute(
@@ -135,7 +132,7 @@ class _FeatureRun:
     """Images -> features of the frozen backbone, by an exported graph where that pays: many photos and no GPU."""
 
     def __init__(self, work: Work, passes: int) -> None:
-        self.model = work.model
+        self.model, self.is_pooled = work.model, not work.keeps_maps
         self.weights = hash_tensors(work.model.backbone.state_dict())
         self.is_worth_it = work.device.type == "cpu" and passes >= _EXPORT_FROM_PHOTOS
         self._run: Callable[[Tensor], Tensor] | None = None
@@ -143,17 +140,14 @@ class _FeatureRun:
     def describe(self, content: Sequence[str], view: str, *, is_shared: bool = False) -> FeatureKey:
         """What decides the features of these rows."""
         model = self.model
-        return FeatureKey(self.weights, model.preprocess, model.origin.map_stride, content, view, is_shared)
+        stride = model.origin.map_stride
+        return FeatureKey(self.weights, model.preprocess, stride, content, view, is_shared, self.is_pooled)
 
     def __call__(self, images: Tensor) -> Tensor:
         """(N, C, h, w)."""
         if self._run is None:
             self._run = self._open()
         return self._run(images)
-
-    def pool(self, images: Tensor) -> Tensor:
-        """(N, C, 1, 1): all that a linear head asks for."""
-        return self(images).mean(dim=(2, 3), keepdim=True)
 
     def _open(self) -> Callable[[Tensor], Tensor]:
         if self.is_worth_it:
@@ -187,36 +181,26 @@ def _read_exchanged(paths: Iterable[Path], exchange: Exchange, work: Work, view:
 
 
 def make_readers(work: Work, views: Sequence[FeatureStore], plain: FeatureStore) -> tuple[Reader, Reader]:
-    """Functions (rows, views) -> features (B, C, h, w) of training and of validation photos.
+    """Functions (rows, views) -> features (B, C, h, w) of training and of validation photos, read from the disk.
 
-    A linear head needs no more than the means, which fit into memory; a convolution, and what looks at the maps while
-    it trains, reads them from the disk.
+    What was read once stays in the system's file cache while there is room, so that memory does not grow with the
+    photos.
     """
 
-    def make(samples: Sequence[Sample], kept: Sequence[FeatureStore], *, is_pooled: bool) -> Reader:
+    def make(samples: Sequence[Sample], kept: Sequence[FeatureStore]) -> Reader:
         rows_of = [np.array([store.row_of[work.hashes[sample.path]] for sample in samples]) for store in kept]
-        pooled = [_pool(store.values, rows) for store, rows in zip(kept, rows_of, strict=True)] if is_pooled else []
 
         def read(rows: Tensor, views: Tensor) -> Tensor:
-            picked = zip(rows.tolist(), views.tolist(), strict=True)
-            if is_pooled:
-                return torch.stack([pooled[view][row] for row, view in picked]).to(work.device)
-            values = np.stack([kept[view].values[rows_of[view][row]] for row, view in picked])
-            return torch.from_numpy(values).to(work.device).float()
+            places, chosen = rows.numpy(), views.numpy()
+            values = np.empty((len(places), *kept[0].values.shape[1:]), np.float32)
+            for view in np.unique(chosen):
+                is_of_view = chosen == view
+                values[is_of_view] = kept[view].values[rows_of[view][places[is_of_view]]]
+            return torch.from_numpy(values).to(work.device)
 
         return read
 
-    is_linear = work.options.head == "linear"
-    has_penalty = work.focus is not None and work.focus.weight > 0
-    train = make(work.photos.train, views, is_pooled=is_linear and not has_penalty)
-    return train, make(work.photos.val, [plain], is_pooled=is_linear)
-
-
-def _pool(values: np.ndarray, rows: np.ndarray) -> Tensor:
-    """(N, C, 1, 1) float32 means of stored features, a block at a time."""
-    blocks = np.array_split(rows, max(1, len(rows) // 256))
-    means = [values[block].astype(np.float32).mean(axis=(2, 3), keepdims=True) for block in blocks if len(block)]
-    return torch.from_numpy(np.concatenate(means))
+    return make(work.photos.train, views), make(work.photos.val, [plain])
 
 
 def read_pooled(

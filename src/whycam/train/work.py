@@ -75,6 +75,11 @@ class Work:
         self.exchanges = self.make_exchanges(self.photos)
 
     @property
+    def keeps_maps(self) -> bool:
+        """Whether stored features are whole maps: a convolution asks for them, and what says where evidence lies."""
+        return self.options.head != "linear" or self.focus is not None
+
+    @property
     def swaps(self) -> Swaps | None:
         """The training photos with the content of the ignored region exchanged."""
         return self.focus.make_swaps(self.photos, self.options.seed) if self.focus else None
