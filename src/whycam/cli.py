@@ -55,7 +55,13 @@ ModelName = Annotated[
 @app.command()
 @with_options(TrainOptions)
 def train(
-    folder: Annotated[Path, typer.Argument(help="CLASS/photo.jpg, or train/CLASS/.. and val/CLASS/..")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="CLASS/photo.jpg, or train/CLASS/.. and val/CLASS/..; or a .csv or .parquet of path,label, or tar "
+            "shards, one or a folder of them."
+        ),
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The run folder to make.")],
     given: dict[str, object],
 ) -> None:

@@ -211,6 +211,13 @@ def find_data(run: Path, about: Mapping[str, Any]) -> Path:
     return moved if moved is not None and moved.is_dir() and not folder.is_dir() else folder
 
 
+def find_source(run: Path, about: Mapping[str, Any]) -> Path:
+    """What a run was trained on, as `whycam train` takes it: the list or the shards, else `find_data`'s folder."""
+    if "listed" not in about:
+        return find_data(run, about)
+    return Path(os.path.normpath(find_data(run, about) / about["listed"]))
+
+
 def to_text(path: str | Path) -> str:
     r"""The path as text that any table or page takes: bytes that are no UTF-8 stand as escapes, such as \udce9."""
     text = str(path)

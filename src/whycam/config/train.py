@@ -31,7 +31,7 @@ class TrainOptions(Options):
         None, ge=1, le=64, description="Pixels a map cell spans: at 224 px 16 gives 14x14 maps, 32 gives 7x7 [its own]."
     )
     classes: Path | None = Field(
-        None, description="The class folders in the order that their classes are to have, a name a line [by name]."
+        None, description="The classes in their order, a name a line, all that the photos have [by name]."
     )
     val_fraction: float = Field(0.2, gt=0, lt=1, description="Share held out where FOLDER has no train/ and val/.")
     allow_empty: bool = Field(

@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from whycam.data.folder import Sample
+from whycam.data.listed import is_listed, read_labels
 from whycam.data.walk import find_images, walk_photos
 from whycam.errors import UserError, as_clause
 from whycam.runs import to_text
@@ -153,11 +154,17 @@ def to_annotation(sample: str | Path | Sample | Annotation) -> Annotation:
 
 
 def read_both(folder: Path) -> tuple[list[Annotation], list[Annotation]]:
-    """The photos of a folder, those of val/ where there is one, and the ones in train/ beside them.
+    """The photos of a folder, those of val/ where there is one, and the ones in train/ beside them; or those of a list.
 
     Raises:
         UserError: no photos.
     """
+    if is_listed(folder):
+        found = read_labels(folder)
+        split: dict[str, list[Annotation]] = {"val": [], "": []}
+        for path, label in found.labels.items():
+            split["val" if found.splits[path] == "val" else ""].append(Annotation(path, (label,)))
+        return (split["val"], split[""]) if split["val"] else (split[""], [])
     photos, train = read_photos(folder), folder / "train"
     is_beside = train.is_dir() and not any(train.absolute() in annotation.photo.parents for annotation in photos)
     return photos, read_photos(train) if is_beside else []

@@ -10,6 +10,7 @@ from pathlib import Path
 from whycam.data.folder import MIN_PHOTOS, PhotoFolder, Sample, make_folder
 from whycam.data.images import ImageError, content_hash
 from whycam.data.loader import map_ahead
+from whycam.data.shards import measure_size
 from whycam.errors import UserError, as_clause
 
 
@@ -26,7 +27,7 @@ def hash_photos(
     def hash_one(path: Path) -> tuple[str, str]:
         try:
             word = content_hash(path)
-            return (word, "") if path.stat().st_size else ("", "the file is empty (0 bytes)")
+            return (word, "") if measure_size(path) else ("", "the file is empty (0 bytes)")
         except (OSError, ImageError) as error:
             return "", str(error)
 

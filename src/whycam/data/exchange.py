@@ -24,6 +24,7 @@ from whycam.data.images import load_image, load_sized
 from whycam.data.properties import Value, measure_facts
 from whycam.data.regions import Regions, read_findings
 from whycam.data.remake import REMAKES, open_host, remake
+from whycam.data.shards import is_there
 from whycam.errors import UserError
 
 # Kinds of an audit's findings that tell by what a class is known: what is proved not to be the object, and what may be.
@@ -224,7 +225,7 @@ class SignChange:
 def list_signs(finding: Mapping[str, Any]) -> tuple[tuple[Path, Box], ...]:
     """(photo, box) of the sign in each photo of a finding that shows where it is."""
     shown = [(Path(photo["path"]), box) for photo in finding.get("photos", ()) for box in photo.get("boxes") or ()]
-    return tuple((path, (float(b[0]), float(b[1]), float(b[2]), float(b[3]))) for path, b in shown if path.is_file())
+    return tuple((path, (float(b[0]), float(b[1]), float(b[2]), float(b[3]))) for path, b in shown if is_there(path))
 
 
 def find_shortcut(text: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from whycam.errors import UserError
 from whycam.runs import to_text
 
 # Names that a held-out folder goes by.
-_VAL_NAMES = ("val", "valid", "validation", "test")
+VAL_NAMES = ("val", "valid", "validation", "test")
 MIN_PHOTOS = 2
 
 
@@ -43,6 +43,8 @@ class PhotoFolder:
         seed: that it was drawn by.
         left_out: class folders without photos.
         order: of the class names as it was given; empty for that of `sort_names`.
+        listed: the list or shards that name the photos, where the folder itself does not.
+        notes: sentences on what such a list has that was left out.
     """
 
     root: Path
@@ -54,6 +56,13 @@ class PhotoFolder:
     seed: int = 0
     left_out: tuple[str, ...] = ()
     order: tuple[str, ...] = ()
+    listed: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> Path:
+        """What a person names to train on these photos."""
+        return self.listed or self.root
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -88,35 +97,40 @@ def read_folder(
             "Check the path."
         )
     train_root = root / "train"
-    val_root = next((root / name for name in _VAL_NAMES if (root / name).is_dir()), None)
+    val_root = next((root / name for name in VAL_NAMES if (root / name).is_dir()), None)
     if train_root.is_dir() and val_root:
         train, val = _read_classes(train_root), _read_classes(val_root)
         _check_same_classes(train, val, train_root, val_root)
-        kept = _drop_few(train, train_root, allow_empty=allow_empty)
-        _check_order(order, kept, where=train_root)
-        about = PhotoFolder(root, (), (), (), False, left_out=_list_missing(train, kept), order=tuple(order))
+        kept = drop_few(train, train_root, allow_empty=allow_empty)
+        check_order(order, kept, where=train_root)
+        about = PhotoFolder(root, (), (), (), False, left_out=list_missing(train, kept), order=tuple(order))
         return make_folder(about, kept, val)
     where = train_root if train_root.is_dir() else root
     classes = _read_classes(where)
-    kept = _drop_few(classes, where, allow_empty=allow_empty)
-    _check_order(order, kept, where=where)
-    missing = _list_missing(classes, kept)
+    kept = drop_few(classes, where, allow_empty=allow_empty)
+    check_order(order, kept, where=where)
+    missing = list_missing(classes, kept)
     return make_folder(PhotoFolder(root, (), (), (), True, val_fraction, seed, missing, tuple(order)), kept)
 
 
-def _check_order(order: Sequence[str], classes: Mapping[str, object], *, where: Path) -> None:
+def check_order(
+    order: Sequence[str], classes: Mapping[str, object], *, where: Path, thing: str = "class folder"
+) -> None:
+    """Refuses an order that names other classes than there are; `thing` is what names a class."""
     if not order:
         return
     extra, missing = [name for name in order if name not in classes], [name for name in classes if name not in order]
     if extra or missing:
-        told = f"{extra[0]!r} has no folder with photos" if extra else f"the folder {missing[0]!r} has no line"
+        kind = thing.rsplit(maxsplit=1)[-1]
+        told = f"{extra[0]!r} has no {kind} with photos" if extra else f"the {kind} {missing[0]!r} has no line"
         raise UserError(
             f"--classes does not name the classes of '{where}': {told} ({len(extra) + len(missing)} such). Name each "
-            "class folder once, in the order that the classes are to have."
+            f"{thing} once, in the order that the classes are to have."
         )
 
 
-def _list_missing(classes: Iterable[str], kept: Mapping[str, object]) -> tuple[str, ...]:
+def list_missing(classes: Iterable[str], kept: Mapping[str, object]) -> tuple[str, ...]:
+    """The classes that were not kept, in order."""
     return tuple(sort_names(name for name in classes if name not in kept))
 
 
@@ -168,8 +182,10 @@ def _read_classes(root: Path) -> dict[str, list[Path]]:
     return classes
 
 
-def _drop_few(classes: Mapping[str, list[Path]], root: Path, *, allow_empty: bool) -> dict[str, list[Path]]:
-    """The classes that have photos enough to be split."""
+def drop_few(
+    classes: Mapping[str, list[Path]], root: Path, *, allow_empty: bool, thing: str = "class folder"
+) -> dict[str, list[Path]]:
+    """The classes that have photos enough to be split; `thing` is what names a class."""
     # A folder that can't be read is in the place of its photos; what is wrong with it is told when they are read.
     kept = {
         name: photos
@@ -184,10 +200,10 @@ def _drop_few(classes: Mapping[str, list[Path]], root: Path, *, allow_empty: boo
             "Add photos to them, or give --allow-empty to train without them."
         )
     if len(kept) < 2:
-        found = f"one class folder, '{next(iter(kept))}'," if kept else "no class folder"
+        found, kind = f"one {thing}, '{next(iter(kept))}'," if kept else f"no {thing}", thing.rsplit(maxsplit=1)[-1]
         raise UserError(
-            f"Found {found} with {MIN_PHOTOS} or more photos in '{root}', of {len(classes)} folders; expected at least "
-            "two to tell apart. Add a folder for each class."
+            f"Found {found} with {MIN_PHOTOS} or more photos in '{root}', of {len(classes)} {kind}s; expected at least "
+            f"two to tell apart. Add a {kind} for each class."
         )
     return kept
 

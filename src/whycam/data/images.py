@@ -17,6 +17,7 @@ from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin
 from whycam.data.budget import BUDGET
 from whycam.data.pixels import ImageError as ImageError  # noqa: PLC0414 - decoding's own error, known from here
 from whycam.data.pixels import make_rgb
+from whycam.data.shards import open_file
 from whycam.data.tiff import UnusualTiff, is_misread, open_unusual, silence_libtiff
 from whycam.errors import UserError, as_clause
 
@@ -199,8 +200,8 @@ def content_hash(path: str | Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _open_file(path: Path, kind: str = "picture") -> io.BufferedReader:
-    """The regular file at `path`, open for reading; `kind` is what an error says was expected."""
+def _open_file(path: Path, kind: str = "picture") -> io.BufferedReader | io.BytesIO:
+    """The regular file at `path`, or in a shard, open for reading; `kind` is what an error says was expected."""
     where = f"'{path.absolute()}'"
     try:
         if path.is_dir():
@@ -209,7 +210,7 @@ def _open_file(path: Path, kind: str = "picture") -> io.BufferedReader:
                 raise ImageError(f"{where} is a folder; expected a {kind}. Name a file in it.")
         if path.exists() and not path.is_file():
             raise ImageError(f"{where} is a device or a pipe; expected a {kind}. Save its content to a file first.")
-        return path.open("rb")
+        return open_file(path)
     except FileNotFoundError:
         raise ImageError(f"No file {where}; expected a {kind}. Check the spelling.") from None
     except PermissionError:

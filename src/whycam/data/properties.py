@@ -19,6 +19,7 @@ from whycam.data.budget import BUDGET
 from whycam.data.compression import NO_LOSS, estimate_quality, read_quality
 from whycam.data.images import Header, ImageError, open_picture
 from whycam.data.loader import map_ahead
+from whycam.data.shards import measure_size
 
 Value = float | str
 # A larger JPEG is decoded at a part of its size, and of any larger picture a middle part is measured: what is looked
@@ -281,7 +282,7 @@ def read_facts(path: Path) -> Facts:
         with BUDGET.hold(picture.pixels):
             image = picture.decode()
     is_shrunk = image.width * image.height < full
-    return Facts(header, picture.size, path.stat().st_size, _cut_middle(image), is_shrunk)
+    return Facts(header, picture.size, measure_size(path), _cut_middle(image), is_shrunk)
 
 
 def _cut_middle(image: Image.Image) -> np.ndarray:

@@ -14,12 +14,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from whycam.data.images import IMAGE_SUFFIXES, ImageError
+from whycam.data.shards import PACKED_TARS, make_packed_error, make_shard_error
 from whycam.data.walk import find_images, is_photo_name
 from whycam.errors import UserError, as_clause
 
 # Of a name; a file's own has a dot, a class's number and a suffix or two beside, and 255 bytes at the most.
 _NAME_BYTES = 200
-_LISTS, _TARS, _PACKED_TARS = (".txt", ".lst"), (".tar",), (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
+_LISTS, _TARS = (".txt", ".lst"), (".tar",)
 
 
 @dataclass(frozen=True)
@@ -179,10 +180,8 @@ def _to_plain(path: str) -> str:
 
 def _expand(text: str) -> Iterator[Source]:
     suffix = PurePosixPath(text).suffix.lower()
-    if text.lower().endswith(_PACKED_TARS):
-        raise UserError(
-            f"'{text}' is a compressed shard, whose photos can't be reached singly. Unpack it to a .tar first."
-        )
+    if text.lower().endswith(PACKED_TARS):
+        raise make_packed_error(text)
     if is_address(text):
         yield from _expand_address(text, suffix)
     elif suffix in _LISTS and Path(text).is_file():
@@ -242,6 +241,4 @@ def _list_shard(place: str) -> Iterator[Source]:
                 if member.isfile() and is_photo_name([part for part in member.name.split("/") if part != "."])
             )
     except (OSError, tarfile.TarError) as error:
-        raise UserError(
-            f"'{place}' can't be read as a tar shard: {as_clause(error)}. Expected an uncompressed .tar."
-        ) from None
+        raise make_shard_error(place, error) from None

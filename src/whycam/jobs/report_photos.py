@@ -15,15 +15,17 @@ from whycam.config import ReportOptions
 from whycam.data.annotations import read_photos
 from whycam.data.budget import BUDGET
 from whycam.data.images import ImageError, open_picture
+from whycam.data.listed import read_labels
 from whycam.data.loader import Photo, in_batches, map_ahead
 from whycam.data.preprocess import Preprocess
+from whycam.data.shards import is_there
 from whycam.data.walk import find_images
 from whycam.errors import UserError, as_clause, make_disk_error
 from whycam.explainer.exact import ExactReader, choose_stand_in
 from whycam.explainer.reading import Reading
 from whycam.explainer.targets import seek_class
 from whycam.intake.door import open_classifier
-from whycam.runs import find_data, find_run, from_text, to_text
+from whycam.runs import find_data, find_run, find_source, from_text, to_text
 from whycam.show.entries import encode_photo, shrink_photo
 
 # Of so many classes at the most, every one's map is kept; of more, those of the best five and the true one.
@@ -119,11 +121,10 @@ def find_photos_to_report(model: str, run: Run | None, folder: Path | None) -> R
     if run is not None:
         root = folder or find_data(run.place, run.summary["data"])
         items = tuple(ReportPhoto(_find_photo(root.absolute(), path), path, (truth,)) for path, truth in run.photos)
-        found = sum(item.path.is_file() for item in items)
+        found = sum(is_there(item.path) for item in items)
         if found:
             held = {item.path for item in items}
-            seen = find_images([root / "train" if (root / "train").is_dir() else root])
-            train = tuple(path for path in map(Path.absolute, seen) if path not in held)
+            train = tuple(path for path in _list_photos(run, root) if path not in held)
             return ReportPhotos(items, f"the {len(items):,} photos that training held out", train)
         if folder is None:
             raise UserError(
@@ -146,6 +147,15 @@ def find_photos_to_report(model: str, run: Run | None, folder: Path | None) -> R
     return ReportPhotos(tuple(listed), f"{len(photos):,} photos in {folder.name}")
 
 
+def _list_photos(run: Run, root: Path) -> Sequence[Path]:
+    """All photos that a run learnt from; none where its list or shards are no longer there."""
+    place = find_source(run.place, run.summary["data"])
+    if "listed" not in run.summary["data"]:
+        found = find_images([root / "train" if (root / "train").is_dir() else root])
+        return [path.absolute() for path in found]
+    return list(read_labels(place).labels) if place.exists() else ()
+
+
 def _find_photo(root: Path, told: str) -> Path:
     """The photo that a table tells: a name that is no UTF-8 stands there as text."""
     path = root / told
@@ -159,7 +169,7 @@ def add_evidence(reported: ReportPhotos, paths: Sequence[str]) -> tuple[ReportPh
     for path in dict.fromkeys(paths):
         if path in known:
             names[path] = known[path]
-        elif Path(path).is_file():
+        elif is_there(Path(path)):
             names[path] = to_text(path)
             more.append(ReportPhoto(Path(path), names[path], is_evidence=True))
     return replace(reported, items=(*reported.items, *more)), names

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from whycam.data.drawn import Drawn
 from whycam.data.folder import PhotoFolder, Sample, sort_names
+from whycam.data.shards import is_there
 from whycam.errors import UserError, make_unknown_name
 from whycam.mend.state import State
 from whycam.runs import from_text, to_text
@@ -127,8 +128,8 @@ def find_photos(state: State, root: Path, hashes: Mapping[Path, str]) -> Applied
     here, skipped = set(hashes.values()), {}
     for content, said in state.photos.items():
         if content not in here:
-            is_there = bool(said.path) and (root / from_text(said.path)).is_file()
-            skipped[content] = "its file was changed since" if is_there else "it is no longer in the folder"
+            has_file = bool(said.path) and is_there(root / from_text(said.path))
+            skipped[content] = "its file was changed since" if has_file else "it is no longer in the folder"
     notes = []
     for why in sorted(set(skipped.values())):
         paths = [state.photos[content].path or content for content, reason in skipped.items() if reason == why]

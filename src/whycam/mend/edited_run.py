@@ -34,7 +34,7 @@ from whycam.mend.steps import Progress, make_show
 from whycam.mend.training import EDITS, Training, prepare, read_source
 from whycam.mend.versions import Version
 from whycam.mend.worklist import Item, Known, Photo, make_list
-from whycam.runs import find_data, from_text, to_text
+from whycam.runs import find_source, from_text, to_text
 from whycam.train.stores import compute_plain, read_pooled
 
 
@@ -63,15 +63,15 @@ class EditedRun:
 
         Args:
             run: its folder.
-            folder: of the photos; None: where they were at the training.
+            folder: of the photos, or the list or shards that name them; None: where they were at the training.
             cache_dir: where features are kept; None: the user's cache.
 
         Raises:
             UserError: no run that `whycam train` made, one of an older version, or its photos are no longer there.
         """
         options = _read_options(run).model_copy(update={"cache_dir": cache_dir, "edits": None})
-        place = folder or find_data(run, _read_data(run))
-        if not place.is_dir():
+        place = folder or find_source(run, _read_data(run))
+        if not place.exists():
             raise UserError(
                 f"The photos of the run '{run.absolute()}' are no longer in '{place.absolute()}'; expected the folder "
                 "that it was trained on. Name the folder where they are now."
@@ -170,7 +170,7 @@ class EditedRun:
         """
         show = make_show(progress, is_cancelled)
         options = self.options.model_copy(update={"allow_empty": self.options.allow_empty or allow_empty})
-        return retraining.retrain(self.run, self.source.root, options, show, has_audit=has_audit)
+        return retraining.retrain(self.run, self.source.place, options, show, has_audit=has_audit)
 
     def audit(
         self,

@@ -34,7 +34,7 @@ def retrain(
 
     Args:
         run: the run's folder.
-        root: the folder of photos.
+        root: the folder of photos, or the list or shards that name them.
         options: how the run is trained.
         show_progress: see `Work`; what it raises calls the training off.
         has_audit: audit it too, which takes longer than the training.
@@ -102,7 +102,7 @@ def audit_version(
     found = audit(model, samples, kinds=kinds, seed=options.seed, show_progress=show_progress)
     # What is said of the audit holds when the version has its name.
     named = place.with_name(place.name.removesuffix(".partial"))
-    told = found.to_json(MODEL=str(run), FOLDER=str(photos.root), FINDING=str(named / AUDIT))
+    told = found.to_json(MODEL=str(run), FOLDER=str(photos.place), FINDING=str(named / AUDIT))
     told = {"command": command_line(), **told, "record": {**told["record"], "model": str(run)}}
     write_json(place / AUDIT, told)
     return told

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -19,6 +20,7 @@ from whycam.data.check import drop_unreadable, find_same_content, hash_photos
 from whycam.data.exchange import Exchange
 from whycam.data.folder import PhotoFolder, count_labels, fingerprint, read_folder
 from whycam.data.groups import read_groups
+from whycam.data.listed import is_listed, read_listed
 from whycam.intake.device import choose_device
 from whycam.intake.request import read_classes
 from whycam.mend.apply import Applied, find_photos
@@ -96,6 +98,7 @@ class Training:
             "data": {
                 "folder": str(work.photos.root),
                 "folder_from_run": find_way(work.run, work.photos.root),
+                **_describe_list(work.photos),
                 "fingerprint": fingerprint(work.photos.root, work.photos.samples, dict(work.hashes)),
                 "train": len(work.photos.train),
                 "val": len(work.photos.val),
@@ -121,13 +124,14 @@ class Training:
 
 
 def read_source(folder: Path, options: TrainOptions, state: State | None = None) -> PhotoFolder:
-    """The photos of a folder, split as the options say; options that don't go together are refused first.
+    """The photos of a folder, list or shards, split as the options say; what does not go together is refused first.
 
     Raises:
         UserError: a folder that can't be trained on, or options that don't go together.
     """
     check_retraining(options, has_causes=state is not None and state.has_causes)
-    return read_folder(
+    read = read_listed if is_listed(folder) else read_folder
+    return read(
         folder,
         val_fraction=options.val_fraction,
         seed=options.seed,
@@ -137,7 +141,11 @@ def read_source(folder: Path, options: TrainOptions, state: State | None = None)
 
 
 def prepare(
-    source: PhotoFolder, options: TrainOptions, run: Path, show_progress: ShowProgress, state: State | None = None
+    source: PhotoFolder,
+    options: TrainOptions,
+    run: Path,
+    show_progress: ShowProgress,
+    state: State | None = None,
 ) -> Training:
     """A training of the photos that `read_source` gives, ready to run.
 
@@ -190,6 +198,13 @@ def prepare(
     return Training(work, applied, notes, start)
 
 
+def _describe_list(photos: PhotoFolder) -> dict[str, Any]:
+    """Of photos that a list or shards name: which, and what of it was left out."""
+    if photos.listed is None:
+        return {}
+    return {"listed": os.path.relpath(photos.listed, photos.root), "notes": list(photos.notes)}
+
+
 def _read_groups(options: TrainOptions, photos: PhotoFolder) -> dict[Path, str]:
     """Photo -> group; those without are counted in the log."""
     if options.groups is None:
@@ -222,6 +237,8 @@ def _log_start(work: Work) -> None:
             "The largest class has %.0f times the photos of the smallest; consider --class-weights.",
             max(counts) / min(counts),
         )
+    for note in work.photos.notes:
+        log.warning("%s", note)
     for path, why in work.unreadable.items():
         log.warning("Left out '%s': %s", path, why)
     if work.photos.left_out:
