@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from whycam.config import TrainOptions
+from whycam.data.folder import PhotoFolder
 from whycam.errors import UserError
 from whycam.jobs.progress import log_to, show_progress
 from whycam.jobs.run_files import draw_results
@@ -17,10 +20,14 @@ from whycam.mend.journal import NAME, Journal
 from whycam.mend.state import State, replay
 from whycam.mend.training import EDITS, prepare, read_source
 from whycam.runs import open_run, write_json
+from whycam.train.phases import train_phases
+from whycam.train.ranks import Ranks, join_ranks
 
 
 def train(folder: Path, out: Path, options: TrainOptions) -> dict[str, Any]:
     """Trains a classifier on the photos of `folder` and writes the run `out`; the summary comes back.
+
+    Of several processes the first writes; the others get an empty summary.
 
     Raises:
         UserError: a folder that can't be trained on, edits that can't be followed, weights out of reach, a run of that
@@ -28,12 +35,28 @@ def train(folder: Path, out: Path, options: TrainOptions) -> dict[str, Any]:
     """
     state = read_edits(options.edits)
     source = read_source(folder, options, state)
+    with join_ranks(options) as ranks:
+        if ranks.is_first:
+            return _write_run(source, out, options, state, ranks)
+        _help(source, out, options, state, ranks)
+        return {}
+
+
+def _help(source: PhotoFolder, out: Path, options: TrainOptions, state: State | None, ranks: Ranks) -> None:
+    """What the other processes do: their part of each step, and no word."""
+    logging.getLogger("whycam").setLevel(logging.ERROR)
+    train_phases(prepare(source, options, out, lambda *_: nullcontext(lambda _: None), state, ranks=ranks).work)
+
+
+def _write_run(
+    source: PhotoFolder, out: Path, options: TrainOptions, state: State | None, ranks: Ranks
+) -> dict[str, Any]:
     with (
         open_run(out, overwrite=options.overwrite, resume=options.resume, keep="checkpoints") as run,
         log_to(run / "train.log"),
     ):
         _check_same_options(run, options, source.class_names, state)
-        training = prepare(source, options, run, show_progress, state)
+        training = prepare(source, options, run, show_progress, state, ranks=ranks)
         scored = training.run()
         with training.work.timed("results"):
             drawn = draw_results(training.work, scored)
@@ -101,7 +124,9 @@ def _check_same_options(
 
 
 def tell(summary: Mapping[str, Any], out: Path) -> Iterator[str]:
-    """What a person is told of a finished run: its figures, and last where it is."""
+    """What a person is told of a finished run: its figures, and last where it is; nothing by a process that helped."""
+    if not summary:
+        return
     for option, place in (("ignore", "in the ignored region"), ("attend", "outside the masks")):
         about = summary.get("focus", {}).get(option, {})
         if "evidence_share" in about:

@@ -21,7 +21,6 @@ from whycam.data.exchange import Exchange
 from whycam.data.folder import PhotoFolder, count_labels, fingerprint, read_folder
 from whycam.data.groups import read_groups
 from whycam.data.listed import is_listed, read_listed
-from whycam.intake.device import choose_device
 from whycam.intake.request import read_classes
 from whycam.mend.apply import Applied, find_photos
 from whycam.mend.cures import CauseMaker
@@ -32,6 +31,7 @@ from whycam.model.gap import GapClassifier, save_classifier
 from whycam.runs import command_line, find_way, read_versions, write_json
 from whycam.train.focus import make_focus
 from whycam.train.phases import train_phases
+from whycam.train.ranks import ALONE, Ranks
 from whycam.train.retrain import check_groups, check_retraining
 from whycam.train.work import Work, log
 
@@ -146,6 +146,8 @@ def prepare(
     run: Path,
     show_progress: ShowProgress,
     state: State | None = None,
+    *,
+    ranks: Ranks = ALONE,
 ) -> Training:
     """A training of the photos that `read_source` gives, ready to run.
 
@@ -155,15 +157,16 @@ def prepare(
         run: the folder to write into, which is there.
         show_progress: see `Work`.
         state: what people said; None where there is no journal.
+        ranks: the processes that train, of which the first alone writes.
 
     Raises:
         UserError: edits that leave a class without photos, weights out of reach, a cause that can't be exchanged.
     """
     start = time.perf_counter()
-    device = torch.device(choose_device(options.device))
+    device = ranks.find_device(options.device)
     paths = [sample.path for sample in source.samples]
     with show_progress("reading photos", len(paths)) as advance:
-        hashes, unreadable = hash_photos(paths, advance)
+        hashes, unreadable = ranks.first(lambda: hash_photos(paths, advance))
     source = drop_unreadable(source, unreadable, allow_empty=options.allow_empty)
     applied = None if state is None else find_photos(state, source.root, hashes)
     photos = source if applied is None else applied.edit(source, allow_empty=options.allow_empty)
@@ -194,6 +197,7 @@ def prepare(
         groups=groups,
         make_exchanges=make_exchanges,
         edit=edit,
+        ranks=ranks,
     )
     return Training(work, applied, notes, start)
 

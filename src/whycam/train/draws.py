@@ -24,12 +24,15 @@ def count_steps(count: int, options: TrainOptions) -> int:
     return options.steps_per_epoch or -(-count // options.batch_size)
 
 
-def split_batches(order: Sequence[int], size: int) -> list[list[int]]:
-    """Batches of that size; a last photo alone would break batch normalisation, and goes with the batch before."""
+def split_batches(order: Sequence[int], size: int, least: int = 2) -> list[list[int]]:
+    """Batches of that size; a last one under `least` goes with the batch before.
+
+    A photo alone, in any process, would break batch normalisation.
+    """
     batches = [list(order[start : start + size]) for start in range(0, len(order), size)]
-    if len(batches) > 1 and len(batches[-1]) == 1:
-        alone = batches.pop()
-        batches[-1] += alone
+    if len(batches) > 1 and len(batches[-1]) < least:
+        few = batches.pop()
+        batches[-1] += few
     return batches
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from whycam.runs import open_atomic
+from whycam.train.ranks import ALONE, Ranks
 
 # Of an epoch: inputs, labels and, where the phase has `focus`, cells.
 Batches = Callable[[int], Iterable[tuple[Tensor, ...]]]
@@ -86,6 +87,7 @@ def fit(
     on_epoch: Callable[[Epoch], None],
     on_step: Callable[[], None],
     val_sample: Batches | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[Epoch]:
     """Trains until the epochs or the patience end; the best epoch's state is in `phase.trained` afterwards.
 
@@ -102,47 +104,49 @@ def fit(
         on_epoch: told of each finished epoch, and again of those measured on all photos in the end.
         on_step: told of each finished step.
         val_sample: fewer photos than `val` has, where those would take longer than the epoch's training.
+        ranks: the processes that train; of each batch the functions above give this one's part.
     """
     optimizer = torch.optim.AdamW(phase.groups, weight_decay=phase.weight_decay, fused=phase.is_fused or None)
     base_lrs = [group["lr"] for group in optimizer.param_groups]
-    state = _Progress(checkpoint, phase.trained, optimizer, 1 if val_sample is None else _FINALISTS)
+    state = _Progress(checkpoint, phase.trained, optimizer, 1 if val_sample is None else _FINALISTS, ranks)
     state.load()
-    while state.next_epoch < phase.epochs and not state.is_out_of(phase.patience):
-        start, epoch = time.perf_counter(), state.next_epoch
-        torch.manual_seed(phase.seed * 100_003 + epoch)
-        phase.trained.train()
-        if phase.set_mode:
-            phase.set_mode()
-        seen = torch.zeros(3, dtype=torch.float64)
-        for step, (inputs, labels, *cells) in enumerate(train(epoch)):
-            share = (epoch * phase.steps_per_epoch + step) / (phase.epochs * phase.steps_per_epoch)
-            factor = 0.5 * (1 + math.cos(math.pi * share)) if phase.schedule == "cosine" else 1.0
-            for group, lr in zip(optimizer.param_groups, base_lrs, strict=True):
-                group["lr"] = lr * factor
-            logits, penalty = phase.focus(inputs, *cells) if phase.focus else (phase.forward(inputs), None)
-            loss = functional.cross_entropy(logits, labels, weight=phase.class_weight)
-            optimizer.zero_grad(set_to_none=True)
-            (loss if penalty is None else loss + penalty).backward()
-            optimizer.step()
-            seen += _count(logits.detach(), labels, loss.detach())
-            on_step()
-        phase.trained.eval()
-        train_loss, train_accuracy = _average(seen)
-        val_loss, val_accuracy, val_photos = measure(phase.forward, (val_sample or val)(epoch))
-        line = Epoch(
-            phase.name,
-            epoch,
-            train_loss,
-            train_accuracy,
-            val_loss,
-            val_accuracy,
-            optimizer.param_groups[0]["lr"],
-            time.perf_counter() - start,
-            val_photos,
-            val_sample is None,
-        )
-        state.add(line)
-        on_epoch(line)
+    with ranks.wrap(phase.trained, phase.forward) as forward:
+        while state.next_epoch < phase.epochs and not state.is_out_of(phase.patience):
+            start, epoch = time.perf_counter(), state.next_epoch
+            torch.manual_seed(phase.seed * 100_003 + epoch)
+            phase.trained.train()
+            if phase.set_mode:
+                phase.set_mode()
+            seen = torch.zeros(3, dtype=torch.float64)
+            for step, (inputs, labels, *cells) in enumerate(train(epoch)):
+                share = (epoch * phase.steps_per_epoch + step) / (phase.epochs * phase.steps_per_epoch)
+                factor = 0.5 * (1 + math.cos(math.pi * share)) if phase.schedule == "cosine" else 1.0
+                for group, lr in zip(optimizer.param_groups, base_lrs, strict=True):
+                    group["lr"] = lr * factor
+                logits, penalty = phase.focus(inputs, *cells) if phase.focus else (forward(inputs), None)
+                loss = functional.cross_entropy(logits, labels, weight=phase.class_weight)
+                optimizer.zero_grad(set_to_none=True)
+                ranks.backward(loss if penalty is None else loss + penalty, labels, phase.class_weight)
+                optimizer.step()
+                seen += _count(logits.detach(), labels, loss.detach())
+                on_step()
+            phase.trained.eval()
+            train_loss, train_accuracy = _average(ranks.sum(seen))
+            val_loss, val_accuracy, val_photos = measure(phase.forward, (val_sample or val)(epoch), ranks)
+            line = Epoch(
+                phase.name,
+                epoch,
+                train_loss,
+                train_accuracy,
+                val_loss,
+                val_accuracy,
+                optimizer.param_groups[0]["lr"],
+                time.perf_counter() - start,
+                val_photos,
+                val_sample is None,
+            )
+            state.add(line)
+            on_epoch(line)
     if val_sample is not None:
         for line in state.judge(phase.forward, val):
             on_epoch(line)
@@ -165,12 +169,15 @@ def _rank(line: Epoch) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def measure(forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, ...]]) -> tuple[float, float, int]:
-    """(mean loss, accuracy, photos) over batches."""
+def measure(
+    forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, ...]], ranks: Ranks = ALONE
+) -> tuple[float, float, int]:
+    """(mean loss, accuracy, photos) over batches, those of all processes."""
     seen = torch.zeros(3, dtype=torch.float64)
     for inputs, labels in batches:
         logits = forward(inputs)
         seen += _count(logits, labels, functional.cross_entropy(logits, labels))
+    seen = ranks.sum(seen)
     return (*_average(seen), int(seen[2]))
 
 
@@ -189,10 +196,14 @@ class _Progress:
     """How far a training is: its epochs' lines, and on the disk its last state and those of the best epochs.
 
     A state has a file of its own, written once: a checkpoint that held them all would be large to write each time.
+    Of several processes the first alone writes and reads them.
     """
 
-    def __init__(self, checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimizer, keep: int) -> None:
+    def __init__(
+        self, checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimizer, keep: int, ranks: Ranks
+    ) -> None:
         self.checkpoint, self.module, self.optimizer, self.keep = checkpoint, module, optimizer, keep
+        self.ranks = ranks
         self.history: list[Epoch] = []
 
     @property
@@ -221,6 +232,8 @@ class _Progress:
         """Takes up an epoch and writes the files; a kill in between leaves those of the epoch before whole."""
         before = self.kept
         self.history.append(line)
+        if not self.ranks.is_first:
+            return
         if line.epoch in self.kept:
             _save(self.module.state_dict(), self._place(line.epoch))
         content = {
@@ -234,24 +247,31 @@ class _Progress:
 
     def load(self) -> None:
         """Goes back to the checkpoint, if there is one with the states that it counts on beside it."""
-        if not self.checkpoint.is_file():
+        content = self.ranks.first(self._read)
+        if content is None:
             return
-        content = torch.load(self.checkpoint, weights_only=True)
         self.history = [Epoch(**line) for line in content["history"]]
-        if not all(self._place(epoch).is_file() for epoch in self.kept):
-            self.history = []
-            return
         self.module.load_state_dict(content["state"])
         self.optimizer.load_state_dict(content["optimizer"])
+
+    def _read(self) -> dict[str, Any] | None:
+        if not self.checkpoint.is_file():
+            return None
+        content: dict[str, Any] = _load(self.checkpoint)
+        self.history = [Epoch(**line) for line in content["history"]]
+        is_whole = all(self._place(epoch).is_file() for epoch in self.kept)
+        self.history = []
+        return content if is_whole else None
 
     def judge(self, forward: Callable[[Tensor], Tensor], val: Batches) -> Iterator[Epoch]:
         """Measures the kept epochs and the last one on all validation photos; gives their new lines."""
         last = len(self.history) - 1
         finalists = sorted({*self.kept, last})
-        _save(self.module.state_dict(), self._place(last))
+        if self.ranks.is_first:
+            _save(self.module.state_dict(), self._place(last))
         for epoch in finalists:
             self.restore(epoch)
-            val_loss, val_accuracy, photos = measure(forward, val(epoch))
+            val_loss, val_accuracy, photos = measure(forward, val(epoch), self.ranks)
             self.history[epoch] = replace(
                 self.history[epoch], val_loss=val_loss, val_accuracy=val_accuracy, val_photos=photos, is_val_whole=True
             )
@@ -259,7 +279,7 @@ class _Progress:
 
     def restore(self, epoch: int) -> None:
         """Puts the kept epoch's state into the module."""
-        self.module.load_state_dict(torch.load(self._place(epoch), weights_only=True))
+        self.module.load_state_dict(self.ranks.first(lambda: _load(self._place(epoch))))
 
     def _place(self, epoch: int) -> Path:
         return self.checkpoint.with_name(f"{self.checkpoint.stem}-{epoch}.pt")
@@ -271,3 +291,9 @@ def _save(content: dict[str, Any], path: Path) -> None:
     torch.save(content, buffer)
     with open_atomic(path) as part:
         part.write_bytes(buffer.getbuffer())
+
+
+def _load(path: Path) -> dict[str, Any]:
+    # Not onto the device that wrote it: each process has one of its own.
+    content: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    return content

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -19,9 +20,10 @@ from whycam.train.evidence import compute_evidence, compute_share
 from whycam.train.features import FeatureStore, Stores
 from whycam.train.finetune import freeze_batch_norm, make_groups
 from whycam.train.loop import Batches, Epoch, Phase, find_best, fit
+from whycam.train.ranks import ALONE, Ranks
 from whycam.train.retrain import retrain
 from whycam.train.stores import WORKERS, compute_stores, make_readers
-from whycam.train.work import Work, drop_undecodable, log
+from whycam.train.work import Work, drop_photos, find_undecodable, log
 
 
 def train_phases(work: Work) -> None:
@@ -29,22 +31,39 @@ def train_phases(work: Work) -> None:
     options = work.options
     if options.scratch:
         with work.timed("decode"):
-            drop_undecodable(work)
+            drop_photos(work, work.ranks.first(lambda: find_undecodable(work)))
         with work.timed("scratch"):
             _train_network(work, "scratch")
         return
-    with work.timed("features"):
-        stores = compute_stores(work)
-    with work.timed("head"):
-        train_head(work, stores)
-    if work.exchanges or options.groups is not None or options.robust:
-        with work.timed("last layer"):
-            retrain(work, stores)
-    if options.unfreeze == "none":
-        work.stores = stores
-    else:
+    learnt = work.ranks.first(lambda: _train_on_features(work))
+    if not work.ranks.is_first:
+        drop_photos(work, {path: why for path, why in learnt.unreadable.items() if path not in work.unreadable})
+        work.model.load_state_dict(learnt.state)
+    if options.unfreeze != "none":
+        work.stores = None
         with work.timed("finetune"):
             _train_network(work, "finetune")
+
+
+@dataclass(frozen=True)
+class _Learnt:
+    """What the other processes are told of what the first did alone: photos that it left out, and the model."""
+
+    unreadable: dict[Path, str]
+    state: dict[str, Tensor]
+
+
+def _train_on_features(work: Work) -> _Learnt:
+    """All that the frozen backbone's features are for."""
+    with work.timed("features"):
+        work.stores = compute_stores(work)
+    with work.timed("head"):
+        train_head(work, work.stores)
+    if work.exchanges or work.options.groups is not None or work.options.robust:
+        with work.timed("last layer"):
+            retrain(work, work.stores)
+    # On the CPU: each process has a device of its own.
+    return _Learnt(work.unreadable, {name: values.cpu() for name, values in work.model.state_dict().items()})
 
 
 def train_head(work: Work, stores: Stores) -> None:
@@ -149,12 +168,14 @@ def _train_network(work: Work, name: Literal["finetune", "scratch"]) -> None:
     def val_batches(chosen: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         return _load_batches(datasets[False], work, chosen.tolist())
 
-    _fit(work, phase, train_batches, val_batches, choose_sample(work.labels(work.photos.val), steps, options))
+    sample = choose_sample(work.labels(work.photos.val), steps, options)
+    _fit(work, phase, train_batches, val_batches, sample, ranks=work.ranks)
 
 
 def _load_batches(dataset: ViewDataset, work: Work, order: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    batches = split_batches(order, work.options.batch_size)
-    for pixels, labels in DataLoader(dataset, batch_sampler=batches, num_workers=WORKERS):
+    batches = split_batches(order, work.options.batch_size, work.ranks.least)
+    own = [part for part in map(work.ranks.share, batches) if part]
+    for pixels, labels in DataLoader(dataset, batch_sampler=own, num_workers=WORKERS):
         yield normalise_on(pixels.to(work.device), work.model.preprocess), labels.to(work.device)
 
 
@@ -164,6 +185,8 @@ def _fit(
     train_batches: Batches,
     val_batches: Callable[[Tensor], Iterable[tuple[Tensor, ...]]],
     sample: Tensor | None,
+    *,
+    ranks: Ranks = ALONE,
 ) -> None:
     """`fit` under a bar, with its lines written to the log and to `metrics.jsonl`.
 
@@ -173,9 +196,11 @@ def _fit(
         train_batches: epoch -> batches.
         val_batches: rows of the validation photos -> batches.
         sample: the rows that measure an epoch; None: all.
+        ranks: the processes that train.
     """
     checkpoints = work.run / "checkpoints"
-    checkpoints.mkdir(exist_ok=True)
+    if ranks.is_first:
+        checkpoints.mkdir(exist_ok=True)
     rows = torch.arange(len(work.photos.val))
 
     def tell(line: Epoch) -> None:
@@ -194,6 +219,7 @@ def _fit(
             on_epoch=tell,
             on_step=lambda: advance(1),
             val_sample=None if sample is None else lambda _: val_batches(sample),
+            ranks=ranks,
         )
     best = find_best(epochs)
     log.info(
@@ -204,4 +230,5 @@ def _fit(
         epochs[best].val_accuracy,
     )
     work.epochs += epochs
-    write_lines(work.run / "metrics.jsonl", [asdict(line) for line in work.epochs])
+    if ranks.is_first:
+        write_lines(work.run / "metrics.jsonl", [asdict(line) for line in work.epochs])

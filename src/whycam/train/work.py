@@ -23,6 +23,7 @@ from whycam.model.gap import GapClassifier
 from whycam.train.features import Stores
 from whycam.train.focus import Focus
 from whycam.train.loop import Epoch
+from whycam.train.ranks import ALONE, Ranks
 
 log = logging.getLogger("whycam.train")
 
@@ -47,6 +48,7 @@ class Work:
         groups: photo -> group, where that is known.
         retrained: how the last layer was fitted once more, if it was.
         edit: the folder -> what is trained on: with people's labels, and without what they left out.
+        ranks: the processes that train.
         photos: what is trained on.
         exchanges: what `make_exchanges` makes of them.
     """
@@ -67,6 +69,7 @@ class Work:
     groups: Mapping[Path, str] = field(default_factory=dict)
     retrained: dict[str, Any] | None = None
     edit: Callable[[PhotoFolder], PhotoFolder] = lambda folder: folder
+    ranks: Ranks = ALONE
     photos: PhotoFolder = field(init=False)
     exchanges: tuple[Exchange, ...] = field(init=False)
 
@@ -112,8 +115,8 @@ def drop_photos(work: Work, reasons: Mapping[Path, str]) -> None:
         work.model = GapClassifier(origin, work.photos.class_names, work.options.head).to(work.device).eval()
 
 
-def drop_undecodable(work: Work) -> None:
-    """Leaves out the photos that can't be decoded, by decoding each once."""
+def find_undecodable(work: Work) -> dict[Path, str]:
+    """The photos that can't be decoded and why, by decoding each once."""
     paths = [sample.path for sample in work.source.samples]
     with work.show_progress("decoding", len(paths)) as advance:
         reasons = {}
@@ -121,4 +124,4 @@ def drop_undecodable(work: Work) -> None:
             advance(1)
             if photo.error:
                 reasons[photo.path] = photo.error
-    drop_photos(work, reasons)
+    return reasons
