@@ -139,7 +139,7 @@ def test_webdataset_trains_and_goes_on_through_report_audit_and_mend(
     assert audit.photos == 36
     edited = EditedRun.open(run)
     photo = next(iter(edited.list_photos().values()))
-    edited.append([{"kind": "leave-out", "photo": photo.content}])
+    edited.append([{"kind": "leave-out", "photo": photo.photo}])
     version = edited.retrain()
     assert version.summary["data"]["train"] + version.summary["data"]["val"] == 35
 

@@ -131,6 +131,7 @@ def fit(
                 seen += _count(logits.detach(), labels, loss.detach())
                 on_step()
             phase.trained.eval()
+            ranks.agree(phase.trained)
             train_loss, train_accuracy = _average(ranks.sum(seen))
             val_loss, val_accuracy, val_photos = measure(phase.forward, (val_sample or val)(epoch), ranks)
             line = Epoch(

@@ -54,7 +54,9 @@ class Ranks:
 
     def find_device(self, name: str) -> torch.device:
         """Where this process computes; `name` as `--device` has it."""
-        return torch.device(choose_device(name)) if self.accelerator is None else self.accelerator.device
+        # On the CPU accelerate numbers it: cpu:0.
+        is_told = self.accelerator is not None and self.accelerator.device.type != "cpu"
+        return self.accelerator.device if is_told else torch.device(choose_device(name))
 
     def share(self, batch: Sequence[int]) -> list[int]:
         """This process's part of a batch."""
@@ -101,6 +103,14 @@ class Ranks:
             yield wrapped
         finally:
             self.accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
+
+    def agree(self, module: nn.Module) -> None:
+        """Gives all processes the first one's running statistics: each has seen photos of its own."""
+        if self.count > 1:
+            from accelerate.utils import broadcast  # noqa: PLC0415 - an extra
+
+            for values in module.buffers():
+                values.copy_(broadcast(values.clone()))
 
     def backward(self, loss: Tensor, labels: Tensor, class_weight: Tensor | None) -> None:
         """The backward pass of the mean loss over this process's part of a step, whose classes are `labels`."""
