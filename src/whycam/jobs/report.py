@@ -32,7 +32,7 @@ from whycam.jobs.report_photos import (
     read_items,
     read_run,
 )
-from whycam.runs import open_atomic, read_result, read_versions
+from whycam.runs import find_source, open_atomic, read_result, read_versions
 from whycam.show.entries import make_entry
 from whycam.show.report import EVIDENCE_PHOTOS, PICTURED_FINDINGS, Report, render_report
 from whycam.show.tally import OVER_HALF, Tally
@@ -238,7 +238,7 @@ def _find_audit(
         )
     except UserError as error:
         return None, str(error)
-    where = folder or (run.summary["data"]["folder"] if run else "FOLDER")
+    where = folder or (find_source(run.place, run.summary["data"]) if run else "FOLDER")
     words = {"MODEL": model, "FOLDER": str(where), "FINDING": "audited/audit.json"}
     told = result.to_json(**words)
     if any("audited/audit.json" in finding["command"] for finding in told["findings"]):
