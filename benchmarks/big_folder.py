@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, nargs="+", default=[1000, 10_000], help="how many, one training each")
     parser.add_argument("--work", type=Path, default=Path("big_folder"), help="where photos and runs lie meanwhile")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("flags", nargs="*", help="behind --: options of whycam train")
+    parser.add_argument("--flags", type=shlex.split, default=[], help="options of whycam train, in one word")
     args = parser.parse_args()
     rows = [train(args.photos_from, total, args.work, args.flags) for total in args.photos]
     head = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -101,7 +101,8 @@ def score_model(work: Work, model: GapClassifier, *, is_stored: bool) -> Scored:
     if is_stored and work.stores is not None:
         scored = _score_stored(work, model, work.stores.plain)
         return scored if work.keeps_maps else replace(scored, errors=scored.errors[:0], evidence=scored.evidence[:0])
-    return _score_photos(work, model, work.photos.val)
+    with work.show_progress("validation", len(work.photos.val)) as advance:
+        return _score_photos(work, model, work.photos.val, advance)
 
 
 @torch.no_grad()
@@ -115,19 +116,20 @@ def _score_stored(work: Work, model: GapClassifier, store: FeatureStore) -> Scor
 
 
 @torch.no_grad()
-def _score_photos(work: Work, model: GapClassifier, samples: Sequence[Sample]) -> Scored:
+def _score_photos(
+    work: Work, model: GapClassifier, samples: Sequence[Sample], advance: Callable[[int], None] = lambda _: None
+) -> Scored:
     """From the disk, through the whole network."""
     parts = []
     paths = (sample.path for sample in samples)
-    with work.show_progress("validation", len(samples)) as advance:
-        for batch in in_batches(stream_photos(paths, model.preprocess), 32):
-            # Unreadable photos were left out before the training.
-            if lost := next((photo for photo in batch if photo.pixels is None), None):
-                raise UserError(f"'{lost.path}' could be read when the training began and can't now: {lost.error}")
-            pixels = np.stack([photo.pixels for photo in batch if photo.pixels is not None])
-            images = normalise_on(torch.from_numpy(pixels).to(work.device), model.preprocess)
-            parts.append(_score(model, model.features(images)))
-            advance(len(batch))
+    for batch in in_batches(stream_photos(paths, model.preprocess), 32):
+        # Unreadable photos were left out before the training.
+        if lost := next((photo for photo in batch if photo.pixels is None), None):
+            raise UserError(f"'{lost.path}' could be read when the training began and can't now: {lost.error}")
+        pixels = np.stack([photo.pixels for photo in batch if photo.pixels is not None])
+        images = normalise_on(torch.from_numpy(pixels).to(work.device), model.preprocess)
+        parts.append(_score(model, model.features(images)))
+        advance(len(batch))
     return _join(parts)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from whycam.train.ranks import ALONE, Ranks
 from whycam.train.retrain import check_groups, check_retraining
 from whycam.train.work import Work, log
 
+_MANY = 1000
 # Under this name `options.json` has the ids of the edits that count.
 EDITS = "edits_that_count"
 ShowProgress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -165,7 +166,9 @@ def prepare(
     start = time.perf_counter()
     device = ranks.find_device(options.device)
     paths = [sample.path for sample in source.samples]
-    with show_progress("reading photos", len(paths)) as advance:
+    # Few are read before a bar is seen.
+    show = show_progress if len(paths) > _MANY else lambda *_: nullcontext(None)
+    with show("reading photos", len(paths)) as advance:
         hashes, unreadable = ranks.first(lambda: hash_photos(paths, advance))
     source = drop_unreadable(source, unreadable, allow_empty=options.allow_empty)
     applied = None if state is None else find_photos(state, source.root, hashes)
