@@ -14,6 +14,7 @@ import typer
 from whycam import __version__
 from whycam.config import (
     AuditOptions,
+    CardOptions,
     CheckOptions,
     CompareOptions,
     EditsOptions,
@@ -295,6 +296,23 @@ def report(
     done = make_report(model, folder, out, options)
     typer.echo(
         f"Reported on {_count_read(done.photos + done.unreadable, done.unreadable)}; open {out} ({done.size_mb:.1f} MB)"
+    )
+
+
+@app.command()
+@with_options(CardOptions)
+def card(
+    run: Annotated[Path, typer.Argument(help="A run folder that whycam train made.")],
+    given: dict[str, object],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The card to make.")] = Path("card.md"),
+) -> None:
+    """Write a run's model card, as Hugging Face reads it; and every number in it with where it came from."""
+    options = CardOptions.model_validate(given)
+    from whycam.jobs.card import make_card
+
+    files = make_card(run, out, options)
+    typer.echo(
+        f"The card is {files[0]}" + (f"; its evidence is {' and '.join(map(str, files[1:]))}" if files[1:] else "")
     )
 
 

@@ -6,13 +6,14 @@ Add an option as one field of its command's model; `cli.py` turns the fields int
 from whycam.config.base import MAX_CLASSES, ClusterOptions, Device, Engine, ModelOptions, Options
 from whycam.config.explain import ExplainOptions, InspectOptions, LocalizeOptions, UnitsOptions
 from whycam.config.measure import AuditOptions, CheckOptions, CompareOptions, EvaluateOptions, GuardOptions
-from whycam.config.ship import EditsOptions, ExportOptions, ReportOptions, ServeOptions
+from whycam.config.ship import CardOptions, EditsOptions, ExportOptions, ReportOptions, ServeOptions
 from whycam.config.train import RECIPES, Head, TrainOptions, make_train_options
 
 __all__ = [
     "MAX_CLASSES",
     "RECIPES",
     "AuditOptions",
+    "CardOptions",
     "CheckOptions",
     "ClusterOptions",
     "CompareOptions",

@@ -63,3 +63,19 @@ class EditsOptions(Options):
         "csv", description="csv: a table. label-studio, fiftyone: what these tools import; see docs/mend.md."
     )
     overwrite: bool = Field(False, description="Replace an output folder of that name.")
+
+
+class CardOptions(Options):
+    """What `whycam card` says of a run, and where else it writes."""
+
+    evidence: Path | None = Field(
+        None,
+        description="Write each number with the file and key that it is from, too: FILE.json; FILE.html is a page "
+        "beside FILE.json.",
+    )
+    name: str | None = Field(None, min_length=1, description="The model's name [the run folder's].")
+    purpose: str | None = Field(None, description="What the model is for, and what not, in your words.")
+    license: str | None = Field(None, description="The model's licence, as Hugging Face names it: apache-2.0.")
+    audit: Path | None = Field(None, description="An audit.json of this model [RUN/audit.json].")
+    evaluation: Path | None = Field(None, description="What `whycam evaluate` made of this model [RUN/evaluation].")
+    overwrite: bool = Field(False, description="Replace files of these names.")

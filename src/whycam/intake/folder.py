@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,13 +30,15 @@ def _is_anothers(folder: Path) -> bool:
 
 
 def _open(request: Request) -> Found:
-    from whycam.model.gap import load_classifier  # noqa: PLC0415 - torch, which other kinds do without
+    from whycam.model.gap import load_classifier, read_hash  # noqa: PLC0415 - torch, which other kinds do without
 
     if (find_model(Path(request.name)) / "config.json").is_file():
         request.refuse("folder of whycam's", "weights", "class_names", "preprocess", "image_size")
     assert isinstance(request.model, str | Path)  # noqa: S101 - _is_it has seen to that
-    network = load_classifier(find_model(Path(request.model)))
+    folder = find_model(Path(request.model))
+    network = load_classifier(folder)
     card = describe(network, request.name, kind="whycam folder", device=request.device, preprocess_from="config.json")
+    card = replace(card, origin={**card.origin, "sha256": read_hash(folder)})
     return Found(card, network.requires_grad_(requires_grad=False).to(request.device).eval())
 
 

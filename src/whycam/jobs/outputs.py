@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from whycam.data.sources import find_filesystem, is_address
-from whycam.errors import UserError, as_clause
+from whycam.errors import UserError, as_clause, make_disk_error
 from whycam.model.cache import find_cache
 
 
@@ -91,3 +91,30 @@ def choose_destination(out: str, *, overwrite: bool) -> Destination:
             "Choose another address, or give --overwrite."
         )
     return remote
+
+
+def check_file(out: Path, what: str, *, overwrite: bool) -> None:
+    """Refuses to write where a file can't or may not lie.
+
+    Args:
+        out: the file to make.
+        what: it is, such as "a report"; in the message.
+        overwrite: a file of that name may be replaced.
+
+    Raises:
+        UserError: something has that name, or its folder can't be made.
+    """
+    if out.is_dir() or (out.exists() and not overwrite):
+        do = (
+            f"Choose a file's name, such as {what.rsplit(maxsplit=1)[-1]}.html."
+            if out.is_dir()
+            else "Choose another name, or give --overwrite."
+        )
+        kind = "a folder" if out.is_dir() else "a file"
+        raise UserError(f"'{out.absolute()}' is there already ({kind}); {what} is one new file. {do}")
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if told := make_disk_error(error, out.parent):
+            raise told from None
+        raise

@@ -17,6 +17,7 @@ from whycam.data.folder import Sample
 from whycam.errors import UserError, make_disk_error, make_unreadable_error
 from whycam.explainer.reading import Reading
 from whycam.intake.door import open_classifier
+from whycam.jobs.outputs import check_file
 from whycam.jobs.progress import show_progress
 from whycam.jobs.report_photos import (
     ALL_CLASSES,
@@ -26,7 +27,6 @@ from whycam.jobs.report_photos import (
     ReportPhotos,
     Run,
     add_evidence,
-    check_out,
     find_photos_to_report,
     make_truth_finder,
     read_items,
@@ -59,7 +59,7 @@ def make_report(model: str, folder: Path | None, out: Path, options: ReportOptio
     Raises:
         UserError: no photos, an unknown model, a file that exists, a full disk, or not one photo that can be read.
     """
-    check_out(out, overwrite=options.overwrite)
+    check_file(out, "a report", overwrite=options.overwrite)
     run = read_run(Path(model))
     reported = find_photos_to_report(model, run, folder)
     usual = run.place / "evaluation" if run else None

@@ -20,7 +20,7 @@ from whycam.data.loader import Photo, in_batches, map_ahead
 from whycam.data.preprocess import Preprocess
 from whycam.data.shards import is_there
 from whycam.data.walk import find_images
-from whycam.errors import UserError, as_clause, make_disk_error
+from whycam.errors import UserError, as_clause
 from whycam.explainer.exact import ExactReader, choose_stand_in
 from whycam.explainer.reading import Reading
 from whycam.explainer.targets import seek_class
@@ -263,25 +263,3 @@ def make_truth_finder(class_names: Sequence[str]) -> Callable[[Sequence[str | in
         return None
 
     return find
-
-
-def check_out(out: Path, *, overwrite: bool) -> None:
-    """Refuses to write where the report can't or may not lie.
-
-    Raises:
-        UserError: something has that name, or its folder can't be made.
-    """
-    if out.is_dir() or (out.exists() and not overwrite):
-        do = (
-            "Choose a file's name, such as report.html."
-            if out.is_dir()
-            else "Choose another name, or give --overwrite."
-        )
-        kind = "a folder" if out.is_dir() else "a file"
-        raise UserError(f"'{out.absolute()}' is there already ({kind}); a report is one new file. {do}")
-    try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if told := make_disk_error(error, out.parent):
-            raise told from None
-        raise

@@ -323,6 +323,15 @@ def load_classifier(folder: Path) -> GapClassifier:
     return model
 
 
+def read_hash(folder: Path) -> str:
+    """The SHA-256 of a model folder's weights, as its config.json says it; it tells one model from another.
+
+    Raises:
+        UserError: no config.json, or none that this version reads.
+    """
+    return _read_config(folder)[0].sha256
+
+
 def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     """The tensors of a file of that hash, all of whose values are finite."""
     content = path.read_bytes()
