@@ -1,10 +1,11 @@
 # make demo   everything, offline, in a few minutes        make test   all tests
-# Both make the environment .venv first, from nothing.
+# make docs   the documentation as a site that needs no network, in build/site
+# Each makes the environment .venv first, from nothing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench clean
+.PHONY: demo test docs bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/whycam demo -o demo --overwrite
@@ -16,6 +17,10 @@ test: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/python website/gallery.py
+	$(BIN)/mkdocs build --strict --config-file website/mkdocs.yml
+
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable .
@@ -25,6 +30,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[docs,captum]"
+	touch $@
+
 # Speed, side by side with the peers; half an hour. WHYCAM_DATA names the photos.
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/engine.py
@@ -32,4 +41,4 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/files.py
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo build
