@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Page
 
+import whycam
+
 ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.slow
@@ -95,7 +97,9 @@ def test_commands_options_and_docstrings_are_told(site: Path) -> None:
     commands = (site / "commands.html").read_text(encoding="utf-8")
     for word in ("whycam train", "--recipe", "whycam card", "--evidence"):
         assert word in commands
-    assert "Raw" in (site / "api.html").read_text(encoding="utf-8") or "logits" in (site / "api.html").read_text()
+    interface = (site / "api.html").read_text(encoding="utf-8")
+    for public in (whycam.load, whycam.explain, whycam.evaluate, whycam.compare):
+        assert str(public.__doc__).splitlines()[0] in interface, public
 
 
 @pytest.mark.browser

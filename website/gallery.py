@@ -15,9 +15,9 @@ from whycam.maps.render import join_pictures
 OUT = Path(__file__).parents[1] / "build" / "gallery"
 # Methods that ask about each channel take a layer of few, and those that ask about many masks take fewer.
 HOW: dict[str, dict[str, Any]] = {
-    "score-cam": {"layer": "blocks.3"},
-    "ss-cam": {"layer": "blocks.3", "samples": 2},
-    "is-cam": {"layer": "blocks.3", "samples": 4},
+    "score-cam": {"layer": "backbone.blocks.3"},
+    "ss-cam": {"layer": "backbone.blocks.3", "samples": 2},
+    "is-cam": {"layer": "backbone.blocks.3", "samples": 4},
     "rise": {"masks": 300},
     "contrast": {"versus": "lynx"},
 }
@@ -40,8 +40,11 @@ def make_gallery(out: Path) -> None:
             told[method.name] = f"No picture: {error}"
             continue
         options = "".join(f", {name} {value}" for name, value in how.items() if name != "layer")
-        told[method.name] = f"Left the photo, right the map of {why.name(int(why.targets[0, 0]))!r}{options}"
-        told[method.name] += f"; layer {why.record['layer']}." if "layer" in why.record else "."
+        layers = why.record.get("layer", [])
+        named = layers if isinstance(layers, str) else ", ".join(layers)
+        told[method.name] = (
+            f"Left the photo, right the map of {why.name(int(why.targets[0, 0]))!r}{options}; of {named}."
+        )
         join_pictures([photo, why.overlay()]).save(out / f"{method.name}.jpg", quality=85)
     (out / "gallery.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
 

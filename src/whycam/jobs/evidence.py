@@ -20,6 +20,7 @@ from whycam.runs import command_line, read_versions, to_text
 from whycam.show.evidence import Evidence, Fact, Interval, Origin, Section
 
 WILSON = "Wilson, of the counts in the confusion matrix"
+BOOTSTRAP = "bootstrap over photos, as the file holds it"
 # How the words of options.json that change what a model learns are told.
 _AGAINST = {
     "against": "trained against a finding (--against)",
@@ -204,7 +205,7 @@ def _tell_evaluation(source: SourceFile) -> list[Section]:
     classifier = [*quote("command", "/command"), *quote("photos", "/photos")]
     if (accuracy := source.get("/classifier/accuracy")) is not None:
         low, high = (source.get(f"/classifier/accuracy_{end}") for end in ("low", "high"))
-        interval = None if low is None else Interval(low, high, "Wilson, as the file holds it")
+        interval = None if low is None else Interval(low, high, BOOTSTRAP)
         origins = (Origin(source.name, "/classifier/accuracy"),)
         classifier.append(Fact("accuracy on the evaluation's photos", accuracy, origins, interval=interval))
     maps = [
@@ -212,9 +213,7 @@ def _tell_evaluation(source: SourceFile) -> list[Section]:
             f"{row['metric']} of {row['method']}",
             row["value"],
             (Origin(source.name, f"/overall/{i}/value"),),
-            interval=None
-            if row["low"] is None
-            else Interval(row["low"], row["high"], "bootstrap, as the file holds it"),
+            interval=None if row["low"] is None else Interval(row["low"], row["high"], BOOTSTRAP),
             note=f"{row['better']} is better; {row['photos']} photos" + ("; a baseline" if row["is_baseline"] else ""),
         )
         for i, row in enumerate(rows)
@@ -230,8 +229,9 @@ def _tell_measures(record: RunRecord) -> Section:
         for name in metrics:
             facts += _Quote(record.evaluation)(f"paper of {name}", f"/metrics/{escape_key(name)}/paper")
     note = (
-        "Shares have Wilson's 95 % interval. Whether these are the right measures for the purpose is for people to "
-        "say: an accuracy says nothing of photos that are taken otherwise than the held-out ones."
+        "How each interval was made stands beside it in the evidence. Whether these are the right measures for the "
+        "purpose is for people to say: an accuracy says nothing of photos that are taken otherwise than the held-out "
+        "ones."
     )
     return Section("measures", "4. How it was measured", facts, note=note)
 
@@ -291,7 +291,10 @@ def _iter_answers(record: RunRecord) -> Iterator[Fact]:
     if record.journal is None:
         return
     trained = set(record.summary.get("/edits/ids", []))
-    lines = {line["id"]: i for i, line in enumerate(record.journal.content) if isinstance(line, dict) and "id" in line}
+    lines: dict[str, int] = {}
+    for i, line in enumerate(record.journal.content):
+        if isinstance(line, dict) and "id" in line:
+            lines.setdefault(line["id"], i)  # as the journal is read: of one id the first line counts
     for edit in (*record.state.cures, *record.state.dismissed):
         told = "trained against" if edit.kind == "cure" else "no fault, as a person said"
         if edit.kind == "cure" and edit.id not in trained:
