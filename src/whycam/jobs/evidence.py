@@ -110,6 +110,8 @@ def _tell_making(record: RunRecord) -> Section:
         "Photos",
         [
             *summary("folder", "/data/folder"),
+            *summary("list or shards", "/data/listed"),
+            *summary("what was left out of these", "/data/notes"),
             *summary("fingerprint of names, labels and contents", "/data/fingerprint"),
             *summary("photos trained on", "/data/train"),
             *summary("photos held out", "/data/val"),
@@ -155,8 +157,9 @@ def _tell_quality(record: RunRecord) -> Section:
             "error of mean(map) + bias = logit",
             "/identity_error",
             unit="of the logits' range",
-            note="the largest of the held-out photos: by so much the maps are not the scores",
+            note="the largest of the photos that it was measured on: by so much the maps are not the scores",
         ),
+        *summary("photos that this was measured on", "/identity_photos"),
         *summary("what storing features in 16 bits changes", "/stored_features_error", unit="of the logits' range"),
     ]
     each = [_tell_class(record.summary, k, name) for k, name in enumerate(names)]

@@ -13,7 +13,7 @@ from whycam.show.evidence import NO_CLAIM, Evidence, Fact, Section, tell_value
 # So many findings are told; the evidence has all.
 _FINDINGS = 10
 # A card is published: folders and commands name places on somebody's disk.
-_PRIVATE = ("folder", "command")
+_PRIVATE = ("folder", "list or shards", "what was left out of these", "command")
 
 
 def render_card(evidence: Evidence, head: str, license_name: str | None) -> str:
