@@ -29,6 +29,11 @@ class EvaluateOptions(ModelOptions):
         "auto", description="The class whose maps are measured; auto: the true one where it is known."
     )
     limit: int | None = Field(None, ge=2, description="So many photos, drawn by the seed [all].")
+    until: float | None = Field(
+        None, gt=0, description="Stop when half of every interval is under this; photos come in an order drawn."
+    )
+    baseline_photos: int = Field(100, ge=2, description="Photos that the baselines are measured on, drawn by the seed.")
+    every_step: bool = Field(False, description="All points of every curve, not only those where it bends.")
     layer: str | None = Field(None, description="Layer whose features are used [found by itself].")
     batch_size: int = Field(8, ge=1, description="Photos at a time.")
     seed: int = Field(0, ge=0, description="All that is drawn at random follows from it.")

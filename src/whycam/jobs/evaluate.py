@@ -50,7 +50,10 @@ def evaluate_folder(model_name: str, folder: Path, out: Path, options: EvaluateO
                 methods=_split(options.methods),
                 metrics=_split(options.metrics),
                 target=options.target,
+                baseline_photos=options.baseline_photos,
                 limit=options.limit,
+                until=options.until,
+                every_step=options.every_step,
                 batch_size=options.batch_size,
                 seed=options.seed,
                 engine=options.engine,
@@ -117,6 +120,7 @@ def list_photos(found: Evaluation) -> list[dict[str, Any]]:
     """A row for each photo and method; what a metric does not define is empty."""
     values = {(m, one.name): found.per_photo(m, one.name) for m in found.methods for one in found.metrics}
     top = found.logits.argmax(1)
+    measured = {name: found.find_measured(name) for name in found.methods}
     rows = []
     for i, path in enumerate(found.photos):
         label = int(found.labels[i])
@@ -126,7 +130,7 @@ def list_photos(found: Evaluation) -> list[dict[str, Any]]:
             "truth": found.class_names[label] if 0 <= label < len(found.class_names) else None,
             "predicted": found.class_names[min(int(top[i]), len(found.class_names) - 1)],
         }
-        for method in found.methods:
+        for method in (name for name in found.methods if measured[name][i]):
             own = {one.name: values[method, one.name][i] for one in found.metrics}
             rows.append(about | {"method": method} | {k: float(v) if np.isfinite(v) else None for k, v in own.items()})
     return rows
@@ -176,6 +180,15 @@ def tell(found: Evaluation) -> list[str]:
     lines += [f"Left out: {what}: {count}." for what, count in found.counts.items()]
     if missing := found.record["left_out"]:
         lines.append(f"Not measured, as photos or model lack what they need (docs/metrics.md): {', '.join(missing)}.")
+    if found.is_sampled is not None:
+        lines.append(
+            f"The baselines are measured on {found.is_sampled.sum()} of {len(found)} photos (--baseline-photos)."
+        )
+    if stopped := found.record.get("stopped"):
+        lines.append(
+            f"Stopped before the end, at {len(found)} of {stopped['of']} photos: half of every interval is under "
+            f"{stopped['until']:g} (--until)."
+        )
     for metric in found.metrics:
         few = {m: e.undefined for m in found.distinct if (e := found.estimate(m, metric.name)).undefined}
         if few and len(set(few.values())) == 1 and len(few) == len(found.distinct):

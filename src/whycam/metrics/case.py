@@ -49,11 +49,13 @@ class Score:
             count: the steps are 0..count - 1.
         """
         every = torch.arange(len(self.target) * count, device=self.target.device)
-        parts = []
-        for part in every.split(self.chunk):
-            rows = part // count
-            parts.append(self(make(rows, part % count), rows))
-        return torch.cat(parts).view(len(self.target), count, 2) if parts else torch.zeros(0, count, 2)
+        return self.walk(make, every // count, every % count).view(len(self.target), count, 2)
+
+    def walk(self, make: Callable[[Tensor, Tensor], Tensor], rows: Tensor, steps: Tensor) -> Tensor:
+        """(B, 2): probability and logit of any variants, those that `rows` (B,) and `steps` (B,) name; see `sweep`."""
+        parts = zip(rows.split(self.chunk), steps.split(self.chunk), strict=True)
+        found = [self(make(some, at), some) for some, at in parts if len(some)]
+        return torch.cat(found) if found else torch.zeros(0, 2)
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Photos(Shared):
         hits: (N, 2) whether the photo's true class is the first of the prediction, and among its five first; None
             without labels.
         seed: what is drawn at random depends on it and on the photo, not on the batch.
+        tolerance: how far from straight a stretch of a curve is whose points are left out; see `curves.trace`.
     """
 
     images: Tensor
@@ -96,6 +99,7 @@ class Photos(Shared):
     black: Tensor
     hits: Tensor | None = None
     seed: int = 0
+    tolerance: float = 0.0
 
     def __len__(self) -> int:
         return len(self.images)

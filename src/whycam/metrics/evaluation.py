@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from whycam.data.folder import Sample, sort_names
 from whycam.data.loader import Photo, in_batches, stream_photos
 from whycam.errors import UserError
 from whycam.explainer.model import Model, load
+from whycam.metrics.curves import TOLERANCE
 from whycam.metrics.in_progress import EvaluationInProgress
 from whycam.metrics.pooling import Estimate, compare, estimate, is_defined
 from whycam.metrics.registry import Metric, get_metrics
@@ -42,6 +44,7 @@ class Evaluation:
         class_names: K names.
         record: how it was made.
         is_multi_label: several labels may be right at once.
+        is_sampled: (N,) whether the baselines were measured on a photo; None: on all.
     """
 
     methods: tuple[str, ...]
@@ -56,6 +59,7 @@ class Evaluation:
     class_names: tuple[str, ...]
     record: Mapping[str, Any]
     is_multi_label: bool = False
+    is_sampled: np.ndarray | None = None
     _kept: dict[object, Estimate] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -66,6 +70,11 @@ class Evaluation:
         """Methods whose maps no earlier one has."""
         return tuple(name for name in self.methods if name not in self.same)
 
+    def find_measured(self, *methods: str) -> np.ndarray:
+        """(N,) whether all these methods were measured on a photo."""
+        is_every = self.is_sampled is None or not set(self.record["baselines"]).intersection(methods)
+        return np.ones(len(self), dtype=bool) if is_every else np.asarray(self.is_sampled)
+
     def find_metric(self, name: str) -> Metric:
         """The metric of that name, with or without its baseline."""
         return next(m for m in self.metrics if name in (m.name, m.family))
@@ -75,7 +84,7 @@ class Evaluation:
         found = self.find_metric(metric)
         key = (method, found.name)
         if key not in self._kept:
-            self._kept[key] = estimate(self.rows[method][found.name], found.pool)
+            self._kept[key] = estimate(self.rows[method][found.name][self.find_measured(method)], found.pool)
         return self._kept[key]
 
     def difference(self, method: str, other: str, metric: str) -> Estimate:
@@ -83,7 +92,9 @@ class Evaluation:
         found = self.find_metric(metric)
         key = (method, other, found.name)
         if key not in self._kept:
-            self._kept[key] = compare(self.rows[method][found.name], self.rows[other][found.name], found.pool)
+            both = self.find_measured(method, other)
+            ours, theirs = (self.rows[name][found.name][both] for name in (method, other))
+            self._kept[key] = compare(ours, theirs, found.pool)
         return self._kept[key]
 
     def is_noise(self, method: str, other: str, metric: str) -> bool:
@@ -162,9 +173,10 @@ class Evaluation:
         for name in sort_names(set(self.classes)):
             of_class = np.array([one == name for one in self.classes])
             for method in self.methods:
-                row: dict[str, Any] = {"class": name, "method": method, "photos": int(of_class.sum())}
+                measured = of_class & self.find_measured(method)
+                row: dict[str, Any] = {"class": name, "method": method, "photos": int(measured.sum())}
                 for one in self.metrics:
-                    rows = self.rows[method][one.name][of_class]
+                    rows = self.rows[method][one.name][measured]
                     good = rows[is_defined(rows)]
                     row[one.name] = float(one.pool.finish(good.mean(0, keepdims=True))[0]) if len(good) else None
                 table.append(row)
@@ -179,7 +191,10 @@ def evaluate(
     metrics: Sequence[str] = ("quick",),
     target: str = "auto",
     baselines: Sequence[str] = BASELINES,
+    baseline_photos: int = 100,
     limit: int | None = None,
+    until: float | None = None,
+    every_step: bool = False,
     batch_size: int = 8,
     seed: int = 0,
     engine: str = "auto",
@@ -196,7 +211,11 @@ def evaluate(
         metrics: `quick`, `all`, a category, or names; see docs/metrics.md.
         target: which class is explained: `true`, `predicted`, or `auto`: the true one where it is known.
         baselines: methods that are measured beside the others.
+        baseline_photos: on so many of the photos, drawn by the seed.
         limit: so many of the photos, drawn by the seed.
+        until: the photos come in an order drawn by the seed, and no more of them once half of every interval is under
+            this, the baselines' aside.
+        every_step: all points of every curve, not only those where it bends; see `curves.trace`.
         batch_size: photos at a time.
         seed: of everything that is drawn at random.
         engine: what scores changed photos. onnx: the exported graph, made once and kept in the cache; torch: the
@@ -211,7 +230,8 @@ def evaluate(
     chosen = get_metrics(metrics)
     samples = read_photos(Path(samples)) if isinstance(samples, str | Path) else samples
     listed = _draw_samples([to_annotation(one) for one in samples], limit, seed)
-    names = tuple(dict.fromkeys([*methods, *baselines]))
+    beside = tuple(b for b in baselines if b not in methods)
+    names = (*dict.fromkeys(methods), *dict.fromkeys(beside))
     model.check_methods(names)
     chosen, left_out = _choose_metrics(chosen, metrics, listed, model)
     running = EvaluationInProgress(
@@ -223,13 +243,22 @@ def evaluate(
         scored=model.classifier.having(engine=engine),
         how=how,
         total=len(listed),
+        baselines=frozenset(beside),
+        tolerance=0.0 if every_step else TOLERANCE,
     )
     running.find_classes(listed)
-    for batch in in_batches(_stream(model, listed), batch_size):
-        running.measure(batch)
-        if progress:
-            progress(len(batch))
-    return _finish(running, tuple(b for b in baselines if b not in methods), left_out)
+    order = list(range(len(listed)))
+    if until or (beside and baseline_photos < len(listed)):
+        random.Random(seed).shuffle(order)  # noqa: S311 - a sample, not a secret
+    photos = _stream(model, [listed[k] for k in order])
+    for is_sampled, part in ((True, islice(photos, max(MIN_PHOTOS, baseline_photos))), (False, photos)):
+        for batch in in_batches(part, batch_size):
+            running.measure(batch, is_sampled=is_sampled)
+            if progress:
+                progress(len(batch))
+            if until and running.is_narrow(until):
+                return _finish(running, beside, left_out, order, {"until": until, "of": len(listed)})
+    return _finish(running, beside, left_out, order)
 
 
 def _draw_samples(samples: list[Annotation], limit: int | None, seed: int) -> list[Annotation]:
@@ -277,21 +306,30 @@ def _stream(model: Model, samples: Sequence[Annotation]) -> Iterator[tuple[Annot
     return zip(samples, photos, strict=True)
 
 
-def _finish(running: EvaluationInProgress, baselines: tuple[str, ...], left_out: Sequence[str]) -> Evaluation:
+def _finish(
+    running: EvaluationInProgress,
+    baselines: tuple[str, ...],
+    left_out: Sequence[str],
+    order: Sequence[int],
+    stopped: Mapping[str, Any] | None = None,
+) -> Evaluation:
+    """What was measured, the photos in the order in which they were listed."""
     if len(running.photos) < MIN_PHOTOS:
         told = "; ".join(f"{what}: {count}" for what, count in running.counts.items() if count)
         raise UserError(
             f"{len(running.photos)} photos are left to measure on; expected {MIN_PHOTOS} or more. Left out: {told}."
         )
-    methods, names, count = running.methods, running.model.class_names, len(running.photos)
+    methods, names = running.methods, running.model.class_names
+    sort = np.argsort([order[k] for k in running.places])
+    is_sampled = np.array(running.is_sampled)[sort]
     return Evaluation(
         methods,
         running.metrics,
-        {m: {name: rows[:count] for name, rows in of_method.items()} for m, of_method in running.rows.items()},
-        tuple(running.photos),
-        tuple(names[min(k, len(names) - 1)] for k in running.targets),
-        np.concatenate(running.logits),
-        np.array(running.labels),
+        {m: {name: rows[sort] for name, rows in of_method.items()} for m, of_method in running.rows.items()},
+        tuple(running.photos[k] for k in sort),
+        tuple(names[min(running.targets[k], len(names) - 1)] for k in sort),
+        np.concatenate(running.logits)[sort],
+        np.array(running.labels)[sort],
         {m: min(same, key=methods.index) for m, same in running.same.items() if same},
         {what: count for what, count in running.counts.items() if count},
         names,
@@ -303,10 +341,14 @@ def _finish(running: EvaluationInProgress, baselines: tuple[str, ...], left_out:
             "seed": running.seed,
             "engine": running.scored.runtime,
             "baselines": list(baselines),
+            "baseline_photos": int(is_sampled.sum()) if baselines else 0,
+            "every_step": not running.tolerance,
+            **({"stopped": dict(stopped)} if stopped else {}),
             "left_out": list(left_out),
             "maps": running.record,
         },
         running.scored.card.is_multi_label,
+        None if is_sampled.all() else is_sampled,
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from whycam.metrics.case import Case, Photos, correlate
+from whycam.metrics.curves import trace
 from whycam.metrics.imputation import NOISE, impute
 from whycam.metrics.registry import metric
 
@@ -18,6 +19,8 @@ STEPS = 20
 ROAD_PERCENTILES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
 _ARCC_PERCENTILES = (20, 40, 60, 80)
 _TINY = 1e-8
+# Of what is imputed, in the images' unit: a tenth of the noise that is added.
+_IMPUTED_WITHIN = NOISE / 10
 _STEPS_NOTE = f"{STEPS} steps of equal size; equal pixels in random order."
 
 
@@ -37,16 +40,17 @@ def compute_curve(
         second: likewise.
         ends: (N,) probabilities of `first` and `second`, which are not computed again.
     """
-    counts = count_steps(case.ranks.shape[1])
+    photos, counts = case.photos, count_steps(case.ranks.shape[1])
     before, after = first(), second()
-    places = case.ranks.view(len(case), 1, *case.photos.size)
+    places = case.ranks.view(len(case), 1, *photos.size)
 
     def make(rows: Tensor, steps: Tensor) -> Tensor:
-        is_changed = places[rows] < counts[steps + 1].to(rows.device).view(-1, 1, 1, 1)
+        is_changed = places[rows] < counts[steps].to(rows.device).view(-1, 1, 1, 1)
         return torch.where(is_changed, after[rows], before[rows])
 
-    middle = case.photos.score.sweep(make, STEPS - 1)[..., 0]
-    return torch.cat([ends[0][:, None], middle, ends[1][:, None]], dim=1)
+    known = before.new_full((len(case), STEPS + 1), torch.nan)
+    known[:, 0], known[:, -1] = ends
+    return trace(photos.score, make, known, torch.full((len(case),), STEPS), photos.tolerance)
 
 
 def compute_auc(curve: Tensor) -> Tensor:
@@ -201,14 +205,17 @@ def _compute_road(case: Case) -> Tensor:
     removed = torch.tensor([count - -(-q * (count - 1) // 100) for q in ROAD_PERCENTILES]).to(case.ranks.device)
     noise = photos.once("noise", lambda: _draw_noise(photos))
 
-    def make(rows: Tensor, steps: Tensor) -> Tensor:
-        places, much = case.ranks[rows], removed[steps % points, None]
-        is_removed = torch.where((steps < points)[:, None], places < much, places >= count - much)
-        is_removed = is_removed.view(-1, *photos.size)
-        return impute(photos.images[rows], is_removed) + noise[rows] * is_removed[:, None]
+    def score(*, is_most: bool) -> Tensor:
+        def make(rows: Tensor, steps: Tensor) -> Tensor:
+            places, much = case.ranks[rows], removed[steps, None]
+            is_removed = (places < much if is_most else places >= count - much).view(-1, *photos.size)
+            filled = impute(photos.images[rows], is_removed, tolerance=_IMPUTED_WITHIN)
+            return filled + noise[rows] * is_removed[:, None]
 
-    scores = photos.score.sweep(make, 2 * points)[..., 0] - photos.clean[:, :1]
-    return scores.view(len(case), 2, points)
+        known = photos.images.new_full((len(case), points), torch.nan)
+        return trace(photos.score, make, known, torch.full((len(case),), points - 1), photos.tolerance)
+
+    return torch.stack([score(is_most=True), score(is_most=False)], dim=1) - photos.clean[:, :1, None]
 
 
 def _draw_noise(photos: Photos) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,14 @@ from whycam.errors import UserError
 from whycam.explainer.model import Model
 from whycam.explainer.targets import seek_class
 from whycam.metrics.case import Case, Photos, Score, to_heat
+from whycam.metrics.pooling import estimate
 from whycam.metrics.registry import Metric
 from whycam.model.classifier import Classifier
 from whycam.model.input import normalise_on
 
 _SAME = 1e-4
+# Of fewer photos an interval says little.
+_FEWEST = 30
 
 
 def make_scores(classifier: Classifier) -> Callable[[Tensor], Tensor]:
@@ -42,11 +45,16 @@ class EvaluationInProgress:
     Attributes:
         model, methods, metrics, target, seed, how: see `evaluate`.
         scored: scores changed photos.
+        baselines: those of the methods that need not be measured on every photo.
+        tolerance: see `Photos`.
         counts: what was left out -> of how many photos.
         total: the most photos there may be.
-        rows: method -> metric -> (total, ...), of which the first ones are filled.
+        rows: method -> metric -> (total, ...), of which the first ones are filled; NaN where a method was not
+            measured.
         same: method -> the earlier ones whose maps it repeats, so far.
         photos, labels, targets, logits: of the photos that were measured; a label is -1 where it is not known.
+        places: which of all photos they are, counted as they came.
+        is_sampled: whether the baselines were measured on them, too.
         record: method -> how its maps were made.
     """
 
@@ -58,6 +66,8 @@ class EvaluationInProgress:
     scored: Classifier
     how: Mapping[str, Any]
     total: int
+    baselines: frozenset[str] = frozenset()
+    tolerance: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)
     rows: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     same: dict[str, set[str]] = field(default_factory=dict)
@@ -65,8 +75,12 @@ class EvaluationInProgress:
     labels: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
     logits: list[np.ndarray] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    is_sampled: list[bool] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
     _indices: dict[str | int, int | None] = field(default_factory=dict)
+    _seen: int = 0
+    _looked_at: int = 0
 
     def __post_init__(self) -> None:
         self._run = make_scores(self.scored)
@@ -88,9 +102,11 @@ class EvaluationInProgress:
                 "Give --target predicted to explain what the model says, or rename the folders."
             )
 
-    def measure(self, batch: Sequence[tuple[Annotation, Photo]]) -> None:
-        """The numbers of a batch of photos."""
+    def measure(self, batch: Sequence[tuple[Annotation, Photo]], *, is_sampled: bool = True) -> None:
+        """The numbers of a batch of photos; the baselines' only where it is of their sample."""
         readable = [(a, p) for a, p in batch if p.pixels is not None]
+        places = [self._seen + k for k, (_, p) in enumerate(batch) if p.pixels is not None]
+        self._seen += len(batch)
         self.counts["unreadable photos"] += len(batch) - len(readable)
         if not readable:
             return
@@ -104,11 +120,25 @@ class EvaluationInProgress:
         truths = [self._fit(*readable[k]) for k in at]
         targets = torch.tensor([found[k][0] for k in at], device=images.device)
         labels = torch.tensor([found[k][1] for k in at], device=images.device)
-        self._measure_all(self._make_photos(images[at], targets, labels, logits[at], truths))
+        methods = tuple(name for name in self.methods if is_sampled or name not in self.baselines)
+        photos = self._make_photos(images[at], targets, labels, logits[at], truths)
+        self._measure_all(replace(photos, methods=methods))
+        self.places += [places[k] for k in at]
+        self.is_sampled += [is_sampled] * len(at)
         self.photos += [readable[k][0].photo for k in at]
         self.labels += labels.tolist()
         self.targets += targets.tolist()
         self.logits.append(logits[at].cpu().numpy())
+
+    def is_narrow(self, until: float) -> bool:
+        """Whether half of every interval is under `until`, baselines aside; looked at as the photos grow by a fifth."""
+        count = len(self.photos)
+        if count < max(_FEWEST, 1.2 * self._looked_at):
+            return False
+        self._looked_at = count
+        asked = [name for name in self.methods if name not in self.baselines]
+        found = (estimate(self.rows[name][one.name][:count], one.pool) for name in asked for one in self.metrics)
+        return all(one.high - one.low < 2 * until for one in found if one.photos)
 
     def _find_target(self, sample: Annotation, logits: Tensor) -> tuple[int, int]:
         """The class to explain and the true one; -1 where there is none."""
@@ -151,6 +181,7 @@ class EvaluationInProgress:
             black,
             hits if bool((labels >= 0).any()) else None,
             self.seed,
+            self.tolerance,
         )
 
     def _explain(
@@ -176,7 +207,8 @@ class EvaluationInProgress:
                 done = slice(len(self.photos), len(self.photos) + len(case))
                 rows = self.rows[first][one.name][done] if first else self._run_metric(one, case)
                 # Room for all at once: small arrays that stay, between large ones that go, would scatter the memory.
-                held = self.rows[method].setdefault(one.name, np.empty((self.total, *rows.shape[1:]), rows.dtype))
+                room = (self.total, *rows.shape[1:])
+                held = self.rows[method].setdefault(one.name, np.full(room, np.nan, rows.dtype))
                 held[done] = rows
 
     def _run_metric(self, one: Metric, case: Case) -> np.ndarray:

@@ -61,7 +61,7 @@ class Estimate:
 
 def is_defined(rows: np.ndarray) -> np.ndarray:
     """(N,) whether a photo has its numbers."""
-    return np.asarray(np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))
+    return np.asarray(np.isfinite(rows).all(axis=tuple(range(1, rows.ndim))))
 
 
 def estimate(rows: np.ndarray, pool: Pool = MEAN, seed: int = 0) -> Estimate:

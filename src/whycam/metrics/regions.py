@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from whycam.metrics.case import Case, Photos, correlate, rank
+from whycam.metrics.curves import trace
 from whycam.metrics.faithfulness import STEPS, count_steps
 from whycam.metrics.registry import metric
 
@@ -123,20 +124,18 @@ def irof(case: Case, baseline: str) -> Tensor:
     photos = case.photos
     segments = _find_segments(photos)
     places, counts = rank_segments(case.surface, segments)
-    steps = int(counts.max())
 
     def make(rows: Tensor, at: Tensor) -> Tensor:
         place = places[rows].gather(1, segments[rows].flatten(1)).view(-1, *photos.size)
-        is_gone = place <= at.view(-1, 1, 1)
+        is_gone = place < at.view(-1, 1, 1)
         return torch.where(is_gone[:, None], photos.baseline(baseline)[rows], photos.images[rows])
 
-    curve = photos.score.sweep(make, steps - 1)[..., 0] if steps > 1 else photos.clean[:, :0]
-    areas = []
-    for i, count in enumerate(counts.tolist()):
-        ends = photos.clean[i, :1], photos.empty(baseline)[i, :1]
-        shares = torch.cat([ends[0], curve[i, : count - 1], ends[1]]) / ends[0].clamp(min=_TINY)
-        areas.append(1 - torch.trapezoid(shares.clamp(max=1), dx=1 / count))
-    return torch.stack(areas)
+    known = photos.images.new_full((len(case), int(counts.max()) + 1), torch.nan)
+    known[:, 0] = photos.clean[:, 0]
+    known[torch.arange(len(case)), counts] = photos.empty(baseline)[:, 0]
+    curves = trace(photos.score, make, known, counts, photos.tolerance) / known[:, :1].clamp(min=_TINY)
+    shares = zip(curves.clamp(max=1), counts.tolist(), strict=True)
+    return torch.stack([1 - torch.trapezoid(curve[: count + 1], dx=1 / count) for curve, count in shares])
 
 
 def rank_segments(surface: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,7 +167,10 @@ def pixel_flipping(case: Case, baseline: str) -> Tensor:
     counts = count_steps(round(_FLIPPED * sums.shape[1])).to(sums.device)
 
     def make(rows: Tensor, steps: Tensor) -> Tensor:
-        is_gone = (places[rows] < counts[steps + 1, None])[:, grid][:, None]
+        is_gone = (places[rows] < counts[steps, None])[:, grid][:, None]
         return torch.where(is_gone, photos.baseline(baseline)[rows], photos.images[rows])
 
-    return (photos.clean[:, :1] - photos.score.sweep(make, STEPS)[..., 0]).mean(1)
+    known = photos.images.new_full((len(case), STEPS + 1), torch.nan)
+    known[:, 0] = photos.clean[:, 0]
+    curve = trace(photos.score, make, known, torch.full((len(case),), STEPS), photos.tolerance)
+    return (photos.clean[:, :1] - curve[:, 1:]).mean(1)

@@ -1,0 +1,132 @@
+"""What `whycam evaluate` costs and gives: all points of every curve, those where it bends, baselines on a sample.
+
+`python benchmarks/evaluation.py MODEL PHOTOS` writes results/evaluation.md and .json. In each round all ways measure
+the same photos, one after the other, in reversed order every second time; a number's change is told as a share of half
+of its 95 % interval over the photos of all rounds. `--every-step --baseline-photos N` is how it was before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import RESULTS, save, write_table
+from torch import Tensor
+
+import whycam
+from whycam.data.annotations import Annotation, read_photos
+from whycam.explainer.model import Model
+from whycam.metrics import in_progress
+from whycam.metrics.evaluation import BASELINES, Evaluation, evaluate
+from whycam.metrics.pooling import estimate
+
+# Of 350 photos, the usual 100.
+SHARE = 100 / 350
+BEFORE, BENDS, NOW = "every step", "where curves bend", "baselines on a sample, too"
+
+
+def make_ways(photos: int) -> dict[str, dict[str, Any]]:
+    return {
+        BEFORE: {"every_step": True},
+        BENDS: {},
+        NOW: {"baseline_photos": max(2, round(SHARE * photos))},
+    }
+
+
+def count_calls(calls: Counter[str], way: list[str]) -> None:
+    """From now on each photo that the model scores is counted for the way that is measured."""
+    plain = in_progress.make_scores
+
+    def make_scores(classifier: Any) -> Callable[[Tensor], Tensor]:
+        run = plain(classifier)
+
+        def scored(images: Tensor) -> Tensor:
+            calls[way[0]] += len(images)
+            return run(images)
+
+        return scored
+
+    in_progress.make_scores = make_scores
+
+
+def compare_numbers(found: dict[str, list[Evaluation]]) -> list[list[Any]]:
+    """For each metric that changes: the largest change of any method's number, and as a share of half its interval."""
+    rows = []
+    first = found[BEFORE][0]
+    for one in first.metrics:
+        changes = []
+        for method in first.methods:
+            before, now = (np.concatenate([e.rows[method][one.name] for e in found[way]]) for way in (BEFORE, BENDS))
+            held, moved = estimate(before, one.pool), estimate(now, one.pool)
+            if held.photos and (before != now).any() and not np.array_equal(before, now, equal_nan=True):
+                change = abs(moved.value - held.value)
+                changes.append((change, change / ((held.high - held.low) / 2)))
+        if changes:
+            rows.append([one.name, max(c for c, _ in changes), max(s for _, s in changes)])
+    return rows
+
+
+def measure(
+    model: Model, samples: list[Annotation], words: str, rounds: int, photos: int
+) -> tuple[dict[str, list[float]], dict[str, list[Evaluation]], Counter[str]]:
+    """Seconds a photo of each round and way, what was found, and how many photos the model scored."""
+    ways, calls, current = make_ways(photos), Counter[str](), [""]
+    count_calls(calls, current)
+    evaluate(model, samples[:2], metrics=words.split(","))  # makes the graph
+    calls.clear()
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    found: dict[str, list[Evaluation]] = {way: [] for way in ways}
+    for k in range(rounds):
+        part = samples[k * photos : (k + 1) * photos]
+        for way in reversed(ways) if k % 2 else ways:
+            current[0], start = way, time.perf_counter()
+            found[way].append(evaluate(model, part, metrics=words.split(","), **ways[way]))
+            seconds[way].append((time.perf_counter() - start) / len(part))
+    return seconds, found, calls
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--metrics", nargs="+", default=["quick", "all"])
+    parser.add_argument("--rounds", type=int, nargs="+", default=[8, 2])
+    parser.add_argument("--photos-each", type=int, nargs="+", default=[16, 7])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    model = whycam.load(args.model, device="cpu")
+    samples = read_photos(args.photos)
+    random.Random(0).shuffle(samples)
+    lines = [
+        "# What an evaluation costs",
+        f"`cam` and {len(BASELINES)} baselines; a round: the same photos by every way, one after the other. In the",
+        f"last way the baselines are measured on {SHARE:.0%} of the photos, as 100 of 350 are.",
+    ]
+    content = {}
+    for words, rounds, photos in zip(args.metrics, args.rounds, args.photos_each, strict=True):
+        seconds, found, calls = measure(model, samples, words, rounds, photos)
+        rows = []
+        for way, own in seconds.items():
+            ratios = [a / b for a, b in zip(seconds[BEFORE], own, strict=True)]
+            rows.append([way, statistics.median(own), calls[way] / (rounds * photos), statistics.median(ratios)])
+        changes = compare_numbers(found)
+        lines += ["", f"## --metrics {words}, {rounds} rounds of {photos} photos", ""]
+        lines += write_table(["way", "seconds a photo", "scored photos a photo", "times faster"], rows)
+        lines += ["", f"What '{BENDS}' changes, the largest over the methods:", ""]
+        lines += write_table(["metric", "change", "of half the interval"], changes)
+        content[words] = {"seconds": seconds, "calls": calls, "changes": changes}
+    save("evaluation", lines, content, args.out)
+
+
+if __name__ == "__main__":
+    main()
