@@ -101,7 +101,8 @@ def read_run(folder: Path) -> Run | None:
     try:
         summary = json.loads((place / "summary.json").read_text(encoding="utf-8"))
         lines = (place / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        table = pq.read_table(place / "predictions.parquet", columns=["path", "truth"]).to_pydict()
+        with pq.ParquetFile(place / "predictions.parquet") as file:  # read_table imports pandas
+            table = file.read(columns=["path", "truth"]).to_pydict()
         epochs = tuple(json.loads(line) for line in lines)
     except (OSError, ValueError) as error:
         raise UserError(

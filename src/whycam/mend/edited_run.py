@@ -273,7 +273,8 @@ class EditedRun:
 
         try:
             columns = ["path", "predicted", "p_truth"]
-            table = pq.read_table(place / "predictions.parquet", columns=columns).to_pydict()
+            with pq.ParquetFile(place / "predictions.parquet") as answers:  # read_table imports pandas
+                table = answers.read(columns=columns).to_pydict()
         except (OSError, ValueError) as error:
             raise UserError(
                 f"'{(place / 'predictions.parquet').absolute()}' can't be read ({type(error).__name__}); expected what "
