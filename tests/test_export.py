@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import timm
 import torch
@@ -22,6 +23,7 @@ import whycam
 from whycam.config import ExportOptions
 from whycam.data.walk import find_images
 from whycam.errors import UserError
+from whycam.jobs import export as module
 from whycam.jobs.export import export
 from whycam.model.onnx.engine import OnnxEngine
 from whycam.model.onnx.quantise import Drift, check_drift
@@ -78,6 +80,35 @@ def test_int8_that_changes_too_much_is_refused_with_its_figures(correlation: flo
     check_drift(Drift(0.99, 0.005, 200))
     with pytest.raises(UserError, match=rf"correlate {correlation:.3f} .* {changed:.1%}.*Nothing was written"):
         check_drift(Drift(correlation, changed, 200))
+
+
+def test_int8_keeps_as_many_first_convolutions_in_float_as_it_has_to(
+    tiny_folder: Path, shapes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = iter([Drift(0.99, 0.04, 18), Drift(0.97, 0.0, 18), Drift(0.99, 0.005, 18, 1.5)])
+    monkeypatch.setattr(module, "measure_drift", lambda *_: next(found))
+    done = run(tiny_folder, tmp_path / "q.onnx", uint8_input=True, int8=True, calibrate=shapes_folder)
+    assert done.drift == Drift(0.99, 0.005, 18, 1.5)  # type: ignore[attr-defined]
+    nodes = onnx.load(tmp_path / "q.onnx").graph.node
+    made = {name: node for node in nodes for name in node.output}
+    # A rounded convolution reads weights that are unpacked from int8.
+    is_float = [
+        made.get(node.input[1]) is None or made[node.input[1]].op_type != "DequantizeLinear"
+        for node in nodes
+        if node.op_type == "Conv" and not node.output[0].startswith("maps")
+    ]
+    assert is_float == [True] * 6 + [False] * (len(is_float) - 6)
+    assert len(is_float) > 6
+
+
+def test_int8_that_no_share_of_float_mends_is_not_written(
+    tiny_folder: Path, shapes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FLOAT_FIRST", (0, 3))
+    monkeypatch.setattr(module, "measure_drift", lambda *_: Drift(0.9, 0.2, 18))
+    with pytest.raises(UserError, match="Nothing was written"):
+        run(tiny_folder, tmp_path / "q.onnx", uint8_input=True, int8=True, calibrate=shapes_folder)
+    assert not list(tmp_path.iterdir())
 
 
 def test_torchscript(tiny_folder: Path, expected: tuple[np.ndarray, ...], tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def export(
     if done.drift is not None:
         typer.echo(
             f"int8, on {done.drift.photos} photos: maps correlate {done.drift.correlation:.4f}, "
-            f"{done.drift.changed:.2%} of the top classes change"
+            f"{done.drift.changed:.2%} of the top classes change; {done.drift.speed:.1f} x as fast on one core"
         )
 
 

@@ -21,7 +21,7 @@ from whycam.intake.door import open_classifier
 from whycam.model.gap import GapClassifier, probe_identity, save_classifier
 from whycam.model.onnx.export import export_onnx, quiet
 from whycam.model.onnx.parity import ExplainingNet, GraphOptions, check_parity, make_batches, measure_parity
-from whycam.model.onnx.quantise import Drift, check_drift, measure_drift, quantise
+from whycam.model.onnx.quantise import FLOAT_FIRST, Drift, check_drift, measure_drift, quantise
 from whycam.runs import name_beside, open_atomic, open_run, tell_disk_errors
 
 # Photos that the ranges are taken from, and others that the result is measured on.
@@ -92,8 +92,11 @@ def _write_onnx(model: Model, network: GapClassifier, out: Path, options: Export
             card = export_onnx(
                 network, whole, graph, origin=model.origin, records=record_methods(model.classifier.card)
             )
-            quantise(whole, part, pixels[:count])
-            drift = measure_drift(whole, part, pixels[count:])
+            for float_first in FLOAT_FIRST:
+                quantise(whole, part, pixels[:count], float_first)
+                drift = measure_drift(whole, part, pixels[count:])
+                if drift.is_small:
+                    break
         finally:
             whole.unlink(missing_ok=True)
         check_drift(drift)

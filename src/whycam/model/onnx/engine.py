@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -237,6 +237,9 @@ def open_session(path: Path, threads: int | None = None) -> onnxruntime.Inferenc
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    if not _has_vnni():
+        # int8 products would be added in 16 bits, which overflow; this takes longer, and is right.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     if not path.is_file():
@@ -250,6 +253,13 @@ def open_session(path: Path, threads: int | None = None) -> onnxruntime.Inferenc
             f"'{path.absolute()}' can't be opened by ONNX Runtime ({str(error).splitlines()[0]}). "
             "Export the model again."
         ) from None
+
+
+@cache
+def _has_vnni() -> bool:
+    """Whether the processor tells that it adds int8 products in 32 bits."""
+    told = Path("/proc/cpuinfo")
+    return told.is_file() and "vnni" in told.read_text(encoding="utf-8", errors="replace")
 
 
 def find_engine(model: str) -> Path | None:
