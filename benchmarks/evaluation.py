@@ -1,13 +1,14 @@
 """What `whycam evaluate` costs and gives: all points of every curve, those where it bends, baselines on a sample.
 
-`python benchmarks/evaluation.py MODEL PHOTOS` writes results/evaluation.md and .json. In each round all ways measure
-the same photos, one after the other, in reversed order every second time; a number's change is told as a share of half
-of its 95 % interval over the photos of all rounds. `--every-step --baseline-photos N` is how it was before.
+`python benchmarks/evaluation.py` writes results/evaluation.md and .json; WHYCAM_DATA/imagenet_val25_fullres has the
+photos, if no others are named. In each round all ways measure the same photos, one after the other, in reversed order
+every second time; a number's change is told as a share of half of its 95 % interval over the photos of all rounds. `--every-step --baseline-photos N` is how it was before.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import statistics
 import time
@@ -95,20 +96,24 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("photos", type=Path)
+    parser.add_argument("--model", default="imagenet")
+    parser.add_argument(
+        "--photos", type=Path, default=Path(os.environ.get("WHYCAM_DATA", ".")) / "imagenet_val25_fullres"
+    )
     parser.add_argument("--metrics", nargs="+", default=["quick", "all"])
-    parser.add_argument("--rounds", type=int, nargs="+", default=[8, 2])
-    parser.add_argument("--photos-each", type=int, nargs="+", default=[16, 7])
+    parser.add_argument("--rounds", type=int, nargs="+", default=[3, 1])
+    parser.add_argument("--photos-each", type=int, nargs="+", default=[8, 4])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model = whycam.load(args.model, device="cpu")
-    samples = read_photos(args.photos)
+    boxes = args.photos / "boxes.csv"
+    samples = read_photos(args.photos, boxes=boxes if boxes.is_file() else None)
     random.Random(0).shuffle(samples)
     lines = [
         "# What an evaluation costs",
+        f"`python benchmarks/evaluation.py --model {Path(args.model).name} --photos {args.photos.name}`.",
         f"`cam` and {len(BASELINES)} baselines; a round: the same photos by every way, one after the other. In the",
         f"last way the baselines are measured on {SHARE:.0%} of the photos, as 100 of 350 are.",
     ]
