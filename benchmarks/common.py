@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -47,8 +48,10 @@ def describe_machine() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
+    torch = sys.modules.get("torch")
+    gpu = torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "no GPU"
     return {
-        "machine": f"{named[0]}, {os.cpu_count()} cores, no GPU",
+        "machine": f"{named[0]}, {os.cpu_count()} cores, {gpu}",
         "versions": ", ".join([f"Python {platform.python_version()}", *(f"{p} {v}" for p, v in found.items())]),
     }
 
