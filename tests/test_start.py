@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from report_cases import make_finding, make_run, write_audit
 from whycam.cam.registry import iter_methods
 from whycam.errors import UserError
 from whycam.intake.door import open_classifier
@@ -60,6 +61,14 @@ def test_a_graph_at_hand_needs_no_torch_by_any_command(
     first, end = find_imports(shapes_folder, [words[0], cached, shapes_folder, "-o", out, *words[1:]], heavy)
     assert first == "[[]]"
     assert not TORCH & set(end.strip("[]").replace("'", "").split(", "))
+
+
+def test_a_runs_report_takes_no_library_of_tables_and_tests(cached: str, shapes_folder: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", Path(cached), shapes_folder)
+    audit = write_audit(tmp_path / "audit.json", make_finding([]))
+    heavy = TORCH | {"pandas", "scipy.stats", "sklearn"}
+    _, end = find_imports(shapes_folder, ["report", run, "-o", tmp_path / "r.html", "--audit", audit], heavy)
+    assert end == "[]"
 
 
 def test_evaluate_reads_its_first_photo_before_the_network_is_built(
