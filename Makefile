@@ -34,11 +34,17 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[docs,captum]"
 	touch $@
 
-# Speed, side by side with the peers; half an hour. WHYCAM_DATA names the photos.
+# Speed, side by side with the peers and beside the machine's own limits; half an hour. WHYCAM_DATA names the photos.
 bench: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/engine.py
-	$(BIN)/python benchmarks/recipe.py
-	$(BIN)/python benchmarks/files.py
+	$(BIN)/python benchmarks/limits.py
+	$(BIN)/python benchmarks/start.py
+	$(BIN)/python benchmarks/engine.py --pairs 5
+	$(BIN)/python benchmarks/recipe.py --pairs 3
+	$(BIN)/python benchmarks/files.py --pairs 3 --growth 100,1000
+	$(BIN)/python benchmarks/metrics.py --rounds 3 --road-rounds 2
+	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/localization.py --part time
+	$(BIN)/python benchmarks/gpu.py || true
 
 clean:
 	rm -rf $(VENV) demo build

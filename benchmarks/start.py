@@ -3,7 +3,7 @@
 `python benchmarks/start.py` writes results/start.md and .json. It makes a garden, trains on it, and lets every command
 run once, so that all they keep is in the cache. A start is the time until the first photo is opened; of `serve`, until
 it tells its address. Seconds of the processor are told too: on a machine that does other work besides, they grow less.
-With --before SRC the commands of another checkout's src/ take turns with these.
+With --before SRC the commands of another checkout's src/ take turns with these, which takes twice the time.
 """
 
 from __future__ import annotations
@@ -98,9 +98,6 @@ def run_command(case: Case, words: str, src: Path | None) -> dict[str, Any]:
 def measure(case: Case, names: list[str], sources: dict[str, Path | None], rounds: int) -> dict[str, Any]:
     """Name -> source -> the rounds; the sources take turns, in reversed order every second time."""
     found: dict[str, Any] = {name: {source: [] for source in sources} for name in names}
-    for name in names:
-        for source in sources.values():
-            run_command(case, COMMANDS[name][0], source)
     for k in range(rounds):
         for name in names:
             for source in reversed(sources) if k % 2 else sources:
@@ -121,7 +118,7 @@ def list_rows(found: dict[str, Any]) -> list[list[Any]]:
 
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--rounds", type=int, default=5)
+    ask.add_argument("--rounds", type=int, default=3)
     ask.add_argument("--commands", nargs="+", default=list(COMMANDS), choices=COMMANDS)
     ask.add_argument("--before", type=Path, help="the src/ of another checkout, which takes turns with this one")
     ask.add_argument("--case", type=Path, help="a folder for the garden and the run, used again if they are there")
@@ -132,6 +129,9 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         known = Case(folder / "run", folder / "garden" / "photos" / "val", folder / "out")
         case = known if known.run.is_dir() else make_case(folder, 4)
+        if case is not known:
+            for name in given.commands:  # once, so that what a command keeps is there
+                run_command(case, COMMANDS[name][0], None)
         sources = ({"before": given.before.absolute()} if given.before else {}) | {"now": None}
         load = os.getloadavg()[0]
         found = measure(case, given.commands, sources, given.rounds)
