@@ -2,7 +2,8 @@
 
 `python benchmarks/evaluation.py` writes results/evaluation.md and .json; WHYCAM_DATA/imagenet_val25_fullres has the
 photos, if no others are named. In each round all ways measure the same photos, one after the other, in reversed order
-every second time; a number's change is told as a share of half of its 95 % interval over the photos of all rounds. `--every-step --baseline-photos N` is how it was before.
+every second time; a number's change is told as a share of half of its 95 % interval over the photos of all rounds.
+`--every-step --baseline-photos N` is how it was before.
 """
 
 from __future__ import annotations
