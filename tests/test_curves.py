@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from whycam.cli import app
-from whycam.data.annotations import read_photos
+from whycam.data.annotations import Annotation, read_photos
 from whycam.metrics.case import Score
 from whycam.metrics.curves import TOLERANCE, trace
 from whycam.metrics.evaluation import Evaluation, evaluate
@@ -164,3 +165,22 @@ def test_the_command_tells_what_was_left_out(tiny_folder: Path, shapes_folder: P
     counted = {row["method"]: row["photos"] + row["undefined"] for row in whole["overall"]}
     assert counted == {"cam": 35, "random": 5, "centre": 5, "edges": 5}
     assert whole["record"]["baseline_photos"] == 5
+
+
+def test_a_sample_that_can_not_be_read_is_replaced(tiny_folder: Path, shapes_folder: Path, tmp_path: Path) -> None:
+    good = read_photos(shapes_folder)[:6]
+    for seed in range(3):
+        places = list(range(8))
+        random.Random(seed).shuffle(places)
+        listed: list[Annotation | None] = [None] * 8
+        rest = iter(good)
+        for turn, place in enumerate(places):
+            broken = tmp_path / f"{seed}-{place}.jpg"
+            broken.write_bytes(b"no photo")
+            listed[place] = Annotation(broken, good[0].classes) if turn < 2 else next(rest)
+        found = evaluate(
+            tiny_folder, [one for one in listed if one], metrics=["gini"], baseline_photos=2, seed=seed, batch_size=2
+        )
+        assert len(found) == 6
+        assert found.find_measured("random").sum() == 2
+        assert found.estimate("random", "gini").photos == 2

@@ -253,7 +253,8 @@ def evaluate(
     photos = _stream(model, [listed[k] for k in order])
     for is_sampled, part in ((True, islice(photos, max(MIN_PHOTOS, baseline_photos))), (False, photos)):
         for batch in in_batches(part, batch_size):
-            running.measure(batch, is_sampled=is_sampled)
+            # Where the sample's photos can't be read, those that come next stand in for them.
+            running.measure(batch, is_sampled=is_sampled or sum(running.is_sampled) < MIN_PHOTOS)
             if progress:
                 progress(len(batch))
             if until and running.is_narrow(until):

@@ -207,9 +207,9 @@ class EvaluationInProgress:
                 done = slice(len(self.photos), len(self.photos) + len(case))
                 rows = self.rows[first][one.name][done] if first else self._run_metric(one, case)
                 # Room for all at once: small arrays that stay, between large ones that go, would scatter the memory.
-                room = (self.total, *rows.shape[1:])
-                held = self.rows[method].setdefault(one.name, np.full(room, np.nan, rows.dtype))
-                held[done] = rows
+                if one.name not in self.rows[method]:
+                    self.rows[method][one.name] = np.full((self.total, *rows.shape[1:]), np.nan, rows.dtype)
+                self.rows[method][one.name][done] = rows
 
     def _run_metric(self, one: Metric, case: Case) -> np.ndarray:
         values = one.run(case).detach().cpu().numpy()
