@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,15 +33,17 @@ OVERLAPS = (0.3, 0.5, 0.7)
 DRAWS = 2000
 BINS = 256
 # From the plain map on, each row has all that the rows above it have.
-_PART = replace(RECIPE, scales=(1.0,), flip=False, energy=0, power=1, walk=0)
+_WHOLE = replace(RECIPE, mirror=("both", "both"))
+_PART = replace(RECIPE, scales=(1.0,), mirror=("no",), energy=0, power=1, walk=0)
 ROWS: dict[str, Recipe] = {
     "last stage dilated, stride 16": _PART,
-    "+ mirror image": replace(_PART, flip=True),
-    "+ a view of 320 px": replace(RECIPE, energy=0, power=1, walk=0),
-    "+ strength of the features": replace(RECIPE, power=1, walk=0),
-    "+ walk by place and colour": replace(RECIPE, power=1, inner=0),
-    "+ inner features in the walk": replace(RECIPE, power=1),
-    "+ square root during the walk: --refine": RECIPE,
+    "+ mirror image": replace(_PART, mirror=("both",)),
+    "+ a view of 320 px and its mirror image": replace(_WHOLE, energy=0, power=1, walk=0),
+    "+ strength of the features": replace(_WHOLE, power=1, walk=0),
+    "+ walk by place and colour": replace(_WHOLE, power=1, inner=0),
+    "+ inner features in the walk": replace(_WHOLE, power=1),
+    "+ square root during the walk": _WHOLE,
+    "224 px as it is, 320 px in the mirror: --refine": RECIPE,
 }
 PLAIN, CENTRE = "plain class map, 7 x 7", "centre Gaussian"
 
@@ -86,11 +89,18 @@ def make_maps(model: GapClassifier, refiner: Refiner, case: Case) -> dict[str, n
     maps = {PLAIN: plain[:, target]}
     weights = model.classifier.weight[target][None, None]
     for name, recipe in ROWS.items():
-        seen: Sequence[Look] = looks[: len(recipe.scales)]
-        seen = seen if recipe.flip else [replace(look, mirrored=None) for look in seen]
+        seen = [take(look, mirror) for look, mirror in zip(looks, recipe.mirror, strict=False)]
         maps[name] = compose(seen, weights, colors, recipe)[:, 0]
     found = {name: make_scoremaps(values, (SIDE_PX, SIDE_PX))[0] for name, values in maps.items()}
     return found | {CENTRE: make_centre()}
+
+
+def take(look: Look, mirror: str) -> Look:
+    """Of a view in both ways, what a recipe asks for."""
+    if mirror == "both":
+        return look
+    features = look.mirrored if mirror == "yes" and look.mirrored is not None else look.features
+    return replace(look, features=features, mirrored=None)
 
 
 @lru_cache(maxsize=1)
@@ -102,7 +112,7 @@ def see(
     photo = load_image(path)
     pixels = model.preprocess.normalise(model.preprocess.to_pixels(photo)[None])
     features = model.features(torch.from_numpy(pixels))
-    looks = [refiner.look([photo], view) for view in refiner.views]
+    looks = [refiner.look([photo], view, "both") for view in refiner.views]
     colors = read_colors([photo], refiner.views[0], RECIPE.grid)
     return model.classify(features)[0], model.compute_maps(features), looks, colors
 
@@ -250,7 +260,7 @@ def write_table(summary: dict[str, dict[str, dict[str, float]]], half: str, time
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, nargs="?", default=Path(os.environ.get("WHYCAM_DATA", ".")))
     parser.add_argument("--part", choices=["time", "boxes", "masks", "all"], default="all")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")

@@ -61,7 +61,7 @@ def test_a_batch_is_its_photos_one_by_one(tiny_model: GapClassifier) -> None:
 
 
 def test_the_plainest_recipe_is_the_class_map(tiny_model: GapClassifier) -> None:
-    plain = Recipe(scales=(1.0,), flip=False, map_stride=32, energy=0, power=1, grid=2, walk=0)
+    plain = Recipe(scales=(1.0,), mirror=("no",), map_stride=32, energy=0, power=1, grid=2, walk=0)
     photo = make_photos(1)[0]
     pixels = tiny_model.preprocess.normalise(tiny_model.preprocess.to_pixels(photo)[None])
     expected = tiny_model.compute_maps(tiny_model.features(torch.from_numpy(pixels)))[:, :2]
@@ -69,11 +69,20 @@ def test_the_plainest_recipe_is_the_class_map(tiny_model: GapClassifier) -> None
 
 
 def test_a_mirrored_photo_has_the_mirrored_map_without_inner_features(tiny_model: GapClassifier) -> None:
-    recipe = replace(SMALL, inner=0, scales=(1.0,))
+    recipe = replace(SMALL, inner=0, scales=(1.0,), mirror=("both",))
     photo = make_photos(1)[0].resize((64, 64))
     mirrored = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     maps = [refine_maps(tiny_model, [one], np.array([[1]]), recipe) for one in (photo, mirrored)]
     assert maps[0].allclose(maps[1].flip(-1), atol=1e-3)
+
+
+def test_a_view_in_the_mirror_is_that_of_the_mirrored_photo_turned_back(tiny_model: GapClassifier) -> None:
+    photo = make_photos(1)[0].resize((64, 64))
+    mirrored = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    turned, plain = (replace(SMALL, scales=(1.0,), mirror=(way,)) for way in ("yes", "no"))
+    maps = refine_maps(tiny_model, [photo], np.array([[1]]), turned)
+    assert maps.allclose(refine_maps(tiny_model, [mirrored], np.array([[1]]), plain).flip(-1), atol=1e-3)
+    assert not maps.allclose(refine_maps(tiny_model, [photo], np.array([[1]]), plain), atol=1e-2)
 
 
 def test_the_model_is_left_as_it_was(tiny_model: GapClassifier) -> None:

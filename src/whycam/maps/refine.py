@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from whycam.errors import UserError
 from whycam.model.backbone import create_backbone
 from whycam.model.gap import GapClassifier
 
+Mirror = Literal["no", "yes", "both"]
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -31,7 +33,7 @@ class Recipe:
 
     Attributes:
         scales: sides of the views, as shares of the network's own input.
-        flip: each view's mirror image too.
+        mirror: of each view whether it is seen in the mirror: no, yes (and not as it is), or both.
         map_stride: pixels that a cell of the views' maps spans, where the architecture can be dilated so far.
         energy: weight of the features' strength beside the class map, both in [0, 1].
         power: exponent of the mixture during the walk: under 1 lifts the weaker parts of the object.
@@ -43,7 +45,7 @@ class Recipe:
     """
 
     scales: tuple[float, ...] = (1.0, 10 / 7)
-    flip: bool = True
+    mirror: tuple[Mirror, ...] = ("no", "yes")
     map_stride: int = 16
     energy: float = 0.5
     power: float = 0.5
@@ -64,8 +66,8 @@ class Look:
     """What the network sees in one view of N photos.
 
     Attributes:
-        features: (N, C, h, w), what the classifier averages.
-        mirrored: the same of the mirror images, turned back; None without them.
+        features: (N, C, h, w), what the classifier averages; of mirror images turned back.
+        mirrored: the same of the mirror images, where they are seen, too; else None.
         inner: features (N, C', h', w') of inner layers.
     """
 
@@ -90,18 +92,20 @@ class Refiner:
     def __call__(self, photos: Sequence[Image.Image], targets: np.ndarray | Tensor) -> Tensor:
         """(N, T, grid, grid) float32 in [0, 1]: refined maps of RGB photos for their targets, (N, T) class indices."""
         weight = self.network.classifier.weight
-        looks = [self.look(photos, preprocess) for preprocess in self.views]
+        looks = [self.look(photos, *view) for view in zip(self.views, self.recipe.mirror, strict=False)]
         colors = read_colors(photos, self.views[0], self.recipe.grid).to(weight.device)
         return compose(looks, weight[torch.as_tensor(targets, device=weight.device)], colors, self.recipe)
 
     @torch.no_grad()
-    def look(self, photos: Sequence[Image.Image], preprocess: Preprocess) -> Look:
+    def look(self, photos: Sequence[Image.Image], preprocess: Preprocess, mirror: Mirror = "no") -> Look:
         """One view of the photos."""
         pixels = np.stack([preprocess.to_pixels(photo) for photo in photos])
         images = torch.from_numpy(preprocess.normalise(pixels)).to(self.network.classifier.weight.device)
         with catch_inner(self.network) as inner:
-            features = self.network.features(images)
-        mirrored = self.network.features(images.flip(-1)).flip(-1) if self.recipe.flip else None
+            features = self.network.features(images.flip(-1) if mirror == "yes" else images)
+        if mirror == "yes":
+            return Look(features.flip(-1), None, tuple(part.flip(-1) for part in inner))
+        mirrored = self.network.features(images.flip(-1)).flip(-1) if mirror == "both" else None
         return Look(features, mirrored, tuple(inner))
 
 
