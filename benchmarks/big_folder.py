@@ -97,7 +97,7 @@ def main() -> None:
     table = write_table(list(head.values()), [[f"{row[name]:,.0f}" for name in head] for row in rows])
     words = [
         "# Training on ever more photos",
-        f"`whycam train FOLDER -o RUN {' '.join(args.flags)}`, nothing cached.",
+        f"`{shlex.join(['whycam', 'train', 'FOLDER', '-o', 'RUN', *args.flags])}`, nothing cached.",
         "",
     ]
     save("big_folder", [*words, *table], {"rows": rows}, args.out)
