@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from whycam.callbacks.recording import is_recording
 from whycam.config import AuditOptions, ReportOptions
 from whycam.data.folder import Sample
-from whycam.errors import UserError, make_disk_error, make_unreadable_error
+from whycam.errors import UserError, make_unreadable_error
 from whycam.explainer.reading import Reading
 from whycam.intake.door import open_classifier
+from whycam.jobs.outcome import Outcome, write_page
 from whycam.jobs.outputs import check_file
 from whycam.jobs.progress import show_progress
 from whycam.jobs.report_photos import (
@@ -32,26 +34,18 @@ from whycam.jobs.report_photos import (
     read_items,
     read_run,
 )
-from whycam.runs import find_source, open_atomic, read_result, read_versions
+from whycam.runs import find_source, read_result, read_versions
 from whycam.show.entries import make_entry
 from whycam.show.report import EVIDENCE_PHOTOS, PICTURED_FINDINGS, Report, render_report
 from whycam.show.tally import OVER_HALF, Tally
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a finished `whycam report` counts."""
-
-    photos: int
-    unreadable: int
-    size_mb: float
 
 
 def make_report(model: str, folder: Path | None, out: Path, options: ReportOptions) -> Outcome:
     """Writes the page.
 
     Args:
-        model: a training run, whose held-out photos are shown; or see `whycam.load`, with a folder.
+        model: a training run, whose held-out photos are shown; a recording of `whycam.callbacks`; or see
+            `whycam.load`, with a folder.
         folder: photos; of a run whose photos have moved, the folder that they are in now.
         out: the file to make.
         options: see there.
@@ -60,6 +54,10 @@ def make_report(model: str, folder: Path | None, out: Path, options: ReportOptio
         UserError: no photos, an unknown model, a file that exists, a full disk, or not one photo that can be read.
     """
     check_file(out, "a report", overwrite=options.overwrite)
+    if is_recording(Path(model)):
+        from whycam.jobs.recording import make_recording_page  # noqa: PLC0415 - a page that other reports do without
+
+        return make_recording_page(Path(model), folder, out)
     run = read_run(Path(model))
     reported = find_photos_to_report(model, run, folder)
     usual = run.place / "evaluation" if run else None
@@ -92,8 +90,7 @@ def make_report(model: str, folder: Path | None, out: Path, options: ReportOptio
             versions=read_versions(),
         )
     )
-    _write(page, out)
-    return Outcome(kept.tally.photos, len(kept.unreadable), out.stat().st_size / 1e6)
+    return Outcome(kept.tally.photos, len(kept.unreadable), write_page(page, out))
 
 
 def _read_all(reported: ReportPhotos, kept: _Kept) -> _Kept:
@@ -104,16 +101,6 @@ def _read_all(reported: ReportPhotos, kept: _Kept) -> _Kept:
     if not kept.tally.photos:
         raise make_unreadable_error(len(reported.items), reported.items[0].path)
     return kept
-
-
-def _write(page: str, out: Path) -> None:
-    try:
-        with open_atomic(out) as part:
-            part.write_text(page, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        if told := make_disk_error(error, out.absolute().parent):
-            raise told from error
-        raise
 
 
 @dataclass
