@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -82,6 +83,13 @@ def test_the_page_names_every_room() -> None:
     rooms = {path.parent.relative_to(ROOT).as_posix() for path in FILES} - {"."}
     told = set(re.findall(r"^\| `([\w/]+)/` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
     assert told == rooms
+
+
+def test_every_room_has_its_place_in_the_order_of_imports() -> None:
+    project = tomllib.loads((PAGE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
+    rooms = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in FILES} - {"__init__"}
+    assert set(layers) == {f"whycam.{room}" for room in rooms}
 
 
 def read_recipe(title: str) -> str:
