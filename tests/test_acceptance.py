@@ -194,6 +194,28 @@ def test_09_no_side_effects() -> None:
     assert look() == before
 
 
+def test_09_a_loaded_module_can_be_trained_on() -> None:
+    """Beside pytorch-grad-cam#488: loading froze a module in place, and what was trained after it did not learn."""
+    net, images = make_net().train(), make_images()
+    net[0].eval()
+    before = [(part.training, len(part._forward_hooks)) for part in net.modules()]
+    model = whycam.load(
+        net, preprocess="unit", image_size=images.shape[-1], class_names=[*"abcdefghij"][: net(images).shape[1]]
+    )
+    pixels = (images * 255).clamp(0, 255).byte()
+    first = model.explain(pixels).logits
+    assert [(part.training, len(part._forward_hooks)) for part in net.modules()] == before
+    assert all(own.requires_grad for own in net.parameters())
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net(images).square().mean().backward()
+    optimizer.step()
+    # The weights are the module's own, so the model that was loaded is of now.
+    assert not torch.equal(model.explain(pixels).logits, first)
+    assert all(
+        own.data_ptr() == its.data_ptr() for own, its in zip(net.parameters(), model.network.parameters(), strict=True)
+    )
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
 def test_10_colours(mode: str) -> None:
     """pytorch-grad-cam#114, #469: the hottest pixel has the colour map's last colour, in RGB order, on any picture."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -149,7 +150,22 @@ def _is_it(request: Request) -> bool:
 def _open(request: Request) -> Found:
     request.refuse("module", "weights")
     network: Any = request.model
-    return open_module(network, request, "module", read_known(network, request))
+    return open_module(_share(network), request, "module", read_known(network, request))
+
+
+def _share(network: nn.Module) -> nn.Module:
+    """A copy with the same weights, not copied, of which nothing is trained: the caller's own module stays as it is.
+
+    A module that can't be copied, say with an open file in it, is taken itself.
+    """
+    from torch import nn  # noqa: PLC0415 - whoever has a network has imported it
+
+    same: dict[int, Any] = {id(own): nn.Parameter(own.detach(), requires_grad=False) for own in network.parameters()}
+    same |= {id(own): own for own in network.buffers()}
+    try:
+        return copy.deepcopy(network, same)
+    except Exception:  # noqa: BLE001 - any attribute of a stranger's module may raise anything
+        return network
 
 
 def read_known(network: Any, request: Request) -> Known:
