@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from whycam.show.layout import open_templates, read_static
 
 # Of the JSON; a later version that means something else by it counts on.
 FORMAT = 1
@@ -159,18 +158,9 @@ def _tell(value: Any) -> str:
 
 def render_evidence(evidence: Evidence) -> str:
     """The page as HTML, which runs no script and asks for nothing outside itself."""
-    pages = Environment(
-        loader=PackageLoader("whycam.show", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    pages = open_templates()
     pages.filters["told"] = tell_value
-    style = "".join(
-        (resources.files("whycam.show") / "static" / name).read_text(encoding="utf-8")
-        for name in ("viewer.css", "report.css", "evidence.css")
-    )
+    style = read_static(("viewer.css", "report.css", "evidence.css"))
     return pages.get_template("evidence.html").render(
         style=style, evidence=evidence, no_claim=NO_CLAIM, left=LEFT_TO_PEOPLE
     )

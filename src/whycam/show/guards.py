@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from whycam.show.layout import open_templates, read_static
 
 _ORDER = {"broken": 0, "inconclusive": 1, "holds": 2}
 # On the scale a share of 1 is so long.
@@ -16,18 +15,9 @@ _SCALE_PX = 480
 
 def render_guards(content: Mapping[str, Any]) -> str:
     """The page as HTML, of what guards.json holds; pictures are files beside it, and it runs no script."""
-    pages = Environment(
-        loader=PackageLoader("whycam.show", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    pages = open_templates()
     rows = sorted(content["guards"], key=lambda row: (not row["fails"], _ORDER[row["state"]]))
-    style = "".join(
-        (resources.files("whycam.show") / "static" / name).read_text(encoding="utf-8")
-        for name in ("viewer.css", "report.css", "guards.css")
-    )
+    style = read_static(("viewer.css", "report.css", "guards.css"))
     counts = {state: sum(row["state"] == state for row in rows) for state in _ORDER}
     return pages.get_template("guards.html").render(
         style=style,

@@ -9,13 +9,11 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import resources
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from whycam.maps import render
 from whycam.runs import command_line
+from whycam.show.layout import open_templates, read_static
 
 # What a page's script imports -> the file.
 _MODULES = {"whycam/viewer": "viewer.js", "whycam/pictures": "pictures.js"}
@@ -32,19 +30,14 @@ def render_page(template: str, *, styles: Sequence[str], script: str, data: Mapp
         data: what the script reads.
         words: what the template reads.
     """
-    pages = Environment(
-        loader=PackageLoader("whycam.show", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    pages = open_templates()
     pages.policies["json.dumps_kwargs"] = {"allow_nan": False, "ensure_ascii": False, "separators": (",", ":")}
     pages.filters |= {"percent": tell_percent, "number": tell_number}
-    style, own = "".join(map(_read, styles)), _read(script)
+    style, own = read_static(styles), read_static([script])
     imports = {
         "imports": {
-            name: f"data:text/javascript;base64,{_to_base64(_read(file).encode())}" for name, file in _MODULES.items()
+            name: f"data:text/javascript;base64,{_to_base64(read_static([file]).encode())}"
+            for name, file in _MODULES.items()
         }
     }
     import_map = pages.from_string("{{ imports|tojson }}").render(imports=imports)
@@ -59,10 +52,6 @@ def render_page(template: str, *, styles: Sequence[str], script: str, data: Mapp
         render_rule=RENDER_RULE,
         **words,
     )
-
-
-def _read(name: str) -> str:
-    return (resources.files("whycam.show") / "static" / name).read_text(encoding="utf-8")
 
 
 def _to_base64(data: bytes) -> str:
