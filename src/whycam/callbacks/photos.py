@@ -14,7 +14,7 @@ from whycam.data.folder import sort_names
 from whycam.data.loader import load_photo, map_ahead
 from whycam.data.preprocess import Preprocess
 from whycam.data.regions import find_masks
-from whycam.errors import UserError, make_unknown_name, make_unreadable_error
+from whycam.errors import UserError, as_clause, make_unknown_name, make_unreadable_error
 from whycam.runs import to_text
 
 PICTURE_PX = 360
@@ -137,7 +137,7 @@ def read_watched(labelled: Labelled, preprocess: Preprocess) -> WatchedPhotos:
             try:
                 mask = Annotation(photo.path, mask=labelled.masks[photo.path]).fit(photo.image.size, size).region
             except AnnotationError as error:
-                unreadable.append((name, f"{error}; its heat is not counted on masks"))
+                unreadable.append((name, f"{as_clause(error)}; its heat is not counted on masks"))
         rows.append((name, photo.path, truth, photo.pixels, _shrink(photo.image), photo.image.size, mask))
     if not rows:
         raise make_unreadable_error(len(labelled.paths), labelled.paths[0])
