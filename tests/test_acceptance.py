@@ -214,6 +214,9 @@ def test_09_a_loaded_module_can_be_trained_on() -> None:
     assert all(
         own.data_ptr() == its.data_ptr() for own, its in zip(net.parameters(), model.network.parameters(), strict=True)
     )
+    net[-1].weight = torch.nn.Parameter(torch.zeros_like(net[-1].weight))
+    with pytest.raises(UserError, match=r"replaced by others since.*Load it again"):
+        model.explain(pixels)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])

@@ -268,6 +268,33 @@ def test_an_epoch_cannot_come_twice(garden: Path, tmp_path: Path) -> None:
             make_recorder(garden, garden / "photos", **how).begin(make_net())
 
 
+def test_what_is_recorded_again_is_told(garden: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = make_recorder(garden, tmp_path / "rec")
+    for epoch in range(3):
+        first.record(make_net(epoch), epoch)
+    make_recorder(garden, tmp_path / "rec", resume=True).record(make_net(1), 1)
+    assert "goes on at epoch 1: 2 epochs that it had from there on, to 2, are recorded again" in caplog.text
+    assert [line["epoch"] for line in read_recording(tmp_path / "rec").epochs] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("network", "epoch", "how", "words"),
+    [
+        ("net", 0, {}, "Found str to record; expected the torch module"),
+        (make_net(), "x", {}, "The epoch is 'x'; expected a whole number"),
+        (make_net(), -1, {}, "The epoch is -1; expected a whole number"),
+        (make_net(), 0, {"every": "2"}, "every is '2'; expected 1 or more"),
+        (make_net(), 0, {"loggers": ["tb"]}, "Found the logger 'tb'; expected one of"),
+    ],
+)
+def test_what_is_asked_wrongly_is_told_before_anything_is_written(  # noqa: PLR0917 - cases and fixtures
+    garden: Path, tmp_path: Path, network: Any, epoch: Any, how: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        make_recorder(garden, tmp_path / "rec", **how).record(network, epoch)
+    assert not (tmp_path / "rec").exists()
+
+
 def test_a_recording_of_other_photos_is_not_gone_on_with(garden: Path, tmp_path: Path) -> None:
     make_recorder(garden, tmp_path / "rec").begin(make_net())
     few = {path: path.parent.name for path in sorted((garden / "photos/val").glob("*/0000.jpg"))}

@@ -227,3 +227,27 @@ def test_as_a_user_calls_it(photos: Path, tmp_path: Path, call_whycam: Run) -> N
     assert again.returncode == 2
     assert "Traceback" not in again.stderr
     assert not list(tmp_path.glob("other*"))
+
+
+def test_what_takes_photos_alone_says_so_of_a_list(
+    call_whycam: Run, tiny_folder: Path, shapes_folder: Path, tmp_path: Path
+) -> None:
+    listed = write_csv(tmp_path / "list.csv", [(next(shapes_folder.rglob("*.jpg")), "circle", "")])
+    out = tmp_path / "out"
+    for words in (("evaluate", tiny_folder, listed), ("localize", tiny_folder, listed)):
+        done = call_whycam(*words, "-o", out)
+        assert (done.returncode, "is a list or holds shards" in done.stderr) == (2, True), done.stderr
+    done = call_whycam("export", tiny_folder, "-o", out, "--int8", "--calibrate", listed)
+    assert (done.returncode, "is a list or holds shards" in done.stderr) == (2, True), done.stderr
+    assert not out.exists()
+
+
+def test_words_that_nothing_asks_for_are_not_passed_over(
+    call_whycam: Run, tiny_folder: Path, shapes_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = call_whycam("explain", tiny_folder, shapes_folder, "-o", out, "--workers", "2")
+    assert (done.returncode, "--workers is about a cluster" in done.stderr) == (2, True), done.stderr
+    done = call_whycam("export", tiny_folder, "-o", out, "--calibrate", shapes_folder)
+    assert (done.returncode, "--calibrate gives photos to --int8" in done.stderr) == (2, True), done.stderr
+    assert not out.exists()

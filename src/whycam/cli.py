@@ -87,6 +87,7 @@ def explain(
 ) -> None:
     """Show where a network looks: overlay, heatmap, raw map and boxes of each photo, and one table."""
     options = ExplainOptions.model_validate(given)
+    options.check_used()
     if options.on == "ray":
         from whycam.ray.explain import explain_on_ray
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from whycam.explainer.explanation import Explanation
 from whycam.explainer.model import Model, load
 from whycam.maps import render
 from whycam.runs import open_run, read_versions
+
+log = logging.getLogger("whycam.callbacks")
 
 
 class Logger(Protocol):
@@ -90,8 +93,7 @@ class Recorder:
             UserError: `every` under 1, photos that can't be read or are not labelled, an `out` that exists, an epoch
                 recorded already, class names of another number than the outputs, or a module that has no maps.
         """
-        if self.every < 1:
-            raise UserError(f"every is {self.every}; expected 1 or more epochs. Give every=1 to record each.")
+        self._check_asked(network, epoch)
         if epoch % self.every:
             return
         if self._last is not None and epoch <= self._last.epoch:
@@ -139,6 +141,24 @@ class Recorder:
             told[f"{name}_by_class"] = mean_by_class(values, watched.truths, labelled.class_names)
         return Snapshot(epoch, maps, logits, on_masks, moved, told)
 
+    def _check_asked(self, network: object, epoch: object) -> None:
+        if not isinstance(self.every, int) or self.every < 1:
+            raise UserError(f"every is {self.every!r}; expected 1 or more epochs. Give every=1 to record each.")
+        if not isinstance(epoch, int) or epoch < 0:
+            raise UserError(
+                f"The epoch is {epoch!r}; expected a whole number, 0 before training. Count finished epochs."
+            )
+        if not isinstance(network, nn.Module):
+            raise UserError(
+                f"Found {type(network).__name__} to record; expected the torch module that is trained. Pass that."
+            )
+        for logger in self.loggers:
+            if not hasattr(logger, "log"):
+                raise UserError(
+                    f"Found the logger {logger!r}; expected one of whycam.callbacks.loggers, or an object with "
+                    "log(epoch, numbers, pictures). Make one, such as TensorBoardLogger(writer)."
+                )
+
     def _check_out(self) -> None:
         out = Path(self.out)
         if out.exists() and not (is_recording(out) and (self.overwrite or self.resume)):
@@ -156,6 +176,14 @@ class Recorder:
                 "with. Choose another name."
             )
         self._lines = [line for line in recording.epochs if line["epoch"] < epoch]
+        if again := [line["epoch"] for line in recording.epochs if line["epoch"] >= epoch]:
+            log.warning(
+                "The recording '%s' goes on at epoch %s: %s epochs that it had from there on, to %s, are recorded again",
+                Path(self.out),
+                epoch,
+                len(again),
+                again[-1],
+            )
         return recording.read(self._lines[-1]) if self._lines else None
 
     def _write(self, snapshot: Snapshot, why: Explanation, labelled: Labelled) -> Snapshot:

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from whycam.errors import UserError
+
 # Maps of more at 7x7 cells would take over 20 MB a photo; a million names is a mistake in a file, not a classifier.
 MAX_CLASSES = 100_000
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -56,3 +58,14 @@ class ClusterOptions(Options):
         description="Copies of the model on the cluster, MIN:MAX [1 to what it has room for].",
     )
     gpus_per_worker: float = Field(0, ge=0, description="GPUs of each copy; 0.5: two copies share one.")
+
+    def check_used(self) -> None:
+        """Lets no word on a cluster be passed over.
+
+        Raises:
+            UserError: there is one, and the work is done here.
+        """
+        unused = [name for name in ("address", "workers", "gpus_per_worker") if getattr(self, name)]
+        if unused and self.on == "here":
+            words = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+            raise UserError(f"{words} is about a cluster, and the work is done here. Add --on ray, or leave it out.")

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from whycam.data.folder import Sample
-from whycam.data.listed import is_listed, read_labels
+from whycam.data.listed import is_listed, read_labels, refuse_listed
 from whycam.data.walk import find_images, walk_photos
 from whycam.errors import UserError, as_clause
 from whycam.runs import to_text
@@ -181,6 +181,7 @@ def read_photos(
     Raises:
         UserError: no photos; a file that can't be read, or that names no photo of the folder.
     """
+    refuse_listed(folder)
     root = next((folder / name for name in _VAL_NAMES if (folder / name).is_dir()), folder)
     photos = {path.absolute(): Annotation(path.absolute(), _name_class(path, root)) for path in find_images([root])}
     top = {annotation.classes for annotation in photos.values()}

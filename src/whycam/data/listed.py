@@ -26,6 +26,9 @@ _EXPECTED = (
     "expected the columns path,label (and split, train or val, if you like): a photo below the list's own folder, or "
     "its whole path, and the name of its class"
 )
+_EXPECTED_OF_SHARDS = (
+    "expected KEY.cls or KEY.json (with label) beside KEY.jpg in each shard, or a folder for each class in it"
+)
 _SPLITS = {"": "", "train": "train", **dict.fromkeys(VAL_NAMES, "val")}
 
 
@@ -68,6 +71,19 @@ def is_listed(place: Path) -> bool:
     if not place.is_dir():
         return place.suffix.lower() in _READERS or place.name.lower().endswith(PACKED_TARS)
     return bool(_find_shards(place)) and all(folder.name in _SPLITS for folder in list_folders(place))
+
+
+def refuse_listed(place: Path) -> None:
+    """For what takes photos alone.
+
+    Raises:
+        UserError: it is a list, or shards.
+    """
+    if is_listed(place):
+        raise UserError(
+            f"'{place}' is a list or holds shards, which training, audits and checks take; expected photos here: "
+            "CLASS/photo.jpg, or photos in one folder. Give the folder that they are in."
+        )
 
 
 def read_listed(
@@ -142,7 +158,8 @@ def _collect(place: Path, folder: Path, rows: Iterable[Row]) -> Listed:
         labels[path], splits[path] = row.label, row.split
     if not labels:
         told = _tell_left_out(left_out)
-        raise UserError(f"'{place}' names no photo with a label{': ' + ' '.join(told) if told else ''}; {_EXPECTED}.")
+        expected = _EXPECTED_OF_SHARDS if place.is_dir() or place.suffix.lower() == ".tar" else _EXPECTED
+        raise UserError(f"'{place}' names no photo with a label; {expected}. {' '.join(told)}".rstrip())
     return Listed(_find_root(folder, labels), labels, splits, _tell_left_out(left_out))
 
 

@@ -328,7 +328,8 @@ def load(
         model: a run or model folder; `imagenet` (the installed network), a timm or torchvision name; a Hugging Face
             folder or `hf:org/name`; an .onnx, .keras, .h5, .pt2 or TorchScript file; `file.py:attribute` or
             `package.module:attribute`, whose code is run; a torch module; or a function, normalised images
-            (N, C, H, W) -> scores (N, K). docs/models.md has a section on each.
+            (N, C, H, W) -> scores (N, K). docs/models.md has a section on each. A module stays as it is; what is
+            trained of it later is seen, and once its weights are replaced by others it must be loaded again.
         device: auto, cpu, cuda or mps.
         weights: a local file, for a name or for code.
         class_names: K names in the order of the outputs, or a file of them, a name a line [the model's own].

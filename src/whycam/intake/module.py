@@ -156,16 +156,28 @@ def _open(request: Request) -> Found:
 def _share(network: nn.Module) -> nn.Module:
     """A copy with the same weights, not copied, of which nothing is trained: the caller's own module stays as it is.
 
-    A module that can't be copied, say with an open file in it, is taken itself.
+    Once the caller's module has other weights the copy refuses to answer. A module that can't be copied, say with an
+    open file in it, is taken itself.
     """
     from torch import nn  # noqa: PLC0415 - whoever has a network has imported it
 
     same: dict[int, Any] = {id(own): nn.Parameter(own.detach(), requires_grad=False) for own in network.parameters()}
     same |= {id(own): own for own in network.buffers()}
     try:
-        return copy.deepcopy(network, same)
+        made = copy.deepcopy(network, same)
     except Exception:  # noqa: BLE001 - any attribute of a stranger's module may raise anything
         return network
+    weights = [id(own) for own in network.parameters()]
+
+    def check(*_: object) -> None:
+        if [id(own) for own in network.parameters()] != weights:
+            raise UserError(
+                f"Weights of the {type(network).__name__} that was loaded were replaced by others since; expected the "
+                "same ones, which may be trained. Load it again."
+            )
+
+    made.register_forward_pre_hook(check)
+    return made
 
 
 def read_known(network: Any, request: Request) -> Known:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from whycam.config import ExportOptions
+from whycam.data.listed import refuse_listed
 from whycam.data.loader import stream_photos
 from whycam.data.walk import find_images
 from whycam.errors import UserError, as_clause
@@ -71,6 +72,12 @@ def _check_options(options: ExportOptions) -> None:
     if found := refused.intersection(graph):
         words = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(found))
         raise UserError(f"--format {options.format} does not go with {words}. Leave it out, or take --format onnx.")
+    if options.calibrate is not None:
+        if not options.int8:
+            raise UserError("--calibrate gives photos to --int8, which is not asked for. Add --int8, or leave it out.")
+        refuse_listed(options.calibrate)
+        if not options.calibrate.exists():
+            raise UserError(f"--calibrate: there is no '{options.calibrate.absolute()}'; expected a folder of photos.")
     if options.int8 and options.calibrate is None:
         raise UserError("--int8 takes its ranges from photos; found no --calibrate FOLDER. Give a folder of photos.")
 

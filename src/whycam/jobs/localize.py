@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from whycam.config import LocalizeOptions
 from whycam.data.images import image_from_pil
+from whycam.data.listed import refuse_listed
 from whycam.data.loader import Photo
 from whycam.data.sources import name_outputs
 from whycam.data.walk import find_images
@@ -74,6 +75,8 @@ def localize_files(model_name: str, inputs: Sequence[Path], out: Path, options: 
         UserError: no photos, an unknown model, class or method, an output folder that exists, a full disk, a model
             that has no refined maps, or not one photo that can be read.
     """
+    for place in inputs:
+        refuse_listed(place)
     paths = find_images(inputs)
     with open_run(out, overwrite=options.overwrite) as folder:
         model = open_classifier(model_name, **options.describe_model())

@@ -109,7 +109,7 @@ def throw_away(run: Path, number: str) -> None:
         "is the run as it was first trained" if number == ORIGINAL else "stands for the run" if version.is_kept else ""
     )
     if why:
-        raise UserError(f"The version {number} {why}; expected one that does not. Keep or name another one.")
+        raise UserError(f"The version {number} {why}; it cannot be thrown away. Name or keep another one.")
     with _work_on(run):
         # Under a name that is no version's first: a kill in between leaves none that is half there.
         gone = version.folder.with_name(f"{number}.partial")
