@@ -273,7 +273,7 @@ def test_what_is_recorded_again_is_told(garden: Path, tmp_path: Path, caplog: py
     for epoch in range(3):
         first.record(make_net(epoch), epoch)
     make_recorder(garden, tmp_path / "rec", resume=True).record(make_net(1), 1)
-    assert "goes on at epoch 1: 2 epochs that it had from there on, to 2, are recorded again" in caplog.text
+    assert "goes on at epoch 1: 2 epochs that it had from there to 2 are recorded again" in caplog.text
     assert [line["epoch"] for line in read_recording(tmp_path / "rec").epochs] == [0, 1]
 
 

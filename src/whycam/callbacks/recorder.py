@@ -178,7 +178,7 @@ class Recorder:
         self._lines = [line for line in recording.epochs if line["epoch"] < epoch]
         if again := [line["epoch"] for line in recording.epochs if line["epoch"] >= epoch]:
             log.warning(
-                "The recording '%s' goes on at epoch %s: %s epochs that it had from there on, to %s, are recorded again",
+                "The recording '%s' goes on at epoch %s: %s epochs that it had from there to %s are recorded again",
                 Path(self.out),
                 epoch,
                 len(again),
