@@ -218,6 +218,19 @@ def find_source(run: Path, about: Mapping[str, Any]) -> Path:
     return Path(os.path.normpath(find_data(run, about) / about["listed"]))
 
 
+def read_columns(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:
+    """Columns of a Parquet table.
+
+    Raises:
+        OSError, ValueError: it can't be read.
+    """
+    import pyarrow.parquet as pq  # noqa: PLC0415 - slow to import
+
+    with pq.ParquetFile(path) as table:  # read_table imports pandas
+        found: dict[str, list[Any]] = table.read(columns=list(columns)).to_pydict()
+    return found
+
+
 def to_text(path: str | Path) -> str:
     r"""The path as text that any table or page takes: bytes that are no UTF-8 stand as escapes, such as \udce9."""
     text = str(path)

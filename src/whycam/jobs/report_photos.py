@@ -25,7 +25,7 @@ from whycam.explainer.exact import ExactReader, choose_stand_in
 from whycam.explainer.reading import Reading
 from whycam.explainer.targets import seek_class
 from whycam.intake.door import open_classifier
-from whycam.runs import find_data, find_run, find_source, from_text, to_text
+from whycam.runs import find_data, find_run, find_source, from_text, read_columns, to_text
 from whycam.show.entries import encode_photo, shrink_photo
 
 # Of so many classes at the most, every one's map is kept; of more, those of the best five and the true one.
@@ -96,13 +96,10 @@ def read_run(folder: Path) -> Run | None:
     if not (folder / "summary.json").is_file():
         return None
     place = find_run(folder)
-    import pyarrow.parquet as pq  # noqa: PLC0415 - slow to import
-
     try:
         summary = json.loads((place / "summary.json").read_text(encoding="utf-8"))
         lines = (place / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        with pq.ParquetFile(place / "predictions.parquet") as file:  # read_table imports pandas
-            table = file.read(columns=["path", "truth"]).to_pydict()
+        table = read_columns(place / "predictions.parquet", ["path", "truth"])
         epochs = tuple(json.loads(line) for line in lines)
     except (OSError, ValueError) as error:
         raise UserError(

@@ -34,7 +34,7 @@ from whycam.mend.steps import Progress, make_show
 from whycam.mend.training import EDITS, Training, prepare, read_source
 from whycam.mend.versions import Version
 from whycam.mend.worklist import Item, Known, Photo, make_list
-from whycam.runs import find_source, from_text, to_text
+from whycam.runs import find_source, from_text, read_columns, to_text
 from whycam.train.stores import compute_plain, read_pooled
 
 
@@ -269,12 +269,9 @@ class EditedRun:
 
     def _read_answers(self, place: Path) -> Iterator[tuple[str, tuple[str, float]]]:
         """Content hash of each held-out photo, what a version's model says, and the probability of its class."""
-        import pyarrow.parquet as pq  # noqa: PLC0415 - slow to import
-
+        columns = ["path", "predicted", "p_truth"]
         try:
-            columns = ["path", "predicted", "p_truth"]
-            with pq.ParquetFile(place / "predictions.parquet") as answers:  # read_table imports pandas
-                table = answers.read(columns=columns).to_pydict()
+            table = read_columns(place / "predictions.parquet", columns)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"'{(place / 'predictions.parquet').absolute()}' can't be read ({type(error).__name__}); expected what "

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from whycam.audit import KINDS, audit
-from whycam.audit.data import draw_samples
+from whycam.audit.data import ShowProgress, draw_samples
 from whycam.config import TrainOptions
 from whycam.data.folder import PhotoFolder
 from whycam.intake.door import open_classifier
 from whycam.mend.compare import compare_findings, compare_models
 from whycam.mend.journal import NAME, Journal
 from whycam.mend.state import State, replay
-from whycam.mend.training import EDITS, ShowProgress, prepare, read_source
+from whycam.mend.training import EDITS, prepare, read_source
 from whycam.mend.versions import COMPARISON, Version, find_version, list_versions, open_version
 from whycam.model.classifier import MANY
 from whycam.model.gap import load_classifier

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from whycam.audit.data import ShowProgress
 from whycam.config import TrainOptions
 from whycam.data.check import drop_unreadable, find_same_content, hash_photos
 from whycam.data.exchange import Exchange
@@ -38,7 +39,6 @@ from whycam.train.work import Work, log
 _MANY = 1000
 # Under this name `options.json` has the ids of the edits that count.
 EDITS = "edits_that_count"
-ShowProgress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass
