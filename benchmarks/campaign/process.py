@@ -202,6 +202,8 @@ def _become_command(
     variables: Mapping[str, str] | None,
 ) -> None:
     """In the forked process: the command line, and no way back."""
+    import torch  # noqa: PLC0415 - imported by `ready`
+
     code = 70
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -218,6 +220,9 @@ def _become_command(
         os.environ.update({**room.variables(), **(variables or {})})
         os.chdir(room.work)
         tempfile.tempdir = None
+        # PyTorch replaces the pool that a fork lost at the first use of it, and two threads that are first at once find
+        # none: "Invalid thread pool". A command that was not forked has none to replace.
+        torch.set_num_threads(1)
         sys.argv = ["whycam", *words]
         if first:
             first()
