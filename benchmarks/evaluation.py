@@ -26,7 +26,7 @@ from torch import Tensor
 import whycam
 from whycam.data.annotations import Annotation, read_photos
 from whycam.explainer.model import Model
-from whycam.metrics import in_progress
+from whycam.metrics import measurer
 from whycam.metrics.evaluation import BASELINES, Evaluation, evaluate
 from whycam.metrics.pooling import estimate
 
@@ -45,7 +45,7 @@ def make_ways(photos: int) -> dict[str, dict[str, Any]]:
 
 def count_calls(calls: Counter[str], way: list[str]) -> None:
     """From now on each photo that the model scores is counted for the way that is measured."""
-    plain = in_progress.make_scores
+    plain = measurer.make_scores
 
     def make_scores(classifier: Any) -> Callable[[Tensor], Tensor]:
         run = plain(classifier)
@@ -56,7 +56,7 @@ def count_calls(calls: Counter[str], way: list[str]) -> None:
 
         return scored
 
-    in_progress.make_scores = make_scores
+    measurer.make_scores = make_scores
 
 
 def compare_numbers(found: dict[str, list[Evaluation]]) -> list[list[Any]]:

@@ -25,7 +25,7 @@ from torchcam.metrics import DeletionInsertionMetric
 import whycam
 from whycam.metrics.case import Case, Photos, Score
 from whycam.metrics.faithfulness import STEPS, count_steps, deletion_auc, insertion_auc, road_combined
-from whycam.metrics.in_progress import make_scores
+from whycam.metrics.measurer import make_scores
 from whycam.model.classifier import Classifier
 
 AREAS, ROAD = "insertion + deletion", "ROAD"

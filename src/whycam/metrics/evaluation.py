@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,11 +15,12 @@ import torch
 
 from whycam.data.annotations import Annotation, read_photos, to_annotation
 from whycam.data.folder import Sample, sort_names
-from whycam.data.loader import Photo, in_batches, stream_photos
+from whycam.data.loader import in_batches, stream_photos
 from whycam.errors import UserError
 from whycam.explainer.model import Model, load
 from whycam.metrics.curves import TOLERANCE
-from whycam.metrics.in_progress import EvaluationInProgress
+from whycam.metrics.in_progress import EvaluationInProgress, find_classes
+from whycam.metrics.measurer import Job, MeasureBy, Question, Ready, make_ready, measure_here
 from whycam.metrics.pooling import Estimate, compare, estimate, is_defined
 from whycam.metrics.registry import Metric, get_metrics
 
@@ -199,6 +201,7 @@ def evaluate(
     seed: int = 0,
     engine: str = "auto",
     progress: Progress | None = None,
+    measure_by: MeasureBy = measure_here,
     **how: Any,
 ) -> Evaluation:
     """How good the maps of methods are, by metrics, over photos.
@@ -221,6 +224,7 @@ def evaluate(
         engine: what scores changed photos. onnx: the exported graph, made once and kept in the cache; torch: the
             network; auto: the first, where the model can be exported and there is no GPU.
         progress: is told how many photos are done.
+        measure_by: whose cores measure.
         how: what `whycam.explain` takes beside these: layer, smooth.
 
     Raises:
@@ -234,32 +238,49 @@ def evaluate(
     names = (*dict.fromkeys(methods), *dict.fromkeys(beside))
     model.check_methods(names)
     chosen, left_out = _choose_metrics(chosen, metrics, listed, model)
-    running = EvaluationInProgress(
-        model=model,
+    question = Question(
         methods=names,
         metrics=tuple(chosen),
         target=target,
         seed=seed,
-        scored=model.classifier.having(engine=engine),
+        engine=engine,
         how=how,
-        total=len(listed),
+        indices=find_classes(listed, model.class_names, target),
         baselines=frozenset(beside),
         tolerance=0.0 if every_step else TOLERANCE,
     )
-    running.find_classes(listed)
+    running = EvaluationInProgress(question=question, total=len(listed))
     order = list(range(len(listed)))
     if until or (beside and baseline_photos < len(listed)):
         random.Random(seed).shuffle(order)  # noqa: S311 - a sample, not a secret
-    photos = _stream(model, [listed[k] for k in order])
-    for is_sampled, part in ((True, islice(photos, max(MIN_PHOTOS, baseline_photos))), (False, photos)):
-        for batch in in_batches(part, batch_size):
-            # Where the sample's photos can't be read, those that come next stand in for them.
-            running.measure(batch, is_sampled=is_sampled or sum(running.is_sampled) < MIN_PHOTOS)
+    photos = _stream(model, [listed[k] for k in order], question)
+    asked: deque[Job] = deque()
+    with measure_by(model, question) as measure:
+        for found in measure(_keep(_make_jobs(question, photos, batch_size, baseline_photos), asked)):
+            job = asked.popleft()
+            running.add(job, found)
             if progress:
-                progress(len(batch))
+                progress(len(job.photos))
             if until and running.is_narrow(until):
-                return _finish(running, beside, left_out, order, {"until": until, "of": len(listed)})
-    return _finish(running, beside, left_out, order)
+                return _finish(running, model, beside, left_out, order, {"until": until, "of": len(listed)})
+    return _finish(running, model, beside, left_out, order)
+
+
+def _make_jobs(question: Question, photos: Iterator[Ready], size: int, sample: int) -> Iterator[Job]:
+    """Batches of photos; the first `sample` photos are those on which the baselines are measured, too."""
+    sampled = 0
+    for is_sample, part in ((True, islice(photos, max(MIN_PHOTOS, sample))), (False, photos)):
+        for batch in in_batches(part, size):
+            # Where the sample's photos can't be read, those that come next stand in for them.
+            job = Job(batch, is_sample or sampled < MIN_PHOTOS)
+            sampled += job.is_sampled * sum(question.can_measure(one) for one in batch)
+            yield job
+
+
+def _keep(jobs: Iterable[Job], kept: deque[Job]) -> Iterator[Job]:
+    for job in jobs:
+        kept.append(job)
+        yield job
 
 
 def _draw_samples(samples: list[Annotation], limit: int | None, seed: int) -> list[Annotation]:
@@ -302,13 +323,15 @@ def _choose_metrics(
     return kept, [m.name for m in lacking]
 
 
-def _stream(model: Model, samples: Sequence[Annotation]) -> Iterator[tuple[Annotation, Photo]]:
+def _stream(model: Model, samples: Sequence[Annotation], question: Question) -> Iterator[Ready]:
     photos = stream_photos((s.photo for s in samples), model.preprocess, is_whole=True, ahead=16)
-    return zip(samples, photos, strict=True)
+    for sample, photo in zip(samples, photos, strict=True):
+        yield make_ready(sample, photo, question, model.preprocess)
 
 
 def _finish(
     running: EvaluationInProgress,
+    model: Model,
     baselines: tuple[str, ...],
     left_out: Sequence[str],
     order: Sequence[int],
@@ -320,12 +343,13 @@ def _finish(
         raise UserError(
             f"{len(running.photos)} photos are left to measure on; expected {MIN_PHOTOS} or more. Left out: {told}."
         )
-    methods, names = running.methods, running.model.class_names
+    question, scored = running.question, model.classifier.having(engine=running.question.engine)
+    methods, names = question.methods, model.class_names
     sort = np.argsort([order[k] for k in running.places])
     is_sampled = np.array(running.is_sampled)[sort]
     return Evaluation(
         methods,
-        running.metrics,
+        question.metrics,
         {m: {name: rows[sort] for name, rows in of_method.items()} for m, of_method in running.rows.items()},
         tuple(running.photos[k] for k in sort),
         tuple(names[min(running.targets[k], len(names) - 1)] for k in sort),
@@ -335,20 +359,20 @@ def _finish(
         {what: count for what, count in running.counts.items() if count},
         names,
         {
-            "model": running.model.name,
-            **running.model.origin,
-            "preprocess": running.model.preprocess.model_dump(),
-            "target": running.target,
-            "seed": running.seed,
-            "engine": running.scored.runtime,
+            "model": model.name,
+            **model.origin,
+            "preprocess": model.preprocess.model_dump(),
+            "target": question.target,
+            "seed": question.seed,
+            "engine": scored.runtime,
             "baselines": list(baselines),
             "baseline_photos": int(is_sampled.sum()) if baselines else 0,
-            "every_step": not running.tolerance,
+            "every_step": not question.tolerance,
             **({"stopped": dict(stopped)} if stopped else {}),
             "left_out": list(left_out),
             "maps": running.record,
         },
-        running.scored.card.is_multi_label,
+        scored.card.is_multi_label,
         None if is_sampled.all() else is_sampled,
     )
 
