@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from whycam.data.annotations import read_boxes
 from whycam.data.groups import read_groups
+from whycam.data.listed import read_labels
 from whycam.errors import UserError
 from whycam.metrics.groups import score_groups, tell_groups
 
@@ -35,6 +37,31 @@ def test_paths_below_the_folder_whole_ones_and_below_the_csv(photos: list[Path],
 def test_rows_of_photos_that_are_not_meant_are_passed_over(photos: list[Path], tmp_path: Path) -> None:
     text = "group,path\nx,train/a/1.jpg\ny,train/a/2.jpg\nx,val/b/1.jpg\ny,val/b/2.jpg\n"
     assert read_groups(write(tmp_path, text), photos[2:], tmp_path / "photos") == {photos[2]: "x", photos[3]: "y"}
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("file,group\na.jpg,x\n".encode("utf-16"), ("is in UTF-16", "file,group", "iconv -f UTF-16 -t UTF-8")),
+        ("file,group\na.jpg,x\n".encode("utf-16-be"), ("is in UTF-16",)),
+        ("file,group\na.jpg,bl\xfcte\n".encode("cp1252"), ("not in UTF-8 (byte 0xfc", "iconv -f WINDOWS-1252")),
+        (b"file;group\na.jpg;x\n", ("';' between its columns (file, group)", "commas", "sep=';'")),
+        (b"file\tgroup\na.jpg\tx\n", ("a tab between its columns",)),
+    ],
+)
+def test_other_letters_and_separators_are_told_with_how_to_mend_them(
+    content: bytes, parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "list.csv"
+    path.write_bytes(content)
+    (tmp_path / "a.jpg").touch()
+    for read in (lambda: read_groups(path, [tmp_path / "a.jpg"], tmp_path), lambda: read_labels(path)):
+        with pytest.raises(UserError) as caught:
+            read()
+        for part in parts:
+            assert part in str(caught.value) or (part == "file,group" and "path,label" in str(caught.value))
+    with pytest.raises(UserError, match="expected a CSV of boxes"):
+        read_boxes(path)
 
 
 @pytest.mark.parametrize(

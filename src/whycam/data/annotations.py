@@ -5,7 +5,6 @@ A new format is one function here that gives a list of `Annotation`.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from whycam.data.csv_file import open_csv
 from whycam.data.folder import Sample
 from whycam.data.listed import is_listed, read_labels, refuse_listed
 from whycam.data.walk import find_images, walk_photos
@@ -261,11 +261,8 @@ def read_boxes(path: Path) -> list[Annotation]:
     Raises:
         UserError: no such file, or a column or a box that is not there.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"'{path.absolute()}' can't be read ({as_clause(error)}); expected a CSV of boxes.") from None
+    with open_csv(path, "expected a CSV of boxes") as table:
+        rows = list(table)
     columns = _find_columns(list(rows[0]) if rows else [], path)
     found = []
     for number, row in enumerate(rows, start=2):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from whycam.errors import UserError, as_clause
+from whycam.data.csv_file import open_csv
+from whycam.errors import UserError
 from whycam.runs import to_text
 
 # What the columns of the CSV are called.
@@ -62,13 +62,9 @@ def read_groups(path: Path, photos: Sequence[Path], root: Path) -> dict[Path, st
 
 def _read_rows(path: Path) -> list[tuple[int, str, str]]:
     """(line, photo, group) of each row."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            columns = [name for name in table.fieldnames or () if name]
-            rows = [(table.line_num, row) for row in table]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"'{path.absolute()}' can't be read ({as_clause(error)}); {_EXPECTED}.") from None
+    with open_csv(path, _EXPECTED) as table:
+        columns = [name for name in table.fieldnames or () if name]
+        rows = [(table.line_num, row) for row in table]
     photo = next((name for name in _PHOTO if name in columns), None)
     if photo is None or _GROUP not in columns:
         raise UserError(

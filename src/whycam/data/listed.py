@@ -5,7 +5,6 @@ A kind of list is one function here, from a file to rows.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections import defaultdict
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from whycam.data.csv_file import open_csv
 from whycam.data.folder import VAL_NAMES, PhotoFolder, check_order, drop_few, list_missing, make_folder, sort_names
 from whycam.data.images import IMAGE_SUFFIXES
 from whycam.data.shards import PACKED_TARS, list_members, make_packed_error, name_member, read_member
@@ -205,14 +205,10 @@ def _check_splits(classes: dict[str, list[Path]], held: dict[str, list[Path]], p
 
 
 def _read_csv(place: Path) -> Iterator[Row]:
-    try:
-        with place.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            names = _find_columns(place, [name for name in table.fieldnames or () if name])
-            for cells in table:
-                yield _make_row(place, [cells.get(name) for name in names], f"line {table.line_num}")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise _make_error(place, error) from None
+    with open_csv(place, _EXPECTED) as table:
+        names = _find_columns(place, [name for name in table.fieldnames or () if name])
+        for cells in table:
+            yield _make_row(place, [cells.get(name) for name in names], f"line {table.line_num}")
 
 
 def _read_parquet(place: Path) -> Iterator[Row]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from whycam.data.csv_file import make_letters_error
 from whycam.data.preprocess import NAMED, Preprocess
 from whycam.errors import UserError, as_clause, make_unknown_name, with_article
 from whycam.model.card import Card
@@ -153,7 +154,9 @@ def read_classes(path: Path) -> list[str]:
     """
     try:
         names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise make_letters_error(path, error, "expected a text file, a class name a line") from None
+    except OSError as error:
         raise UserError(
             f"'{path}' can't be read as class names ({as_clause(error)}); expected a text file in UTF-8, a name a line."
         ) from None
