@@ -157,9 +157,18 @@ def test_options_that_do_not_go(tiny_folder: Path, tmp_path: Path, options: dict
     assert not list(tmp_path.iterdir())
 
 
-def test_few_photos_do_not_calibrate(tiny_folder: Path, tmp_path: Path) -> None:
+def test_few_photos_are_told_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "open_classifier", lambda *_, **__: pytest.fail("loads a model"))
     Image.new("RGB", (32, 32)).save(tmp_path / "one.png")
     with pytest.raises(UserError, match=r"Found 1 photos in .*; expected 20 or more"):
+        run("imagenet", tmp_path / "m.onnx", int8=True, calibrate=tmp_path)
+
+
+def test_few_photos_that_can_be_read_do_not_calibrate(tiny_folder: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "one.png")
+    for number in range(20):
+        (tmp_path / f"{number}.jpg").write_text("no photo")
+    with pytest.raises(UserError, match=r"Found 1 photos that can be read in .*; expected 20 or more"):
         run(tiny_folder, tmp_path / "m.onnx", int8=True, calibrate=tmp_path)
 
 

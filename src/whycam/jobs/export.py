@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from whycam.model.onnx.quantise import FLOAT_FIRST, Drift, check_drift, measure_
 from whycam.runs import name_beside, open_atomic, open_run, tell_disk_errors
 
 # Photos that the ranges are taken from, and others that the result is measured on.
-_CALIBRATION_PHOTOS, _MEASURED_PHOTOS = 100, 400
+_CALIBRATION_PHOTOS, _MEASURED_PHOTOS, _LEAST_PHOTOS = 100, 400, 20
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,12 @@ def export(model_name: str, out: Path, options: ExportOptions) -> Exported:
     with tell_disk_errors(out):
         if out.exists() and not options.overwrite:
             raise UserError(f"'{out.absolute()}' is there already. Choose another name, or give --overwrite.")
+        drawn = _draw_photos(options.calibrate) if options.int8 and options.calibrate else ()
         model = Model(open_classifier(model_name, **options.describe_model() | {"device": "cpu"}, engine="torch"))
         network = model.classifier.exact_network
         out.parent.mkdir(parents=True, exist_ok=True)
         if options.format == "onnx":
-            parity, drift = _write_onnx(model, network, out, options)
+            parity, drift = _write_onnx(model, network, out, options, drawn)
         else:
             parity, drift = _WRITERS[options.format](model, network, out, options), None
         files = [out] if out.is_file() else [path for path in out.rglob("*") if path.is_file()]
@@ -86,12 +88,14 @@ def _read_graph_options(options: ExportOptions) -> GraphOptions:
     return GraphOptions(options.uint8_input, options.topk, options.dynamic_size)
 
 
-def _write_onnx(model: Model, network: GapClassifier, out: Path, options: ExportOptions) -> tuple[float, Drift | None]:
+def _write_onnx(
+    model: Model, network: GapClassifier, out: Path, options: ExportOptions, drawn: Sequence[Path]
+) -> tuple[float, Drift | None]:
     graph = _read_graph_options(options)
-    if not options.int8 or options.calibrate is None:
+    if not drawn or options.calibrate is None:
         card = export_onnx(network, out, graph, **_describe(model))
         return card.parity_error, None
-    pixels = _read_pixels(model, options.calibrate)
+    pixels = _read_pixels(model, drawn, options.calibrate)
     count = min(_CALIBRATION_PHOTOS, len(pixels) // 2)
     with open_atomic(out) as part:
         whole = name_beside(out, ".", ".float")
@@ -114,18 +118,27 @@ def _describe(model: Model) -> dict[str, Any]:
     return {"origin": model.origin, "records": record_methods(model.classifier.card)}
 
 
-def _read_pixels(model: Model, folder: Path) -> np.ndarray:
-    """(N, 3, H, W) uint8 of photos of the folder, in an order drawn by a seed."""
+def _draw_photos(folder: Path) -> list[Path]:
+    """Photos of the folder, in an order drawn by a seed; that they are too few is told before a model is loaded."""
     paths = find_images([folder])
+    _check_count(len(paths), folder)
     order = np.random.default_rng(0).permutation(len(paths))[: _CALIBRATION_PHOTOS + _MEASURED_PHOTOS]
-    photos = stream_photos((paths[i] for i in order), model.preprocess)
-    pixels = [photo.pixels for photo in photos if photo.pixels is not None]
-    if len(pixels) < 20:
+    return [paths[i] for i in order]
+
+
+def _read_pixels(model: Model, drawn: Sequence[Path], folder: Path) -> np.ndarray:
+    """(N, 3, H, W) uint8 of those that can be read."""
+    pixels = [photo.pixels for photo in stream_photos(drawn, model.preprocess) if photo.pixels is not None]
+    _check_count(len(pixels), folder, "that can be read ")
+    return np.stack(pixels)
+
+
+def _check_count(photos: int, folder: Path, which: str = "") -> None:
+    if photos < _LEAST_PHOTOS:
         raise UserError(
-            f"Found {len(pixels)} photos in '{folder}'; expected 20 or more: half give the ranges, half "
+            f"Found {photos} photos {which}in '{folder}'; expected {_LEAST_PHOTOS} or more: half give the ranges, half "
             "measure the result. Give a folder with more photos."
         )
-    return np.stack(pixels)
 
 
 def _write_openvino(model: Model, network: GapClassifier, out: Path, options: ExportOptions) -> float:
