@@ -147,6 +147,12 @@ def test_a_models_own_probabilities_are_shown_and_its_logits_explained() -> None
         assert why.record["activation"].endswith("taken off")
 
 
+@pytest.mark.parametrize("size", ["x", "224", 224.5, 0, -1, (224, 224)])
+def test_a_size_that_is_no_number_of_pixels_is_told(size: Any) -> None:
+    with pytest.raises(UserError, match=r"image_size is .*; expected the side of .* in pixels, a whole number"):
+        whycam.load(nn.Flatten(), preprocess="unit", image_size=size)
+
+
 def test_class_names_are_checked(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("rose\n\n tulip \n", encoding="utf-8")
     request = Request(make_net(), class_names=tmp_path / "names.txt")

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from whycam.errors import UserError
 from whycam.intake.device import choose_device
 from whycam.intake.request import SUFFIXES, Found, Kind, Request
@@ -64,6 +66,7 @@ def open_classifier(
             that nobody says.
     """
     check_engine(engine)
+    _check_size(image_size)
     where = choose_device(device, engine)
     request = Request(model, weights, classes, preprocess, image_size, where, threads)
     # With anything of the caller's own, the name does not say which graph it is.
@@ -78,6 +81,15 @@ def open_classifier(
         found = _open(request)
     made = Classifier(found.card, found.network, engine=engine, photos=photos, threads=threads, place=place)
     return made if graph is None else made.holding(graph)
+
+
+def _check_size(image_size: object) -> None:
+    # Whole numbers of NumPy's are as good.
+    if image_size is not None and (not isinstance(image_size, int | np.integer) or image_size < 1):
+        raise UserError(
+            f"image_size is {image_size!r}; expected the side of the network's input in pixels, a whole number. "
+            "Give one such as 224, or leave it out."
+        )
 
 
 def iter_kinds() -> Iterator[Kind]:
