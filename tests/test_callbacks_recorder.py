@@ -363,8 +363,22 @@ def test_labels_are_checked(garden: Path) -> None:
 def test_a_damaged_recording_is_told(trained: tuple[nn.Sequential, Path], tmp_path: Path) -> None:
     shutil.copytree(trained[1], tmp_path / "rec")
     found = read_recording(tmp_path / "rec" / "recording.json")
-    (tmp_path / "rec" / found.epochs[1]["maps"]).write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"000001.npz' can't be read as the maps of epoch 1 .* Take the epoch's line"):
+    place = tmp_path / "rec" / found.epochs[1]["maps"]
+    whole = place.read_bytes()
+    with np.load(place) as arrays:
+        fewer = {name: arrays[name][:-1] for name in arrays}
+    middle = len(whole) // 2
+    for content in (b"PK", b"", b"no maps", whole[:-30], whole[:middle], whole[:50] + b"\x7f" * 40 + whole[90:]):
+        place.write_bytes(content)
+        with pytest.raises(
+            UserError, match=r"1.npz' .* the maps of epoch 1 \(it is damaged, or cut off\); .* Take the"
+        ):
+            found.read(found.epochs[1])
+    np.savez(place, **fewer)
+    with pytest.raises(UserError, match=r"epoch 1 \(it is not of \d+ photos and \d+ classes\)"):
+        found.read(found.epochs[1])
+    place.unlink()
+    with pytest.raises(UserError, match=r"epoch 1 \(No such file or directory\)"):
         found.read(found.epochs[1])
     (tmp_path / "rec" / "epochs.jsonl").write_text(json.dumps({"epoch": 1}))
     with pytest.raises(UserError, match="can't be read as a recording's epochs"):

@@ -7,6 +7,8 @@ are there.
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,12 +68,23 @@ class Recording:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 found = {name: arrays[name] for name in ("maps", "logits", "on_masks", "moved")}
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise UserError(
-                f"'{path.absolute()}' can't be read as the maps of epoch {line['epoch']} ({as_clause(error)}); "
-                f"expected what {_MAKER} writes. Take the epoch's line out of {LINES}, and the others can be shown."
-            ) from None
+        # What NumPy, zipfile and zlib say of a damaged file is about their own insides.
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            why = (error.strerror or "it is cut off") if isinstance(error, OSError) else "it is damaged, or cut off"
+            raise self._make_maps_error(path, line, why) from None
+        photos, classes = len(self.about["photos"]), len(self.about["class_names"])
+        shapes = {name: values.shape for name, values in found.items()}
+        is_whole = shapes["logits"] == (photos, classes) and len(shapes["maps"]) == 3 and shapes["maps"][0] == photos
+        if not is_whole or shapes["on_masks"] != (photos,) or shapes["moved"] != (photos,):
+            raise self._make_maps_error(path, line, f"it is not of {photos} photos and {classes} classes")
         return Snapshot(int(line["epoch"]), told=line, **found)
+
+    @staticmethod
+    def _make_maps_error(path: Path, line: Mapping[str, Any], why: str) -> UserError:
+        return UserError(
+            f"'{path.absolute()}' can't be read as the maps of epoch {line['epoch']} ({why}); expected what {_MAKER} "
+            f"writes. Take the epoch's line out of {LINES}, and the others can be shown."
+        )
 
 
 def is_recording(folder: Path) -> bool:
