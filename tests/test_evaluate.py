@@ -126,6 +126,12 @@ def test_the_classifier_by_hand(model: Model, photos: list[Annotation]) -> None:
     assert 0 <= scores["calibration_error"] <= 1
 
 
+def test_boxes_are_not_missed_where_no_metric_asks_for_them(model: Model, photos: list[Annotation]) -> None:
+    assert measure(model, photos, metrics=["gini"]).counts == {}
+    gone = [Annotation(p.photo, p.classes, mask=Path("/not/here.png")) for p in photos]
+    assert measure(model, gone, metrics=["gini"]).counts == {}
+
+
 def test_bad_photos_are_counted_not_averaged(model: Model, photos: list[Annotation], tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no photo")
