@@ -10,6 +10,7 @@ from PIL import Image
 
 from test_audit import make_model
 from whycam.audit import generic
+from whycam.audit.asker import Asker
 from whycam.audit.data import AuditData, read_data
 from whycam.audit.generic import list_generic_names, open_generic, read_generic
 from whycam.data.folder import Sample
@@ -41,7 +42,7 @@ def count_scored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def read(classifier: Classifier, folder: Path) -> AuditData:
-    return read_data(classifier, write_samples(folder), seed=0, engine="torch")
+    return read_data(Asker(classifier.having(engine="torch", pools=True)), write_samples(folder), seed=0)
 
 
 def test_photos_of_another_size_are_read_again_and_asked_about_once(

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +24,24 @@ from PIL import Image
 
 import whycam
 from conftest import Run
-from whycam.config import ExplainOptions
+from ray_cases import Cluster, start_cluster
+from whycam.audit.asker import Asker
+from whycam.config import EvaluateOptions, ExplainOptions
 from whycam.data.images import content_hash
 from whycam.data.sources import gather_sources
 from whycam.errors import UserError
 from whycam.jobs.explain import explain_files
-from whycam.ray import Explainer, cluster
+from whycam.ray import Explainer, cluster, workers
 from whycam.ray import explain as job
+from whycam.ray.audit import AskerOfMany
 from whycam.ray.explain import explain_on_ray
+from whycam.ray.opening import Opening, name_everywhere
 from whycam.ray.place import Place
 from whycam.ray.plan import choose_size, find_done, make_plan, read_plan
 from whycam.ray.stages import Decoder, Writer
 from whycam.ray.table import make_table, pack_maps, to_parquet, unpack_maps
 
 Row = dict[str, Any]
-# Of the cluster that is started here: others of this machine are not to use it.
-TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-# Ray reads it once, when it is first imported.
-os.environ.update(TOKEN)
 
 
 def read_rows(out: Path) -> list[Row]:
@@ -195,6 +193,33 @@ def test_without_the_extra_it_is_told_what_to_install(
         explain_on_ray(cached, [str(shapes)], str(tmp_path / "out"), ExplainOptions(on="ray"))
 
 
+@pytest.mark.parametrize("command", ["evaluate", "audit"])
+def test_evaluate_and_audit_say_so_too_and_pass_over_no_word(
+    *, command: str, cached: str, shapes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call_whycam: Run
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    words = [command, cached, shapes_folder, "-o", tmp_path / "out"]
+    assert "pip install 'whycam[ray]'" in call_whycam(*words, "--on", "ray").stderr
+    assert "--workers is about a cluster, and the work is done here. Add --on ray" in (
+        call_whycam(*words, "--workers", "2").stderr
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_opens_the_model_from_any_folder_and_of_the_same_version(
+    cached: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening = Opening(cached, {}, "tiny", "torch")
+    assert opening().card.name == "tiny"
+    with pytest.raises(UserError, match=r"^A worker has WhyCAM .*; expected 0.0.1"):
+        replace(opening, version="0.0.1")()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text("")
+    assert name_everywhere("net.py:make") == f"{tmp_path}/net.py:make"
+    assert name_everywhere("net.py") == f"{tmp_path}/net.py"
+    assert name_everywhere("hf:org/name") == "hf:org/name"
+
+
 def test_a_bucket_without_rights_is_told_before_a_cluster_is_asked(
     cached: str, shapes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,104 +250,19 @@ def test_a_cluster_that_does_not_answer_is_told_in_time(
     assert not (tmp_path / "out.partial").exists()
 
 
-def find_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-def find_ip() -> str:
-    """This machine's address as Ray has it."""
-    import ray
-
-    return str(ray.util.get_node_ip_address())
-
-
-class Cluster:
-    """Two nodes on this machine, processes of their own; each alone has room for two workers and a decoder."""
-
-    def __init__(self, folder: Path, cache: Path) -> None:
-        self.port, self.folder = find_ports(1)[0], folder
-        source = str(Path(whycam.__file__).parents[1])
-        self.env = {**os.environ, "PYTHONPATH": source, "WHYCAM_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-        # Workers of the usual niceness would hardly run beside other tests.
-        self.env |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
-        self.nodes: list[subprocess.Popen[bytes]] = []
-        self.add_node("--head", f"--port={self.port}", "--include-dashboard=false", "--disable-usage-stats")
-        self.address = f"{find_ip()}:{self.port}"
-        self.add_node(f"--address={self.address}")
-
-    def add_node(self, *words: str) -> None:
-        # Ports that are given need not be waited for, which a busy machine does in vain.
-        names = ("metrics-export-port", "dashboard-agent-grpc-port", "dashboard-agent-listen-port")
-        ports = zip((*names, "runtime-env-agent-port"), find_ports(4), strict=True)
-        command = [str(Path(sys.executable).with_name("ray")), "start", *words, "--num-cpus=3", "--block"]
-        command += ["--object-store-memory=200000000"]
-        command += [f"--{name}={port}" for name, port in ports]
-        command += [f"--temp-dir={self.folder}"] if "--head" in words else []
-        with (self.folder / f"node{len(self.nodes)}.log").open("wb") as log:
-            self.nodes.append(subprocess.Popen(command, env=self.env, stdout=log, stderr=log, start_new_session=True))
-        self.wait(len(self.nodes))
-
-    def wait(self, nodes: int) -> None:
-        """Until so many nodes are up."""
-        code = (
-            "import ray, sys\n"
-            "ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')\n"
-            "sys.exit(sum(node['Alive'] for node in ray.nodes()) != int(sys.argv[2]))"
-        )
-        deadline = time.monotonic() + 120
-        while True:
-            words = [sys.executable, "-c", code, f"{find_ip()}:{self.port}", str(nodes)]
-            try:
-                if subprocess.run(words, env=self.env, capture_output=True, timeout=40, check=False).returncode == 0:
-                    return
-            except subprocess.TimeoutExpired:
-                pass
-            assert time.monotonic() < deadline, (self.folder / f"node{nodes - 1}.log").read_text()
-
-    def find_processes(self, name: str = "", node: int | None = None) -> list[int]:
-        """Those that this cluster, or one node of it, has started and whose command line begins so."""
-        children: dict[int, list[int]] = {}
-        for path in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-                children.setdefault(parent, []).append(int(path.name))
-        waiting = [one.pid for i, one in enumerate(self.nodes) if node in {None, i}]
-        found = []
-        while waiting:
-            pid = waiting.pop()
-            waiting += children.get(pid, [])
-            with suppress(OSError):
-                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(name.encode()):
-                    found.append(pid)
-        return found
-
-    def kill_node(self, node: int) -> None:
-        """All processes of a node at once, as a machine that loses its power."""
-        for pid in self.find_processes(node=node):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.nodes[node].wait()
-
-    def stop(self) -> None:
-        for node in reversed(range(len(self.nodes))):
-            self.kill_node(node)
+@pytest.fixture(scope="module")
+def nodes(tiny_cache: Path) -> Iterator[Cluster]:
+    with start_cluster(tiny_cache) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
-def nodes(tiny_cache: Path) -> Iterator[Cluster]:
-    # Paths of sockets may have 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
-    shutil.copytree(tiny_cache, folder / "cache")
-    made = Cluster(folder, folder / "cache")
-    yield made
-    made.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+def joined(nodes: Cluster) -> Iterator[Cluster]:
+    """The same, which this process is a part of from here on: joining it, and its first workers, take seconds each."""
+    import ray
+
+    with cluster.connect(ray, nodes.address):
+        yield nodes
 
 
 class Slow(Explainer):
@@ -364,8 +304,8 @@ def by_value(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
-def choose(nodes: Cluster, **options: Any) -> ExplainOptions:
-    return ExplainOptions(on="ray", address=nodes.address, workers="2:2", batch_size=4, **options)
+def choose(nodes: Cluster, *, workers: int = 2, **options: Any) -> ExplainOptions:
+    return ExplainOptions(on="ray", address=nodes.address, workers=f"{workers}:{workers}", batch_size=4, **options)
 
 
 def after_first_part(out: Path, act: Callable[[], object]) -> threading.Thread:
@@ -428,7 +368,7 @@ def test_a_cluster_writes_what_one_machine_does(
 
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_by_finished_shards(
-    nodes: Cluster, cached: str, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    joined: Cluster, cached: str, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = explain_here(cached, shapes, tmp_path / "here", batch_size=4)
     out = tmp_path / "out"
@@ -439,7 +379,7 @@ def test_an_interrupted_run_goes_on_by_finished_shards(
     with monkeypatch.context() as patch:
         patch.setattr(cluster.Watch, "beat", interrupt)
         with pytest.raises(UserError, match=r"Interrupted.*--resume goes on"):
-            explain_on_ray(cached, [str(shapes)], str(out), choose(nodes))
+            explain_on_ray(cached, [str(shapes)], str(out), choose(joined, workers=1))
     assert not out.exists()
     place = Place(str(tmp_path / "out.partial"))
     done = find_done(place)
@@ -447,7 +387,7 @@ def test_an_interrupted_run_goes_on_by_finished_shards(
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out.partial" / "explanations").glob("*.parquet")}
     with shapes.open("a") as file:
         file.write("\nanother.jpg")
-    explain_on_ray(cached, [str(shapes)], str(out), choose(nodes, resume=True))
+    explain_on_ray(cached, [str(shapes)], str(out), choose(joined, workers=1, resume=True))
     after = {path.name: path.stat().st_mtime_ns for path in (out / "explanations").iterdir()}
     assert {path.name: when for path, when in before.items()}.items() <= after.items()
     check_same(read_rows(out), here, tmp_path / "here")
@@ -456,19 +396,19 @@ def test_an_interrupted_run_goes_on_by_finished_shards(
 
 @pytest.mark.slow
 def test_killed_workers_lose_nothing_and_double_nothing(
-    nodes: Cluster, cached: str, shapes: Path, tmp_path: Path, by_value: pytest.MonkeyPatch
+    joined: Cluster, cached: str, shapes: Path, tmp_path: Path, by_value: pytest.MonkeyPatch
 ) -> None:
     here = explain_here(cached, shapes, tmp_path / "here", batch_size=4)
     killed = []
 
     def kill() -> None:
-        for pid in nodes.find_processes("ray::MapWorker"):
+        for pid in joined.find_processes("ray::MapWorker"):
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
 
     by_value.setattr(job, "Explainer", Slow)
     thread = after_first_part(tmp_path / "out", kill)
-    explain_on_ray(cached, [str(shapes)], str(tmp_path / "out"), choose(nodes))
+    explain_on_ray(cached, [str(shapes)], str(tmp_path / "out"), choose(joined))
     thread.join()
     assert killed
     check_same(read_rows(tmp_path / "out"), here, tmp_path / "here")
@@ -476,12 +416,12 @@ def test_killed_workers_lose_nothing_and_double_nothing(
 
 @pytest.mark.slow
 def test_workers_that_die_again_and_again_end_it_with_a_remedy(
-    nodes: Cluster, cached: str, shapes: Path, tmp_path: Path, by_value: pytest.MonkeyPatch
+    joined: Cluster, cached: str, shapes: Path, tmp_path: Path, by_value: pytest.MonkeyPatch
 ) -> None:
     by_value.setattr(job, "Explainer", Dying)
-    by_value.setattr(job, "_TRIES", 1)
+    by_value.setattr(job, "TRIES", 1)
     with pytest.raises(UserError, match=r"Workers died 2 times at the same work.*too little memory.*--resume goes on"):
-        explain_on_ray(cached, [str(shapes)], str(tmp_path / "out"), choose(nodes))
+        explain_on_ray(cached, [str(shapes)], str(tmp_path / "out"), choose(joined, workers=1))
     assert not (tmp_path / "out").exists()
 
 
@@ -490,28 +430,38 @@ def test_workers_that_die_again_and_again_end_it_with_a_remedy(
     ("kind", "message"), [(Refusing, "^A worker has WhyCAM .*; expected 0.0.1"), (Failing, "^The machine does not see")]
 )
 def test_what_a_worker_says_is_told_as_it_says_it(
-    *, nodes: Cluster, cached: str, shapes: Path, tmp_path: Path, by_value: pytest.MonkeyPatch, kind: type, message: str
+    *,
+    joined: Cluster,
+    cached: str,
+    shapes: Path,
+    tmp_path: Path,
+    by_value: pytest.MonkeyPatch,
+    kind: type,
+    message: str,
 ) -> None:
     by_value.setattr(job, "Explainer", kind)
     with pytest.raises(UserError, match=message):
-        explain_on_ray(cached, [str(shapes)], str(tmp_path / "out"), choose(nodes))
+        explain_on_ray(cached, [str(shapes)], str(tmp_path / "out"), choose(joined, workers=1))
 
 
 @pytest.mark.slow
 def test_a_cluster_that_wants_a_token_says_how_to_give_it(
     nodes: Cluster, cached: str, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import ray
+
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # joins anew
     with pytest.raises(UserError, match=r"takes no one without its token.*RAY_AUTH_TOKEN"):
         explain_on_ray(cached, [str(shapes)], str(tmp_path / "out"), choose(nodes))
 
 
 @pytest.mark.slow
-def test_a_pipeline_of_the_users_own(nodes: Cluster, cached: str, shapes_folder: Path) -> None:
+def test_a_pipeline_of_the_users_own(joined: Cluster, cached: str, shapes_folder: Path) -> None:
     import ray
 
     photos = read_photos(shapes_folder)
-    with cluster.connect(ray, nodes.address):
+    with cluster.connect(ray, joined.address):
         rows = ray.data.from_items([{"path": path} for path in photos["path"]])
         found = rows.map_batches(Explainer, fn_constructor_kwargs={"model": cached}, batch_size=8, concurrency=1)
         maps = {row["path"]: row["maps"] for row in found.take_all()}
@@ -520,13 +470,128 @@ def test_a_pipeline_of_the_users_own(nodes: Cluster, cached: str, shapes_folder:
         np.testing.assert_array_equal(maps[path], values)
 
 
+class Pupil:
+    """What a worker makes: twice a number. Who is asked for 7 falls the first time, who is asked for 8 each time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self) -> Callable[[int], int]:
+        def answer(number: int) -> int:
+            with (self.folder / str(number)).open("a") as file:
+                file.write("x")
+            time.sleep(0.1 * (number % 3 == 0))
+            if number == 8 or (number == 7 and (self.folder / "7").read_text() == "x"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if number == 9:
+                raise UserError("Found 9; expected less.")
+            return 2 * number
+
+        return answer
+
+
+@pytest.mark.slow
+def test_calls_come_back_in_order_each_once_whoever_dies(
+    joined: Cluster, tmp_path: Path, by_value: pytest.MonkeyPatch
+) -> None:
+    options = EvaluateOptions(on="ray", address=joined.address, workers="2:2")
+    with workers.hire(options, lambda *_: Pupil(tmp_path), 9) as hired:
+        assert list(hired.map((k,) for k in range(8))) == [2 * k for k in range(8)]
+        assert {path.name: len(path.read_text()) for path in tmp_path.iterdir()} == {
+            str(k): 2 if k == 7 else 1 for k in range(8)
+        }
+        assert list(hired.map([])) == []
+        with pytest.raises(UserError, match=r"^Found 9; expected less\.$"):
+            hired(9)
+        assert hired(3) == 6
+        by_value.setattr(workers, "TRIES", 1)
+        with pytest.raises(UserError, match=r"Workers died 2 times at the same work.*too little memory"):
+            hired(8)
+
+
+def kill_at_first(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """From now on all workers are killed once, when the first answer is there."""
+    killed: list[int] = []
+
+    def kill(_: object) -> None:
+        if not killed:
+            killed.extend(nodes.find_processes("ray::Worker"))
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    monkeypatch.setattr(cluster.Watch, "beat", kill)
+    return killed
+
+
+@pytest.fixture
+def labelled(shapes_folder: Path, tmp_path: Path) -> Path:
+    """Class folders of the photos, one of them damaged."""
+    copied = shutil.copytree(shapes_folder, tmp_path / "photos")
+    (copied / "circle" / "05.jpg").write_text("no photo")
+    return copied
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Without what was asked and where."""
+    return {name: value for name, value in json.loads(path.read_text()).items() if name not in {"command", "options"}}
+
+
+@pytest.mark.slow
+def test_an_evaluation_on_a_cluster_gives_the_same_bits_though_its_workers_die(
+    *,
+    joined: Cluster,
+    cached: str,
+    labelled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call_whycam: Run,
+) -> None:
+    words = ["evaluate", cached, labelled, "--methods", "cam,grad-cam", "--metrics", "deletion-auc,max-sensitivity"]
+    words += ["--limit", 12, "--baseline-photos", 6, "--batch-size", 4]
+    assert call_whycam(*words, "-o", tmp_path / "here").returncode == 0
+    killed = kill_at_first(joined, monkeypatch)
+    done = call_whycam(*words, "-o", tmp_path / "out", "--on", "ray", "--address", joined.address, "--workers", "1:1")
+    assert done.returncode == 0, done.stderr
+    assert killed
+    for name in ("photos.parquet", "classes.parquet"):
+        assert pq.read_table(tmp_path / "out" / name).equals(pq.read_table(tmp_path / "here" / name))
+    assert read_result(tmp_path / "out" / "overall.json") == read_result(tmp_path / "here" / "overall.json")
+
+
+@pytest.mark.slow
+def test_an_audit_on_a_cluster_finds_the_same_though_its_workers_die(
+    *,
+    joined: Cluster,
+    cached: str,
+    labelled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call_whycam: Run,
+) -> None:
+    words = ["audit", cached, labelled, "--kinds", "label,fragile,confusion"]
+    asked: list[np.ndarray] = []
+    plain = Asker.score
+    monkeypatch.setattr(Asker, "score", lambda self, pixels: asked.append(plain(self, pixels)) or asked[-1])
+    assert call_whycam(*words, "-o", tmp_path / "here").returncode == 0
+    killed = kill_at_first(joined, monkeypatch)
+    on_ray: list[np.ndarray] = []
+    far = AskerOfMany.score
+    monkeypatch.setattr(AskerOfMany, "score", lambda self, pixels: on_ray.append(far(self, pixels)) or on_ray[-1])
+    done = call_whycam(*words, "-o", tmp_path / "out", "--on", "ray", "--address", joined.address, "--workers", "2:2")
+    assert done.returncode == 0, done.stderr
+    assert killed
+    assert read_result(tmp_path / "out" / "audit.json") == read_result(tmp_path / "here" / "audit.json")
+    assert [part.tobytes() for part in on_ray] == [part.tobytes() for part in asked]
+    assert asked
+
+
 @pytest.mark.slow
 def test_a_lost_machine_loses_nothing_and_doubles_nothing(
-    nodes: Cluster, cached: str, shapes: Path, tmp_path: Path, by_value: pytest.MonkeyPatch
+    joined: Cluster, cached: str, shapes: Path, tmp_path: Path, by_value: pytest.MonkeyPatch
 ) -> None:
     here = explain_here(cached, shapes, tmp_path / "here", batch_size=4)
     by_value.setattr(job, "Explainer", Slow)
-    thread = after_first_part(tmp_path / "out", lambda: nodes.kill_node(1))
-    explain_on_ray(cached, [str(shapes)], str(tmp_path / "out"), choose(nodes))
+    thread = after_first_part(tmp_path / "out", lambda: joined.kill_node(1))
+    explain_on_ray(cached, [str(shapes)], str(tmp_path / "out"), choose(joined))
     thread.join()
     check_same(read_rows(tmp_path / "out"), here, tmp_path / "here")

@@ -131,9 +131,10 @@ def test_words_need_a_clear_difference(seen: list[np.ndarray], tmp_path: Path) -
 
 
 def slices_data(model: Model, samples: list[Sample]) -> slices.AuditData:
+    from whycam.audit.asker import Asker
     from whycam.audit.data import read_data
 
-    return read_data(model.classifier, samples, seed=0, engine="torch")
+    return read_data(Asker(model.classifier.having(engine="torch", pools=True)), samples, seed=0)
 
 
 def test_of_one_logit_both_classes_have_contributions() -> None:

@@ -157,9 +157,15 @@ def evaluate(
 ) -> None:
     """Measure how good the maps are, method by method, with intervals and baselines; and the classifier too."""
     options = EvaluateOptions.model_validate(given)
-    from whycam.jobs.evaluate import evaluate_folder
+    options.check_used()
+    if options.on == "ray":
+        from whycam.ray.evaluate import evaluate_on_ray
 
-    done = evaluate_folder(model, folder, out, options)
+        done = evaluate_on_ray(model, folder, out, options)
+    else:
+        from whycam.jobs.evaluate import evaluate_folder
+
+        done = evaluate_folder(model, folder, out, options)
     typer.echo(f"Measured {len(done.metrics)} metrics on {len(done)} photos; overall.json and tables are in {out}")
 
 
@@ -173,9 +179,16 @@ def audit(
 ) -> None:
     """Find what a model should not be looking at: shortcuts, wrong labels, duplicates, fragile photos, confusion."""
     options = AuditOptions.model_validate(given)
-    from whycam.jobs.audit import audit_folder
+    options.check_used()
+    if options.on == "ray":
+        from whycam.ray.audit import audit_on_ray
 
-    _tell_findings(audit_folder(model, folder, out, options), out, options.fail_on)
+        done = audit_on_ray(model, folder, out, options)
+    else:
+        from whycam.jobs.audit import audit_folder
+
+        done = audit_folder(model, folder, out, options)
+    _tell_findings(done, out, options.fail_on)
 
 
 @app.command()

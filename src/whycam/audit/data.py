@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from whycam.audit.asker import Asker, Seen
 from whycam.data.folder import Sample
 from whycam.data.loader import in_batches, stream_photos
 from whycam.data.properties import PropertyTable, read_table
 from whycam.errors import make_unreadable_error
-from whycam.explainer.exact import choose_stand_in
 from whycam.explainer.targets import to_sides
 from whycam.model.classifier import Classifier
 
@@ -50,6 +50,7 @@ class AuditData:
         masks: photo -> the user's mask picture of its object, where masks were given.
         causes: what shortcuts may be found by; None: by all that there is.
         kept: see `remember`.
+        asker: what answers for the model; None: the classifier, here.
     """
 
     classifier: Classifier
@@ -67,6 +68,7 @@ class AuditData:
     weight: np.ndarray | None = None
     causes: tuple[str, ...] | None = None
     kept: dict[str, Any] = field(default_factory=dict)
+    asker: Asker | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -140,82 +142,56 @@ def draw_samples(samples: Sequence[Sample], limit: int | None, seed: int) -> lis
     return sorted(kept, key=lambda sample: (sample.label, sample.path))
 
 
-def read_data(
-    classifier: Classifier,
-    samples: Sequence[Sample],
-    *,
-    seed: int,
-    engine: str,
-    progress: Progress | None = None,
-) -> AuditData:
+def read_data(asker: Asker, samples: Sequence[Sample], *, seed: int, progress: Progress | None = None) -> AuditData:
     """Decodes the photos and asks the model about each.
 
     Raises:
         UserError: not one photo can be read, or the engine can't be had.
     """
-    classifier = classifier.having(engine=engine, pools=True)
-    found: list[tuple[Sample, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]] = []
+    classifier = asker.classifier
+    known: list[Sample] = []
+    pixels: list[np.ndarray] = []
     unreadable: dict[Path, str] = {}
-    photos = stream_photos((sample.path for sample in samples), classifier.card.preprocess)
-    for batch in in_batches(zip(samples, photos, strict=True), _BATCH):
-        unreadable |= {photo.path: photo.error for _, photo in batch if photo.error}
-        good = [(sample, photo.pixels) for sample, photo in batch if photo.pixels is not None]
-        if good:
-            pixels = np.stack([values for _, values in good])
-            found += zip([sample for sample, _ in good], pixels, *_ask(classifier, pixels), strict=True)
+    sizes: deque[int] = deque()
+
+    def make_batches() -> Iterator[np.ndarray]:
+        photos = stream_photos((sample.path for sample in samples), classifier.card.preprocess)
+        for batch in in_batches(zip(samples, photos, strict=True), _BATCH):
+            unreadable.update((photo.path, photo.error) for _, photo in batch if photo.error)
+            good = [(sample, photo.pixels) for sample, photo in batch if photo.pixels is not None]
+            if good:
+                known.extend(sample for sample, _ in good)
+                pixels.extend(values for _, values in good)
+                sizes.append(len(batch))
+                yield np.stack([values for _, values in good])
+            elif progress:
+                progress(len(batch))
+
+    found: list[Seen] = []
+    for seen in asker.see_each(make_batches()):
+        found.append(seen)
         if progress:
-            progress(len(batch))
+            progress(sizes.popleft())
     if not found:
         raise make_unreadable_error(len(samples), samples[0].path)
-    pooled = [values for *_, values in found if values is not None]
+    pooled = [seen.pooled for seen in found if seen.pooled is not None]
     weight = classifier.weight if pooled else None
-
-    def run(pixels: np.ndarray) -> np.ndarray:
-        return to_sides(classifier.scores(pixels))
-
     return AuditData(
         classifier,
-        run,
-        tuple(sample.path for sample, *_ in found),
-        np.stack([pixels for _, pixels, *_ in found]),
-        np.array([sample.label for sample, *_ in found]),
-        np.stack([logits for _, _, logits, *_ in found]),
-        np.stack([evidence for *_, evidence, _ in found]),
+        asker.score,
+        tuple(sample.path for sample in known),
+        np.stack(pixels),
+        np.array([sample.label for sample in known]),
+        np.concatenate([seen.logits for seen in found]),
+        np.concatenate([seen.evidence for seen in found]),
         unreadable,
         seed,
-        pooled=np.stack(pooled) if weight is not None else None,
+        pooled=np.concatenate(pooled) if weight is not None else None,
         weight=None if weight is None else to_sides(weight.T).T,
+        asker=asker,
     )
-
-
-def _ask(classifier: Classifier, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, Sequence[np.ndarray | None]]:
-    """Logits (B, K), evidence (B, h, w), and the pooled features of each photo, where they are to be had."""
-    if not classifier.card.is_exact:
-        return *explain_inexactly(classifier, pixels), [None] * len(pixels)
-    answer = classifier.read(pixels)
-    maps, logits = answer.maps, answer.logits
-    own = maps[np.arange(len(maps)), logits.argmax(1) if maps.shape[1] > 1 else 0]
-    pooled = [None] * len(maps) if answer.pooled is None else list(answer.pooled)
-    return logits, own - maps.mean(1) if maps.shape[1] > 1 else own, pooled
-
-
-def explain_inexactly(
-    classifier: Classifier, pixels: np.ndarray, target: int | None = None, versus: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (B, K) and maps (B, h, w) by the method that stands in for exact ones."""
-    from whycam.explainer.model import Model  # noqa: PLC0415 - torch, which exact maps do without
-
-    method = choose_stand_in(classifier.card)
-    why: Any = Model(classifier).explain_pixels(pixels, target, method, versus=versus)
-    return why.logits.cpu().numpy(), why.maps.detach().cpu().numpy()
 
 
 def read_difference(data: AuditData, rows: np.ndarray, target: int, versus: int) -> np.ndarray:
     """(n, h, w) maps of photos (n,): what speaks for one class and against another."""
-    if not data.is_exact:
-        return explain_inexactly(data.classifier, data.pixels[rows], target, versus)[1]
-    maps = data.classifier.read(data.pixels[rows]).maps
-    if maps.shape[1] == 1:
-        return maps[:, 0] if target else -maps[:, 0]
-    difference: np.ndarray = maps[:, target] - maps[:, versus]
-    return difference
+    return (data.asker or Asker(data.classifier)).contrast(data.pixels[rows], target, versus)

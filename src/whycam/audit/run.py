@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from whycam.audit.asker import AskBy, ask_here
 from whycam.audit.confusion import find_confusion
 from whycam.audit.data import AuditData, ShowProgress, draw_samples, read_data
 from whycam.audit.duplicates import AUDITED, Thumbnail, find_duplicates
@@ -84,6 +85,7 @@ def audit(
     seed: int = 0,
     engine: str = "auto",
     show_progress: ShowProgress = lambda *_: nullcontext(lambda _: None),
+    ask_by: AskBy = ask_here,
 ) -> Audit:
     """What a model should not be looking at, and what is wrong with the photos.
 
@@ -100,6 +102,7 @@ def audit(
             GPU.
         show_progress: is told of each step and of how many photos it is about, 0 where that is not known before, and
             gives a block which is told of each; what that raises ends the audit.
+        ask_by: whose cores answer for the model.
 
     Raises:
         UserError: an unknown kind, no photos, or a model of one class.
@@ -113,27 +116,28 @@ def audit(
     if not samples:
         raise UserError("Found no photos to audit; expected some. Check the folder.")
     drawn = draw_samples(samples, limit, seed)
-    with show_progress("reading photos", len(drawn)) as advance:
-        data = read_data(classifier, drawn, seed=seed, engine=engine, progress=advance)
-    data = replace(data, train=tuple(train), masks=masks or {}, causes=tuple(causes))
-    is_several = classifier.card.is_multi_label
-    apart = [kind for kind in kinds if KINDS[kind].needs_one_label and is_several]
-    lacking = [kind for kind in kinds if KINDS[kind].needs_labels and not data.has_labels and kind not in apart]
-    chosen = [kind for kind in KINDS if kind in kinds and kind not in {*apart, *lacking}]
-    found: list[Finding] = []
-    for kind in chosen:
-        with show_progress(f"looking for: {kind}", 0) as advance:
-            found += KINDS[kind].find(data.telling(advance))
-    notes = _tell_left_out(data, lacking, len(samples) - len(drawn))
-    if apart:
-        notes.append(f"Not looked for, as several labels of this model may be right at once: {', '.join(apart)}.")
-    record = _record(data, chosen, engine)
-    if "shortcut" in chosen:
-        record["causes"] = [name for name in SUSPECTS if data.seeks(name)]
-    if "shortcut" in chosen and data.seeks("ground"):
-        notes += tell_grounds(data)
-        record["grounds"] = measure_grounds(data)
-    return Audit(rank(found), len(data), tuple(notes), record)
+    with ask_by(classifier.having(engine=engine, pools=True)) as asker:
+        with show_progress("reading photos", len(drawn)) as advance:
+            data = read_data(asker, drawn, seed=seed, progress=advance)
+        data = replace(data, train=tuple(train), masks=masks or {}, causes=tuple(causes))
+        is_several = classifier.card.is_multi_label
+        apart = [kind for kind in kinds if KINDS[kind].needs_one_label and is_several]
+        lacking = [kind for kind in kinds if KINDS[kind].needs_labels and not data.has_labels and kind not in apart]
+        chosen = [kind for kind in KINDS if kind in kinds and kind not in {*apart, *lacking}]
+        found: list[Finding] = []
+        for kind in chosen:
+            with show_progress(f"looking for: {kind}", 0) as advance:
+                found += KINDS[kind].find(data.telling(advance))
+        notes = _tell_left_out(data, lacking, len(samples) - len(drawn))
+        if apart:
+            notes.append(f"Not looked for, as several labels of this model may be right at once: {', '.join(apart)}.")
+        record = _record(data, chosen, engine)
+        if "shortcut" in chosen:
+            record["causes"] = [name for name in SUSPECTS if data.seeks(name)]
+        if "shortcut" in chosen and data.seeks("ground"):
+            notes += tell_grounds(data)
+            record["grounds"] = measure_grounds(data)
+        return Audit(rank(found), len(data), tuple(notes), record)
 
 
 def _tell_left_out(data: AuditData, kinds: Sequence[str], undrawn: int) -> list[str]:

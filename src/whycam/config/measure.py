@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from whycam.config.base import MAKES_MAPS, Device, Engine, ModelOptions, Options
+from whycam.config.base import MAKES_MAPS, ClusterOptions, Device, Engine, ModelOptions, Options
 
 
-class EvaluateOptions(ModelOptions):
+class EvaluateOptions(ModelOptions, ClusterOptions):
     """What `whycam evaluate` measures, and on what."""
 
     methods: str = Field("cam", description="Map methods with commas; `whycam methods` lists them.")
@@ -43,7 +43,7 @@ class EvaluateOptions(ModelOptions):
     overwrite: bool = Field(False, description="Replace an output folder of that name.")
 
 
-class AuditOptions(ModelOptions):
+class AuditOptions(ModelOptions, ClusterOptions):
     """What `whycam audit` looks for."""
 
     kinds: str = Field(

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from whycam.audit import KINDS, Audit, audit
+from whycam.audit.asker import AskBy, ask_here
 from whycam.audit.compare import compare_audits
 from whycam.config import AuditOptions
 from whycam.data.annotations import read_both
@@ -27,8 +28,15 @@ from whycam.runs import command_line, open_run, read_result, write_json
 _REMEDIES = 3
 
 
-def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions) -> Audit:
+def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions, ask_by: AskBy = ask_here) -> Audit:
     """Audits, prints the table, and writes the folder `out` with `audit.json`.
+
+    Args:
+        model_name: see `whycam.load`.
+        folder: photos.
+        out: the folder to make.
+        options: what is looked for.
+        ask_by: whose cores answer for the model.
 
     Raises:
         UserError: no photos, not one class that the model has, an unknown kind, a result of that name.
@@ -56,6 +64,7 @@ def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions
             seed=options.seed,
             engine=options.engine,
             show_progress=show_progress,
+            ask_by=ask_by,
         )
         words = {"MODEL": model_name, "FOLDER": str(folder), "FINDING": str(out / "audit.json")}
         told = found.to_json(**words)

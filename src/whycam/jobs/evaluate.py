@@ -20,6 +20,7 @@ from whycam.intake.door import open_classifier
 from whycam.jobs.progress import show_progress
 from whycam.metrics.evaluation import Evaluation, evaluate
 from whycam.metrics.groups import score_groups, tell_groups
+from whycam.metrics.measurer import MeasureBy, measure_here
 from whycam.metrics.registry import Metric
 from whycam.runs import TableWriter, command_line, open_run, write_json
 
@@ -30,8 +31,17 @@ _LEGEND = (
 )
 
 
-def evaluate_folder(model_name: str, folder: Path, out: Path, options: EvaluateOptions) -> Evaluation:
+def evaluate_folder(
+    model_name: str, folder: Path, out: Path, options: EvaluateOptions, measure_by: MeasureBy = measure_here
+) -> Evaluation:
     """Measures, prints the table, and writes the folder `out`.
+
+    Args:
+        model_name: see `whycam.load`.
+        folder: photos.
+        out: the folder to make.
+        options: what is measured.
+        measure_by: whose cores measure.
 
     Raises:
         UserError: unknown names, no photos, boxes that fit none of them, metrics without what they need.
@@ -58,6 +68,7 @@ def evaluate_folder(model_name: str, folder: Path, out: Path, options: EvaluateO
                 seed=options.seed,
                 engine=options.engine,
                 progress=advance,
+                measure_by=measure_by,
                 layer=options.layer,
             )
         groups = _score_groups(found, words)

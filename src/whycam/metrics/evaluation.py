@@ -255,15 +255,17 @@ def evaluate(
         random.Random(seed).shuffle(order)  # noqa: S311 - a sample, not a secret
     photos = _stream(model, [listed[k] for k in order], question)
     asked: deque[Job] = deque()
-    with measure_by(model, question) as measure:
+    with measure_by(model, question, -(-len(listed) // batch_size)) as measure:
         for found in measure(_keep(_make_jobs(question, photos, batch_size, baseline_photos), asked)):
             job = asked.popleft()
             running.add(job, found)
             if progress:
                 progress(len(job.photos))
             if until and running.is_narrow(until):
-                return _finish(running, model, beside, left_out, order, {"until": until, "of": len(listed)})
-    return _finish(running, model, beside, left_out, order)
+                return _finish(
+                    running, model, beside, left_out, order=order, stopped={"until": until, "of": len(listed)}
+                )
+    return _finish(running, model, beside, left_out, order=order)
 
 
 def _make_jobs(question: Question, photos: Iterator[Ready], size: int, sample: int) -> Iterator[Job]:
@@ -334,6 +336,7 @@ def _finish(
     model: Model,
     baselines: tuple[str, ...],
     left_out: Sequence[str],
+    *,
     order: Sequence[int],
     stopped: Mapping[str, Any] | None = None,
 ) -> Evaluation:

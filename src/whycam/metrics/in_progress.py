@@ -20,9 +20,7 @@ from whycam.metrics.pooling import estimate
 _FEWEST = 30
 
 
-def find_classes(
-    samples: Sequence[Annotation], class_names: Sequence[str], target: str
-) -> dict[str | int, int | None]:
+def find_classes(samples: Sequence[Annotation], class_names: Sequence[str], target: str) -> dict[str | int, int | None]:
     """Each word of the samples for a class -> which of the model's classes it means; None: none of them.
 
     Raises:

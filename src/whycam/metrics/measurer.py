@@ -121,12 +121,12 @@ class Measured:
 
 
 Measure = Callable[[Iterable[Job]], Iterator[Measured]]
-# A model and a question -> a block in which jobs are measured, each as soon as it is asked for or ahead, in order.
-MeasureBy = Callable[[Model, Question], AbstractContextManager[Measure]]
+# A model, a question and how many jobs come -> a block in which jobs are measured, when asked for or ahead, in order.
+MeasureBy = Callable[[Model, Question, int], AbstractContextManager[Measure]]
 
 
 @contextmanager
-def measure_here(model: Model, question: Question) -> Iterator[Measure]:
+def measure_here(model: Model, question: Question, jobs: int) -> Iterator[Measure]:
     """By this process, one job after the other."""
     measurer = Measurer(model, question)
     yield lambda jobs: map(measurer, jobs)

@@ -34,7 +34,7 @@ Answerer = Literal["onnx", "torch"]
 # From so many photos on, the time for an export is soon won back.
 MANY = 200
 # So many images at a time a graph scores fastest.
-_CHUNK = 32
+CHUNK = 32
 
 
 def choose_runtime(engine: str, card: Card, *, is_at_hand: bool, photos: int) -> Answerer:
@@ -208,21 +208,20 @@ class Classifier:
             return self._parts.runtime.name
         return "torch" if self._find_graph("scores") is None else "onnx"
 
-    @property
-    def graph(self) -> Path | None:
-        """The file that gives its exact maps, named by all that decides them; None where no exported graph does."""
-        found = self._find_graph("maps") if self.card.is_exact else None
+    def find_graph(self, gives: Literal["maps", "scores"]) -> Path | None:
+        """The file of the exported graph that gives this, made where it should; None where no exported graph does."""
+        found = self._find_graph(gives) if self.card.is_exact else None
         return None if found is None else found.path
 
     @property
     def chunk(self) -> int:
         """How many images at a time are scored fastest."""
         # On a CPU a few photos' activations stay in its cache.
-        return 8 if self.runtime == "torch" and self.card.device == "cpu" else _CHUNK
+        return 8 if self.runtime == "torch" and self.card.device == "cpu" else CHUNK
 
     def scores(self, pixels: np.ndarray) -> np.ndarray:
         """(B, K) logits of any number of photos' pixels (B, 3, H, W) uint8."""
-        parts = [pixels[start : start + _CHUNK] for start in range(0, len(pixels), _CHUNK)]
+        parts = [pixels[start : start + CHUNK] for start in range(0, len(pixels), CHUNK)]
         if (runtime := self._parts.runtime) is not None:
             return np.concatenate([runtime.scores(self.card.preprocess.normalise(part)) for part in parts])
         graph = self._find_graph("maps")
@@ -239,7 +238,7 @@ class Classifier:
         if runtime is None and graph is None:
             return self._score_by_network(images)
         run = runtime.scores if runtime is not None else lambda part: cast(OnnxEngine, graph)(part).logits
-        parts = [run(part.cpu().numpy()) for part in images.split(_CHUNK)]
+        parts = [run(part.cpu().numpy()) for part in images.split(CHUNK)]
         return torch.from_numpy(np.concatenate(parts)).to(images.device)
 
     def read(self, pixels: np.ndarray) -> Answer:

@@ -17,27 +17,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SentClassifier:
-    """What it takes to open the same exact maps elsewhere.
+class SentGraph:
+    """An exported graph that goes into another machine's cache, so that none is made there.
 
     Attributes:
-        card: of the classifier.
-        stem: of the graph's file in the cache, a hash of all that decides its numbers.
+        stem: of its file in the cache, a hash of all that decides its numbers.
         content: the graph.
     """
 
-    card: Card
     stem: str
     content: bytes = field(repr=False)
 
     @classmethod
-    def of(cls, classifier: Classifier) -> Self | None:
-        """The classifier by its exported graph, which is made where it should answer; None where another one does."""
-        path = classifier.graph
-        return None if path is None else cls(classifier.card, path.stem, path.read_bytes())
+    def of(cls, path: Path) -> Self:
+        """The graph that lies there in this machine's cache."""
+        return cls(path.stem, path.read_bytes())
 
-    def open(self, threads: int | None = None) -> Classifier:
-        """The classifier; its graph is kept in this machine's cache.
+    def open(self, threads: int | None = None) -> OnnxEngine:
+        """The graph, which is kept in this machine's cache.
 
         Raises:
             UserError: the cache can't be written to.
@@ -46,10 +43,37 @@ class SentClassifier:
 
         def make() -> dict[str, str]:
             place.write_bytes(self.content)
-            return {"sent": self.card.name}
+            return {"sent": self.stem}
 
-        graph, _ = open_or_make(place, make, lambda path, _about: OnnxEngine(path, threads))
-        return Classifier(self.card, self._refuse, threads=threads, place=place).holding(graph)
+        return open_or_make(place, make, lambda path, _about: OnnxEngine(path, threads))[0]
+
+
+@dataclass(frozen=True)
+class SentClassifier:
+    """What it takes to open the same exact maps elsewhere.
+
+    Attributes:
+        card: of the classifier.
+        graph: of its maps.
+    """
+
+    card: Card
+    graph: SentGraph
+
+    @classmethod
+    def of(cls, classifier: Classifier) -> Self | None:
+        """The classifier by its exported graph, which is made where it should answer; None where another one does."""
+        path = classifier.find_graph("maps")
+        return None if path is None else cls(classifier.card, SentGraph.of(path))
+
+    def open(self, threads: int | None = None) -> Classifier:
+        """The classifier; its graph is kept in this machine's cache.
+
+        Raises:
+            UserError: the cache can't be written to.
+        """
+        graph = self.graph.open(threads)
+        return Classifier(self.card, self._refuse, threads=threads, place=graph.path).holding(graph)
 
     def _refuse(self) -> nn.Module:
         raise UserError(

@@ -21,7 +21,7 @@ from whycam.ray.explainer import check_version
 from whycam.runs import read_versions
 
 log = logging.getLogger("whycam.ray")
-# Until a cluster must have answered, until that is told, and until it is told that no shard was finished.
+# Until a cluster must have answered, until that is told, and until it is told that nothing was finished.
 LIMIT_S, PATIENCE_S, STALL_S = 60, 10, 60
 # Ray's own waiting for a cluster has no end that a signal can bring: a process of its own can be ended.
 _CONNECT = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
@@ -46,6 +46,8 @@ def import_ray() -> ModuleType:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Of a cluster that is started here: its workers do the work that this process would do.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         ray = importlib.import_module("ray")
         importlib.import_module("ray.data")
@@ -181,15 +183,16 @@ def check_workers(ray: ModuleType) -> None:
 
 
 class Watch:
-    """Tells it where for a minute no shard was finished, so that nobody waits without a word."""
+    """Tells it where for a minute no piece of the work was finished, so that nobody waits without a word."""
 
-    def __init__(self, ray: ModuleType) -> None:
-        self._ray = ray
+    def __init__(self, ray: ModuleType, piece: str, hint: str) -> None:
+        """Takes what a piece of the work is called, and a sentence on how to end it."""
+        self._ray, self._piece, self._hint = ray, piece, hint
         self._beat, self._end = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def beat(self) -> None:
-        """A shard is finished."""
+        """A piece is finished."""
         self._beat.set()
 
     def __enter__(self) -> Self:
@@ -211,10 +214,12 @@ class Watch:
             free = self._ray.available_resources()
             nodes = sum(node["Alive"] for node in self._ray.nodes())
             log.warning(
-                "No shard was finished for %s s; machines: %s, free CPUs: %g, free GPUs: %g. Workers that die are "
-                "started again; ray status tells more. Ctrl-C ends it, and --resume goes on",
+                "No %s was finished for %s s; machines: %s, free CPUs: %g, free GPUs: %g. Workers that die are "
+                "started again; ray status tells more. %s",
+                self._piece,
                 STALL_S,
                 nodes,
                 free.get("CPU", 0),
                 free.get("GPU", 0),
+                self._hint,
             )

@@ -8,20 +8,17 @@ A shard is done when its file is there, whole; who dies in the middle has writte
 from __future__ import annotations
 
 import io
-import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from whycam import __version__
 from whycam.config import ClusterOptions, ExplainOptions
 from whycam.data.sources import gather_sources
-from whycam.errors import UserError, as_clause, make_disk_error, make_unreadable_error
+from whycam.errors import make_unreadable_error
 from whycam.explainer.exact import ExactReader
 from whycam.jobs.explain import Outcome
 from whycam.jobs.progress import show_progress
@@ -29,16 +26,12 @@ from whycam.jobs.readers import Reader, open_reader
 from whycam.model.sent import SentClassifier
 from whycam.ray.cluster import Pool, Watch, check_workers, choose_pool, connect, import_ray
 from whycam.ray.explainer import Explainer, Form, check_options, read_form
+from whycam.ray.opening import describe_files, name_everywhere, put
 from whycam.ray.place import PLAN, PLAN_LINES, RECORD, Place, open_place
 from whycam.ray.plan import Plan, choose_size, find_done, make_plan, name_part, read_plan
 from whycam.ray.stages import Decoder, Writer
+from whycam.ray.telling import STARTS, TRIES, told_as_here
 from whycam.runs import command_line, to_json
-
-# How often one shard's worker may die before it is the shard, or its size, and not the machine. Ray tries again ever
-# more slowly, from 0.1 s on: ten times outlast the half minute until it knows that a machine is lost, four do not.
-_TRIES = 10
-# How often in a row a worker may die before it is up.
-_STARTS = 2
 
 
 def explain_on_ray(model: str, inputs: Sequence[str], out: str, options: ExplainOptions) -> Outcome:
@@ -69,7 +62,7 @@ def explain_on_ray(model: str, inputs: Sequence[str], out: str, options: Explain
             plan = plan or make_plan(place, found, state, _choose_size(reader, options, pool))
             unreadable = _count_unreadable(place, done)
             if pending := tuple(shard for shard in range(len(plan.counts)) if shard not in done):
-                unreadable += _Job(ray, place, plan, pool, reader, options).run(_name_everywhere(model), pending)
+                unreadable += _Job(ray, place, plan, pool, reader, options).run(name_everywhere(model), pending)
         if unreadable == plan.photos:
             first = plan.read_shard(place, 0)[0].path
             place.remove(PLAN)
@@ -93,7 +86,10 @@ class _Job:
         """Leaves a file for each of the shards; how many photos could not be read."""
         photos = self.plan.photos
         unreadable = 0
-        with self._telling(), Watch(self.ray) as watch, show_progress("explaining", photos) as advance:
+        watched = Watch(self.ray, "shard", "Ctrl-C ends it, and --resume goes on")
+        kept = "What is done is kept: the same command with --resume goes on."
+        telling = told_as_here(self.ray, tries=TRIES, root=self.place.root, kept=kept)
+        with telling, watched as watch, show_progress("explaining", photos) as advance:
             advance(photos - sum(self.plan.counts[shard] for shard in pending))
             for counted in self._stream(model, pending).iter_batches(batch_size=None, prefetch_batches=0):
                 watch.beat()
@@ -108,7 +104,7 @@ class _Job:
         context.enable_progress_bars = context.print_on_execution_start = False
         # A block is a shard, however large: parts of one would each be written under its name.
         context.target_max_block_size = None
-        context.max_consecutive_actor_init_deaths = _STARTS
+        context.max_consecutive_actor_init_deaths = STARTS
         warnings.filterwarnings("ignore", message="`ray_remote_args`")  # no other way says max_task_retries yet
         decode = Decoder(self.place, self.plan, pending, self.reader.preprocess)
         stream = data.range(len(pending), override_num_blocks=len(pending))
@@ -123,7 +119,7 @@ class _Job:
             num_gpus=self.pool.gpus or None,
             zero_copy_batch=True,
             # Ray's own default is to try for ever, which a machine with too little memory makes a run without an end.
-            max_task_retries=_TRIES,
+            max_task_retries=TRIES,
         )
         # Hardly any work; it must find room beside a core that decodes.
         return stream.map_batches(Writer(self.place, self.plan), batch_size=None, num_cpus=0.1)
@@ -132,50 +128,14 @@ class _Job:
         """What each worker is made of."""
         given = self.options.model_fields_set - set(ClusterOptions.model_fields) - {"overwrite", "resume"}
         words = {**self.options.model_dump(include=given), "version": __version__}
-        words |= {name: Path(words[name]).absolute() for name in ("weights", "classes") if words.get(name)}
+        words |= describe_files(self.options)
         sent = None
         if not self.pool.gpus and isinstance(self.reader, ExactReader):
             sent = SentClassifier.of(self.reader.classifier)
         if sent is None:
             # What answers is decided here, and once.
             return {**words, "model": model, "engine": "torch"}
-        return {**words, "sent": partial(self.ray.get, self.ray.put(sent))}
-
-    @contextmanager
-    def _telling(self) -> Iterator[None]:
-        """What a worker met becomes an error as on one machine."""
-        try:
-            yield
-        except self.ray.exceptions.RayError as error:
-            for cause in _iter_causes(error):
-                if isinstance(cause, UserError):
-                    raise UserError(str(cause)) from None
-                if isinstance(cause, OSError) and (told := make_disk_error(cause, Path(self.place.root))):
-                    raise told from None
-            # Of a worker that did not come up there is no more than text.
-            if found := re.search(r"^whycam\.errors\.UserError: (.+)$", str(error), re.MULTILINE):
-                raise UserError(found[1]) from None
-            lost = self.ray.exceptions
-            if isinstance(error, (lost.RayActorError, lost.WorkerCrashedError, lost.OutOfMemoryError)):
-                reason = next(line for line in [*str(error).splitlines(), type(error).__name__] if line.strip())
-                raise UserError(
-                    f"Workers died {_TRIES + 1} times at the same work ({as_clause(reason)}). Most often their machine "
-                    "has too little memory: let fewer work at once (--workers), or a smaller --batch-size through a "
-                    "GPU. What is done is kept: the same command with --resume goes on."
-                ) from error
-            raise
-
-
-def _iter_causes(error: BaseException) -> Iterator[BaseException]:
-    waiting: list[BaseException] = [error]
-    seen = set()
-    while waiting:
-        one = waiting.pop()
-        if id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            more = (getattr(one, "cause", None), one.__cause__, one.__context__)
-            waiting += [cause for cause in more if isinstance(cause, BaseException)]
+        return {**words, "sent": put(self.ray, sent)}
 
 
 def _describe(model: str, inputs: Sequence[str], options: ExplainOptions) -> dict[str, Any]:
@@ -187,11 +147,6 @@ def _describe(model: str, inputs: Sequence[str], options: ExplainOptions) -> dic
 def _choose_size(reader: Reader, options: ExplainOptions, pool: Pool) -> Callable[[int], int]:
     pixels_bytes = reader.preprocess.height_px * reader.preprocess.width_px * 3
     return partial(choose_size, pixels_bytes, options.batch_size, pool.most)
-
-
-def _name_everywhere(model: str) -> str:
-    """The model as workers find it, whose working folder is another one."""
-    return str(Path(model).absolute()) if Path(model).exists() else model
 
 
 def _count_unreadable(place: Place, done: set[int]) -> int:

@@ -31,7 +31,7 @@ def find_methods(classifier: Classifier) -> tuple[About, ...]:
     """
     if classifier.is_torch_free and classifier.card.is_exact:
         return (CAM,)
-    graph = classifier.graph
+    graph = classifier.find_graph("maps")
     if graph is None:
         return _try_methods(classifier)
     place = find_cache() / "menus" / f"{graph.stem}-{_hash_methods()}.menu"
