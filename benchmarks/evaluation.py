@@ -3,7 +3,9 @@
 `python benchmarks/evaluation.py` writes results/evaluation.md and .json; WHYCAM_DATA/imagenet_val25_fullres has the
 photos, if no others are named. In each round all ways measure the same photos, one after the other, in reversed order
 every second time; a number's change is told as a share of half of its 95 % interval over the photos of all rounds.
-`--every-step --baseline-photos N` is how it was before.
+`--every-step --baseline-photos N` is how it was before. `--profile N` tells instead, on N photos, how many processor
+seconds each metric takes, and of them the model's scores and the maps that it asks for; what metrics share counts for
+the first of them.
 """
 
 from __future__ import annotations
@@ -95,6 +97,54 @@ def measure(
     return seconds, found, calls
 
 
+def profile(model: Model, samples: list[Annotation], where: str, out: Path) -> None:
+    """Processor seconds a photo, by metric: the way before, and now."""
+    spent: Counter[tuple[str, str]] = Counter()
+    current = [""]
+
+    def timed(kind: str, run: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*words: Any, **how: Any) -> Any:
+            start = time.process_time()
+            try:
+                return run(*words, **how)
+            finally:
+                spent[current[0], kind] += time.process_time() - start
+
+        return call
+
+    def run_metric(one: Any, case: Any) -> np.ndarray:
+        current[0] = one.family
+        values = timed("all", one.run)(case).detach().numpy()
+        current[0] = ""
+        return values
+
+    plain = measurer.make_scores
+    measurer.make_scores = lambda classifier: timed("scores", plain(classifier))
+    measurer.Measurer._explain = timed("maps", measurer.Measurer._explain)
+    measurer._run_metric = run_metric
+    evaluate(model, samples[:2], metrics=["deletion-auc"])  # makes the graph
+    columns, totals = [], []
+    for how in (make_ways(len(samples))[BEFORE], make_ways(len(samples))[NOW]):
+        spent.clear()
+        start = time.process_time()
+        evaluate(model, samples, metrics=["all"], **how)
+        totals.append((time.process_time() - start) / len(samples))
+        columns.append({key: seconds / len(samples) for key, seconds in spent.items()})
+    names = sorted({name for name, _ in columns[1] if name}, key=lambda name: -columns[1][name, "all"])
+    kinds = ("all", "scores", "maps")
+    now = [[columns[1].get((name, kind), 0) for kind in kinds] for name in names]
+    rows = [[name, columns[0].get((name, "all"), 0), *own] for name, own in zip(names, now, strict=True)]
+    lines = [
+        "# Where an evaluation's time goes",
+        f"`python benchmarks/evaluation.py --photos {where} --profile {len(samples)}`: `--metrics all`, `cam` and the",
+        f"baselines, {torch.get_num_threads()} thread(s), processor seconds a photo. Before: every step, baselines on",
+        f"all photos; now: where curves bend, baselines on {SHARE:.0%} of the photos.",
+        "",
+    ]
+    lines += write_table(["metric", "before", "now", "of it scores", "of it maps"], [*rows, ["all", *totals, "", ""]])
+    save("evaluation_profile", lines, {"rows": rows, "totals": totals}, out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="imagenet")
@@ -104,6 +154,7 @@ def main() -> None:
     parser.add_argument("--metrics", nargs="+", default=["quick", "all"])
     parser.add_argument("--rounds", type=int, nargs="+", default=[3, 1])
     parser.add_argument("--photos-each", type=int, nargs="+", default=[8, 4])
+    parser.add_argument("--profile", type=int)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -112,6 +163,9 @@ def main() -> None:
     boxes = args.photos / "boxes.csv"
     samples = read_photos(args.photos, boxes=boxes if boxes.is_file() else None)
     random.Random(0).shuffle(samples)
+    if args.profile:
+        profile(model, samples[: args.profile], args.photos.name, args.out)
+        return
     lines = [
         "# What an evaluation costs",
         f"`python benchmarks/evaluation.py --model {Path(args.model).name} --photos {args.photos.name}`.",
