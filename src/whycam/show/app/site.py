@@ -34,6 +34,7 @@ _STATIC = (
     "viewer.css",
     "pictures.js",
     "app.js",
+    "app_server.js",
     "app.css",
     "mend.js",
     "mend_actions.js",

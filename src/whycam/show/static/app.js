@@ -1,8 +1,9 @@
-/* The app's page: photos in, the viewer for each; all questions go to this server's own API. */
+/* The page of one model: photos in, the viewer for each. What answers is a backend: a server's API, or the model itself
+   in the browser. It gives readModel(), readSample(name), explain(photo, question) and save(kind, photo, question); what
+   it can't do, it says by an Error whose message is for people. */
 
 import { Viewer, bindTheme, isOverHalf, make, tellName, tellShare } from "./viewer.js";
 
-const PHOTO_PX = 1280;
 const AT_ONCE = 4;
 const MAX_CHIPS = 10;
 const KEYS = matchMedia("(hover: hover)").matches ? ", ← → to move" : "";
@@ -16,40 +17,8 @@ let second = null;
 let current = null;
 let wanted = null;
 let running = 0;
-
-/* ---- Talking to the server ------------------------------------------------------------------------------------- */
-
-/** Its answer to a form; an Error with the server's reason where it refuses. Waits where it asks to be asked later. */
-async function ask(path, fields) {
-  const form = new FormData();
-  for (const [name, value] of Object.entries(fields)) form.append(name, value);
-  for (;;) {
-    let answer;
-    try {
-      answer = await fetch(path, { method: "POST", body: form });
-    } catch {
-      throw new Error("The server does not answer. Is it still running?");
-    }
-    if (answer.ok) return answer;
-    if (answer.status !== 429) throw new Error(await readReason(answer));
-    const seconds = Number(answer.headers.get("Retry-After")) || 1;
-    await new Promise((resolve) => { setTimeout(resolve, 1000 * seconds); });
-  }
-}
-
-async function readReason(answer) {
-  try {
-    return (await answer.json()).error.reason;
-  } catch {
-    return `The server answered ${answer.status}, without a reason.`;
-  }
-}
-
-async function explain(photo, question = {}) {
-  const answer = await ask("/api/explain", { files: photo.file, photo_px: PHOTO_PX, ...question });
-  const [result] = (await answer.json()).results;
-  return result;
-}
+let backend = null;
+let opened = null;
 
 /* ---- The list of photos ---------------------------------------------------------------------------------------- */
 
@@ -62,7 +31,7 @@ async function addFiles(files) {
     photos.push(photo);
     part("photos").append(make("li", {}, photo.button));
     describe(photo, "waiting");
-    if (file.size > model.limits.uploadBytes) refuse(photo, tellSize(file));
+    if (file.size > (model.limits?.uploadBytes ?? Infinity)) refuse(photo, tellSize(file));
     else waiting.push(photo);
   }
   if (photos.length) delete part("columns").dataset.empty;
@@ -91,7 +60,7 @@ function work() {
 async function start(photo) {
   describe(photo, "looking");
   try {
-    photo.entry = (await explain(photo)).entry;
+    photo.entry = (await backend.explain(photo)).entry;
     describe(photo, tellAnswer(photo.entry));
   } catch (error) {
     refuse(photo, error.message);
@@ -154,7 +123,7 @@ async function search(name) {
   let index = model.classNames.indexOf(name);
   if (!photo.entry.classes.includes(index)) {
     try {
-      const result = await explain(photo, { target: index < 0 ? name : tellClass(index) });
+      const result = await backend.explain(photo, { target: index < 0 ? name : tellClass(index) });
       photo.entry = result.entry;
       index = result.targets[0].index;
     } catch (error) {
@@ -194,7 +163,7 @@ async function compare() {
   if (!photo.others.has(key)) {
     part("second-note").textContent = "Computing …";
     try {
-      photo.others.set(key, (await explain(photo, question)).entry);
+      photo.others.set(key, (await backend.explain(photo, question)).entry);
     } catch (error) {
       part("second-note").textContent = error.message;
       return;
@@ -214,16 +183,16 @@ function showSecond(entry) {
 
 async function save(kind) {
   if (!current) return;
+  const photo = current;
   const { colormap, opacity, signed, threshold } = first.settings;
-  const fields = { file: current.file, target: tellClass(first.selected), versus: tellClass(first.versus) };
-  if (kind === "overlay") Object.assign(fields, { opacity, signed, colormap: signed ? "" : colormap });
-  if (kind === "boxes" && threshold) fields.threshold = threshold;
+  const question = { target: tellClass(first.selected), versus: tellClass(first.versus) };
+  if (kind === "overlay") Object.assign(question, { opacity, signed, colormap: signed ? "" : colormap });
+  if (kind === "boxes" && threshold) question.threshold = threshold;
+  const ending = { overlay: "overlay.jpg", map: "map.npy", boxes: "boxes.json" }[kind];
+  const name = `${photo.name.replace(/\.[^.]*$/, "")}.${model.classNames[first.selected]}.${ending}`;
   try {
-    const answer = await ask(`/api/${kind}`, fields);
-    const address = URL.createObjectURL(await answer.blob());
-    const ending = { overlay: "overlay.jpg", map: "map.npy", boxes: "boxes.json" }[kind];
-    const stem = current.name.replace(/\.[^.]*$/, "");
-    make("a", { href: address, download: `${stem}.${model.classNames[first.selected]}.${ending}` }).click();
+    const address = URL.createObjectURL(await backend.save(kind, photo, question));
+    make("a", { href: address, download: name }).click();
     setTimeout(() => URL.revokeObjectURL(address), 1000);
   } catch (error) {
     tellFault(error.message);
@@ -233,9 +202,11 @@ async function save(kind) {
 /* ---- Ways in --------------------------------------------------------------------------------------------------- */
 
 async function addSample(name) {
-  const answer = await fetch(`/samples/${name}`);
-  if (!answer.ok) return tellFault(await readReason(answer));
-  return addFiles([new File([await answer.blob()], name)]);
+  try {
+    await addFiles([await backend.readSample(name)]);
+  } catch (error) {
+    tellFault(error.message);
+  }
 }
 
 function listen() {
@@ -281,8 +252,7 @@ function press(event) {
 /** Where another version stands for the model by now, all photos are asked about anew. */
 async function follow() {
   if (!model) return;
-  const answer = await fetch("/api/model").catch(() => null);
-  const now = answer?.ok ? await answer.json() : model;
+  const now = await backend.readModel().catch(() => model);
   if (JSON.stringify(now) === JSON.stringify(model)) return;
   model = now;
   for (const id of ["first", "second", "class-names", "method"]) part(id).replaceChildren();
@@ -318,9 +288,7 @@ function describeModel() {
 async function open() {
   bindTheme(part("theme"));
   try {
-    const answer = await fetch("/api/model");
-    if (!answer.ok) throw new Error(await readReason(answer));
-    model = await answer.json();
+    model = await backend.readModel();
   } catch (error) {
     tellFault(`The page can't be set up: ${error.message}`);
     return;
@@ -328,6 +296,9 @@ async function open() {
   show();
 }
 
-// Photos may come before the model is known: they wait for it.
-listen();
-const opened = open();
+/** Sets the page up. Photos may come before the model is known: they wait for it. */
+export function openApp(asked) {
+  backend = asked;
+  listen();
+  opened = open();
+}

@@ -3,6 +3,7 @@
 
 const INTEGER_PEAK = 32767;
 const CANVAS_SIDE_PX = 640;
+const MOVING_SIDE_PX = 320;
 const BOX_SIDE_PX = 256;
 const BOX_THRESHOLD = 0.2;
 const SIGNED_COLORMAP = "RdBu_r";
@@ -21,8 +22,9 @@ export function make(tag, properties = {}, ...children) {
 
 const decodeBytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
-/** The raw maps of an entry: a Float32Array of h * w values for each stored class. */
-export function decodeMaps({ maps: { shape, scale, data } }) {
+/** The raw maps of an entry: a Float32Array of h * w values for each stored class, packed in text or as they are. */
+export function decodeMaps({ maps: { shape, scale, data, values } }) {
+  if (values) return values;
   const [count, height, width] = shape;
   const integers = new DataView(decodeBytes(data).buffer);
   const cells = height * width;
@@ -182,6 +184,7 @@ export class Viewer extends EventTarget {
   #maps = [];
   #field = new Float32Array();
   #peak = 0;
+  #pointed = null;
   #parts = {};
 
   /** @param root an empty element. @param bias of each class, where mean(map) + bias is the score; else null. */
@@ -207,14 +210,49 @@ export class Viewer extends EventTarget {
     this.#maps = decodeMaps(entry);
     [this.selected] = entry.classes;
     this.#setVersus(null);
-    const { image, stage, canvas, name } = this.#parts;
-    image.src = entry.image;
-    image.alt = `Photo ${entry.name}`;
-    stage.style.setProperty("--ratio", entry.width / entry.height);
-    [canvas.height, canvas.width] = fitSize(entry, CANVAS_SIDE_PX);
-    name.textContent = entry.name;
+    this.#showPicture();
     this.#buildChips();
     this.#update();
+  }
+
+  /**
+   * Shows the next picture of a moving one: what was set stays, and no "change" is told of.
+   * @param entry has a `frame` (a canvas or bitmap) in place of an address.
+   * @param selected the class whose map is shown; an entry without the class of "why not" ends the comparison.
+   */
+  refresh(entry, selected) {
+    const isNew = this.entry?.frame === undefined || this.entry.classes.length !== entry.classes.length;
+    this.entry = entry;
+    this.#maps = decodeMaps(entry);
+    this.selected = selected;
+    if (this.versus === selected || !entry.classes.includes(this.versus)) this.#setVersus(null);
+    this.#showPicture();
+    if (isNew) this.#buildChips();
+    else [...this.#parts.chips.children].forEach((chip, i) => this.#fillChip(chip, i));
+    this.#draw();
+    this.#showSettings();
+    this.#describePeak();
+    if (this.#pointed) this.#point(this.#pointed);
+  }
+
+  #showPicture() {
+    const { image, frame, stage, canvas, name, sum } = this.#parts;
+    const { entry } = this;
+    const isMoving = entry.frame !== undefined;
+    [image.hidden, frame.hidden] = [isMoving, !isMoving];
+    stage.closest(".viewer").classList.toggle("viewer-moving", isMoving);
+    sum.ariaLive = isMoving ? "off" : "polite";
+    name.textContent = entry.name;
+    stage.style.setProperty("--ratio", entry.width / entry.height);
+    const size = fitSize(entry, isMoving ? MOVING_SIDE_PX : CANVAS_SIDE_PX);
+    if (canvas.height !== size[0] || canvas.width !== size[1]) [canvas.height, canvas.width] = size;
+    if (isMoving) {
+      if (frame.width !== entry.width || frame.height !== entry.height) [frame.width, frame.height] = [entry.width, entry.height];
+      frame.getContext("2d").drawImage(entry.frame, 0, 0);
+    } else {
+      image.src = entry.image;
+      image.alt = `Photo ${entry.name}`;
+    }
   }
 
   /** Shows the map of a class of the entry; others are ignored. */
@@ -289,12 +327,16 @@ export class Viewer extends EventTarget {
   #build(root) {
     const parts = this.#parts;
     parts.image = make("img", { className: "viewer-photo", decoding: "async" });
+    parts.frame = make("canvas", { className: "viewer-photo", role: "img", ariaLabel: "What the camera sees", hidden: true });
     parts.canvas = make("canvas", { className: "viewer-heat", role: "img" });
     parts.svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     parts.svg.setAttribute("class", "viewer-boxes");
-    parts.stage = make("div", { className: "viewer-stage" }, parts.image, parts.canvas, parts.svg);
+    parts.stage = make("div", { className: "viewer-stage" }, parts.image, parts.frame, parts.canvas, parts.svg);
     parts.stage.addEventListener("pointermove", (event) => this.#point(event));
-    parts.stage.addEventListener("pointerleave", () => this.#describePeak());
+    parts.stage.addEventListener("pointerleave", () => {
+      this.#pointed = null;
+      this.#describePeak();
+    });
     parts.name = make("figcaption", { className: "viewer-name" });
     parts.scale = make("canvas", { className: "viewer-scale", width: 256, height: 1, ariaHidden: "true" });
     parts.low = make("span");
@@ -346,20 +388,26 @@ export class Viewer extends EventTarget {
   }
 
   #buildChips() {
-    const { classes, probabilities, truth, told: given } = this.entry;
-    this.#parts.chips.replaceChildren(...classes.map((classIndex, i) => {
-      const bar = make("span", { className: "viewer-bar" });
-      bar.style.setProperty("--share", probabilities[i]);
-      const isGiven = this.isMultiLabel ? isOverHalf(probabilities[i]) : i === 0;
-      const own = this.isMultiLabel ? "its label" : "true class";
-      const told = given?.[i] ?? [isGiven && (this.isMultiLabel ? "over 50 %" : "predicted"), classIndex === truth && own].filter(Boolean).join(", ");
-      const chip = make("button", { type: "button", className: "viewer-chip" }, bar,
-        make("span", { className: "viewer-chip-name name", dir: "auto", title: this.classNames[classIndex] }, this.classNames[classIndex]),
-        told ? make("span", { className: "viewer-tag" }, told) : null,
-        make("span", { className: "viewer-chip-share" }, this.entry.isChange ? tellPoints(probabilities[i]) : tellShare(probabilities[i])));
-      chip.addEventListener("click", () => this.choose(classIndex));
+    this.#parts.chips.replaceChildren(...this.entry.classes.map((_, i) => {
+      const chip = make("button", { type: "button", className: "viewer-chip" });
+      chip.addEventListener("click", () => this.choose(this.entry.classes[i]));
+      this.#fillChip(chip, i);
       return chip;
     }));
+  }
+
+  #fillChip(chip, i) {
+    const { classes, probabilities, truth, told: given } = this.entry;
+    const classIndex = classes[i];
+    const bar = make("span", { className: "viewer-bar" });
+    bar.style.setProperty("--share", probabilities[i]);
+    const isGiven = this.isMultiLabel ? isOverHalf(probabilities[i]) : i === 0;
+    const own = this.isMultiLabel ? "its label" : "true class";
+    const told = given?.[i] ?? [isGiven && (this.isMultiLabel ? "over 50 %" : "predicted"), classIndex === truth && own].filter(Boolean).join(", ");
+    chip.replaceChildren(...[bar,
+      make("span", { className: "viewer-chip-name name", dir: "auto", title: this.classNames[classIndex] }, this.classNames[classIndex]),
+      told ? make("span", { className: "viewer-tag" }, told) : null,
+      make("span", { className: "viewer-chip-share" }, this.entry.isChange ? tellPoints(probabilities[i]) : tellShare(probabilities[i]))].filter(Boolean));
   }
 
   #update() {
@@ -394,8 +442,11 @@ export class Viewer extends EventTarget {
     const parts = this.#parts;
     [...parts.chips.children].forEach((chip, i) => { chip.ariaPressed = String(this.entry.classes[i] === this.selected); });
     const others = this.entry.classes.filter((one) => one !== this.selected);
-    parts.versus.replaceChildren(make("option", { value: "" }, "–"),
-      ...others.map((one) => make("option", { value: String(one) }, this.classNames[one])));
+    // An open list stays open: it is made anew only where the classes are others.
+    if ([...parts.versus.options].slice(1).map(({ value }) => Number(value)).join() !== others.join() || !parts.versus.options.length) {
+      parts.versus.replaceChildren(make("option", { value: "" }, "–"),
+        ...others.map((one) => make("option", { value: String(one) }, this.classNames[one])));
+    }
     parts.versus.value = this.versus === null ? "" : String(this.versus);
     parts.colormap.value = this.#colormap;
     parts.colormap.disabled = this.settings.signed;
@@ -447,6 +498,7 @@ export class Viewer extends EventTarget {
 
   #point(event) {
     if (!this.entry) return;
+    this.#pointed = event;
     const { canvas, readout } = this.#parts;
     const frame = canvas.getBoundingClientRect();
     const [x, y] = [(event.clientX - frame.left) / frame.width, (event.clientY - frame.top) / frame.height];
