@@ -45,8 +45,14 @@ class ServeOptions(ModelOptions):
 class ExportOptions(ModelOptions):
     """What `whycam export` writes."""
 
-    format: Literal["onnx", "openvino", "torchscript", "safetensors"] = Field(
-        "onnx", description="onnx and torchscript: a file. openvino and safetensors (weights, for timm too): a folder."
+    format: Literal["onnx", "openvino", "torchscript", "safetensors", "web"] = Field(
+        "onnx",
+        description="onnx and torchscript: a file. openvino, safetensors (weights, for timm too), web (a page that "
+        "runs it in the browser): a folder.",
+    )
+    runtime: Path | None = Field(
+        None,
+        description="For --format web: onnxruntime-web, its .tgz or a folder [WHYCAM_ORT_WEB, else npm's registry].",
     )
     uint8_input: bool = Field(False, description="Take pixels of 0 to 255 and normalise them inside the graph.")
     topk: int | None = Field(None, ge=1, description="Give the maps of so many best classes alone [all].")

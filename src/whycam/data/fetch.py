@@ -223,7 +223,7 @@ def _download_all(name: str, dataset: Dataset, incoming: Path, progress: Progres
             continue
         partial = file.with_name(file.name + ".part")
         try:
-            _receive_all(url, partial, progress or (lambda _done, _total: None))
+            receive_all(url, partial, progress or (lambda _done, _total: None))
         except OSError as error:
             with contextlib.suppress(OSError):
                 incoming.rmdir()
@@ -247,7 +247,7 @@ def _make_offline_error(name: str, dataset: Dataset, url: str, error: OSError) -
     )
 
 
-def _receive_all(url: str, partial: Path, progress: Progress) -> None:
+def receive_all(url: str, partial: Path, progress: Progress) -> None:
     """Download `url` to `partial`, from where an earlier try stopped; go on as long as each try brings something."""
     for attempt in range(1, _MAX_ATTEMPTS + 1):
         before = _size_bytes(partial)

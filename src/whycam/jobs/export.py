@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,13 @@ from whycam.model.onnx.export import export_onnx, quiet
 from whycam.model.onnx.parity import ExplainingNet, GraphOptions, check_parity, make_batches, measure_parity
 from whycam.model.onnx.quantise import FLOAT_FIRST, Drift, check_drift, measure_drift, quantise
 from whycam.runs import name_beside, open_atomic, open_run, tell_disk_errors
+from whycam.show.web.runtime import find_runtime
+from whycam.show.web.site import GRAPH, write_site
 
 # Photos that the ranges are taken from, and others that the result is measured on.
 _CALIBRATION_PHOTOS, _MEASURED_PHOTOS, _LEAST_PHOTOS = 100, 400, 20
+# What a page may ask a visitor to load.
+_WEB_LIMIT_MB = 100
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,13 @@ def export(model_name: str, out: Path, options: ExportOptions) -> Exported:
 
 def _check_options(options: ExportOptions) -> None:
     graph = [name for name in ("int8", "topk", "dynamic_size", "uint8_input") if getattr(options, name)]
-    refused = {"openvino": {"int8"}, "torchscript": {"int8"}, "safetensors": set(graph)}.get(options.format, set())
+    everything = {"safetensors": set(graph), "web": set(graph)}
+    refused = {"openvino": {"int8"}, "torchscript": {"int8"}, **everything}.get(options.format, set())
     if found := refused.intersection(graph):
         words = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(found))
         raise UserError(f"--format {options.format} does not go with {words}. Leave it out, or take --format onnx.")
+    if options.runtime is not None and options.format != "web":
+        raise UserError(f"--runtime goes with --format web; found --format {options.format}. Leave it out.")
     if options.calibrate is not None:
         if not options.int8:
             raise UserError("--calibrate gives photos to --int8, which is not asked for. Add --int8, or leave it out.")
@@ -198,10 +205,40 @@ def _write_safetensors(model: Model, network: GapClassifier, out: Path, options:
         return _check(network, GraphOptions(), lambda images: _run_torch(again, images), "The folder")
 
 
+def _write_web(model: Model, network: GapClassifier, out: Path, options: ExportOptions) -> float:
+    """A folder that any host serves: the page, the graph with maps, and what runs it in the browser."""
+    size_mb = sum(4 * values.numel() for values in network.state_dict().values()) / 1e6
+    if size_mb > _WEB_LIMIT_MB:
+        raise UserError(
+            f"{model.classifier.card.name!r} has {size_mb:.0f} MB of weights; expected {_WEB_LIMIT_MB} MB at the most "
+            "in a page. Train a smaller backbone (--backbone tf_efficientnet_lite0), or take --format onnx."
+        )
+    runtime = find_runtime(options.runtime)
+    with open_run(out, overwrite=options.overwrite) as folder:
+        # Pixels as they are: what is behind the resizing is then the graph's own work.
+        about = {"origin": _hide_places(model.origin), "records": {}}
+        card = export_onnx(network, folder / GRAPH, GraphOptions(takes_uint8=True), **about)
+        write_site(folder, model, card, runtime)
+        return card.parity_error
+
+
+def _hide_places(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without folders of this machine: a site is for anyone to read."""
+    return {
+        name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        for name, value in about.items()
+    }
+
+
 @torch.no_grad()
 def _run_torch(network: object, images: np.ndarray) -> list[np.ndarray]:
     net = ExplainingNet(network, GraphOptions())  # type: ignore[arg-type]
     return [value.numpy() for value in net(torch.from_numpy(images))]
 
 
-_WRITERS = {"openvino": _write_openvino, "torchscript": _write_torchscript, "safetensors": _write_safetensors}
+_WRITERS = {
+    "openvino": _write_openvino,
+    "torchscript": _write_torchscript,
+    "safetensors": _write_safetensors,
+    "web": _write_web,
+}

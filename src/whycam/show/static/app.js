@@ -1,6 +1,6 @@
 /* The page of one model: photos in, the viewer for each. What answers is a backend: a server's API, or the model itself
-   in the browser. It gives readModel(), readSample(name), explain(photo, question) and save(kind, photo, question); what
-   it can't do, it says by an Error whose message is for people. */
+   in the browser. It gives readModel(), readSample(name), explain(photo, question) and save(kind, photo, question), and may
+   have an onShow(photo); what it can't do, it says by an Error whose message is for people. */
 
 import { Viewer, bindTheme, isOverHalf, make, tellName, tellShare } from "./viewer.js";
 
@@ -24,9 +24,12 @@ let opened = null;
 
 async function addFiles(files) {
   await opened;
-  if (!model) return;
+  if (!model || !files.length) return;
+  const wasMoving = current?.isMoving;
+  if (wasMoving) leave();
   for (const file of files) {
     const photo = { file, name: file.name || "pasted photo", entry: null, fault: "" };
+    if (wasMoving && file === files[0]) wanted = photo;
     photo.button = make("button", { type: "button", className: "app-photo", onclick: () => select(photo) });
     photos.push(photo);
     part("photos").append(make("li", {}, photo.button));
@@ -101,12 +104,32 @@ function select(photo) {
   if (photo.fault) tellFault(photo.fault);
   else wanted = photo;
   if (!photo.entry) return;
+  backend.onShow?.(photo);
   current = photo;
   for (const one of photos) one.button.ariaCurrent = String(one === photo);
   photo.button.scrollIntoView({ block: "nearest", inline: "nearest" });
   part("welcome").hidden = true;
   part("work").hidden = false;
   first.show(photo.entry);
+}
+
+/** Shows what is no photo of the list: a moving picture, which its owner draws in the viewer. */
+function present(photo) {
+  [current, wanted] = [photo, photo];
+  for (const one of photos) one.button.ariaCurrent = "false";
+  part("welcome").hidden = true;
+  part("work").hidden = false;
+}
+
+/** Goes from there to the last photo, or to the beginning where there is none. */
+function leave() {
+  if (current && !current.isMoving) return;
+  backend.onShow?.(null);
+  [current, wanted] = [null, null];
+  const last = photos.findLast((photo) => photo.entry);
+  if (last) select(last);
+  part("work").hidden = !last;
+  part("welcome").hidden = Boolean(last);
 }
 
 function step(by) {
@@ -296,9 +319,10 @@ async function open() {
   show();
 }
 
-/** Sets the page up. Photos may come before the model is known: they wait for it. */
+/** Sets the page up; what comes back is for what else the page has. Photos may come before the model: they wait for it. */
 export function openApp(asked) {
   backend = asked;
   listen();
   opened = open();
+  return { addFiles, present, leave, tellFault, viewer: () => first };
 }

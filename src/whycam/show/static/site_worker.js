@@ -1,0 +1,107 @@
+/* The network, in a thread of its own: a photo or a camera's frame to the scores and every class's map.
+   Photos are decoded by the browser as they are stored: without a colour profile, upright, on white where transparent. */
+
+import * as ort from "../runtime/ort.wasm.min.mjs";
+import { resize } from "./site_pillow.js";
+
+const SHOWN_PX = 1280;
+const MAX_THREADS = 4;
+const GZIP = [0x1f, 0x8b];
+
+let session = null;
+let input = null;
+let canvas = null;
+
+async function load(address) {
+  const answer = await fetch(address);
+  if (!answer.ok) throw new Error(`'${address}' can't be loaded: the host answered ${answer.status}. Upload the whole folder.`);
+  return answer.arrayBuffer();
+}
+
+/** Unpacked; a host that sends the file as compressed has had it unpacked by the browser already. */
+async function unpack(packed) {
+  const start = new Uint8Array(packed, 0, 2);
+  if (start[0] !== GZIP[0] || start[1] !== GZIP[1]) return packed;
+  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
+}
+
+/** Opens the network. One core is left to the page; more than one thread needs a page that is isolated from others. */
+async function open({ base, model }) {
+  input = model.input;
+  const at = (name) => new URL(name, base).href;
+  const [runtime, graph] = await Promise.all([load(at("runtime/ort-wasm-simd-threaded.wasm.gz")).then(unpack), load(at("model.onnx"))]);
+  const threads = self.crossOriginIsolated ? Math.max(1, Math.min(MAX_THREADS, navigator.hardwareConcurrency - 1)) : 1;
+  Object.assign(ort.env.wasm, { numThreads: threads, wasmBinary: runtime, wasmPaths: { mjs: at("runtime/ort-wasm-simd-threaded.mjs") } });
+  session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"], graphOptimizationLevel: "all" });
+  return { result: { threads } };
+}
+
+/** (H, W, 4) bytes of a bitmap. */
+function readPixels(bitmap) {
+  const { width, height } = bitmap;
+  canvas ??= new OffscreenCanvas(width, height);
+  if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
+  const pen = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
+  pen.fillStyle = "#fff";
+  pen.fillRect(0, 0, width, height);
+  pen.drawImage(bitmap, 0, 0);
+  return pen.getImageData(0, 0, width, height).data;
+}
+
+async function answer(bitmap) {
+  const { width, height } = bitmap;
+  const pixels = resize(readPixels(bitmap), [width, height], [input.width, input.height], input.interpolation);
+  const { logits, maps } = await session.run({ images: new ort.Tensor("uint8", pixels, [1, 3, input.height, input.width]) });
+  return { width, height, logits: logits.data, maps: maps.data, cells: maps.dims.slice(2) };
+}
+
+async function readPhoto({ file }) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file, { imageOrientation: "from-image", premultiplyAlpha: "none", colorSpaceConversion: "none" });
+  } catch {
+    throw new Error(`'${file.name}' can't be read by this browser (${file.size.toLocaleString("en")} bytes); expected a JPEG, PNG, WebP, `
+      + "GIF, AVIF or BMP. Save it as one of these.");
+  }
+  try {
+    const result = await answer(bitmap);
+    return { result: { ...result, shown: await makeShown(bitmap, file) }, moved: [result.logits.buffer, result.maps.buffer] };
+  } catch (error) {
+    if (!(error instanceof RangeError || error instanceof DOMException)) throw error;
+    throw new Error(`'${file.name}' has ${bitmap.width} x ${bitmap.height} pixels, more than this browser can hold. Make it smaller.`);
+  } finally {
+    bitmap.close();
+    canvas = null;  // a large photo's would stay in memory
+  }
+}
+
+/** The photo as it is shown: itself, or a smaller one where it is large. */
+async function makeShown(bitmap, file) {
+  const shrink = SHOWN_PX / Math.max(bitmap.width, bitmap.height);
+  if (shrink >= 1) return file;
+  const small = new OffscreenCanvas(Math.max(1, Math.round(bitmap.width * shrink)), Math.max(1, Math.round(bitmap.height * shrink)));
+  const pen = small.getContext("2d", { alpha: false });
+  pen.fillStyle = "#fff";
+  pen.fillRect(0, 0, small.width, small.height);
+  pen.imageSmoothingQuality = "high";
+  pen.drawImage(bitmap, 0, 0, small.width, small.height);
+  return small.convertToBlob({ type: "image/jpeg", quality: 0.9 });
+}
+
+/** Of a frame the picture comes back with the answer: the heat is drawn on what it belongs to. */
+async function readFrame({ frame }) {
+  const result = await answer(frame);
+  return { result: { ...result, frame }, moved: [result.logits.buffer, result.maps.buffer, frame] };
+}
+
+const CALLS = { open, readPhoto, readFrame };
+let last = Promise.resolve();
+
+// One after the other: the network has one memory.
+addEventListener("message", ({ data: { id, call, ...question } }) => {
+  last = last.then(() => CALLS[call](question)).then(
+    ({ result, moved = [] }) => postMessage({ id, result }, moved),
+    (error) => postMessage({ id, fault: error?.message || String(error) }),
+  );
+});
+postMessage({ isReady: true });
