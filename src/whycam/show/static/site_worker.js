@@ -50,7 +50,7 @@ function readPixels(bitmap) {
 
 async function answer(bitmap) {
   const { width, height } = bitmap;
-  const pixels = resize(readPixels(bitmap), [width, height], [input.width, input.height], input.interpolation);
+  const pixels = resize(readPixels(bitmap), [width, height], [input.width, input.height], input);
   const { logits, maps } = await session.run({ images: new ort.Tensor("uint8", pixels, [1, 3, input.height, input.width]) });
   return { width, height, logits: logits.data, maps: maps.data, cells: maps.dims.slice(2) };
 }

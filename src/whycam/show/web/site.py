@@ -95,10 +95,19 @@ def _describe(folder: Path, model: Model, card: GraphMetadata, runtime: WebRunti
             "width": preprocess.width_px,
             "height": preprocess.height_px,
             "interpolation": preprocess.interpolation,
+            "isTallFirst": _is_tall_first(),
         },
         "sample": {"file": SAMPLE, "logits": [float(value) for value in why.logits[0]]},
         "versions": {"whycam": __version__, "onnxruntime-web": runtime.version},
     }
+
+
+def _is_tall_first() -> bool:
+    """Whether the installed Pillow resizes the columns of a tall photo before its rows, as it does from 13 on."""
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 20, 3), dtype=np.uint8))
+    bicubic = Image.Resampling.BICUBIC
+    tall_first = photo.resize((20, 16), bicubic).resize((16, 16), bicubic)
+    return tall_first.tobytes() == photo.resize((16, 16), bicubic).tobytes()
 
 
 def _make_manifest(short_name: str) -> Mapping[str, Any]:
