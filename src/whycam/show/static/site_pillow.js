@@ -18,28 +18,36 @@ const FILTERS = {
   lanczos: [3, (x) => (x >= -3 && x < 3 ? sinc(x) * sinc(x / 3) : 0)],
 };
 
-/** For each of `to` places: { first, weights }, the integers that the values from `first` on are multiplied with. */
+/**
+ * The integers that values are multiplied with: of place i they begin at weights[i * count], for the values from
+ * firsts[i] on; places at the border have fewer values, and zeros behind them.
+ */
 function makeWeights(from, to, [reach, filter]) {
   const scale = from / to;
   const wide = Math.max(scale, 1);
   const support = reach * wide;
-  return Array.from({ length: to }, (_, i) => {
+  const count = 2 * Math.ceil(support) + 1;
+  const [firsts, weights] = [new Int32Array(to), new Int32Array(to * count)];
+  for (let i = 0; i < to; i += 1) {
     const centre = (i + 0.5) * scale;
     const first = Math.max(0, Math.trunc(centre - support + 0.5));
     const end = Math.min(from, Math.trunc(centre + support + 0.5));
-    const values = Array.from({ length: end - first }, (__, k) => filter((k + first - centre + 0.5) * (1 / wide)));
+    const values = Array.from({ length: end - first }, (_, k) => filter((k + first - centre + 0.5) * (1 / wide)));
     const sum = values.reduce((a, b) => a + b, 0);
-    const shares = sum === 0 ? values : values.map((value) => value / sum);
-    return { first, weights: Int32Array.from(shares, (w) => Math.trunc((w < 0 ? -0.5 : 0.5) + w * (1 << PRECISION))) };
-  });
+    // Zeros stand before the values where the last ones would lie behind the end.
+    firsts[i] = Math.max(0, Math.min(first, from - count));
+    values.forEach((value, k) => {
+      const share = sum === 0 ? value : value / sum;
+      weights[i * count + first - firsts[i] + k] = Math.trunc((share < 0 ? -0.5 : 0.5) + share * (1 << PRECISION));
+    });
+  }
+  return { firsts, weights, count: Math.min(count, from), step: count };
 }
-
-const clip = (sum) => Math.max(0, Math.min(255, sum >> PRECISION));
 
 /** (3, H, W) bytes of (H, W, 4). */
 function split(rgba, [width, height]) {
   const plane = width * height;
-  const planes = new Uint8Array(3 * plane);
+  const planes = new Uint8ClampedArray(3 * plane);
   for (let i = 0, at = 0; i < plane; i += 1, at += 4) {
     planes[i] = rgba[at];
     planes[plane + i] = rgba[at + 1];
@@ -48,17 +56,17 @@ function split(rgba, [width, height]) {
   return planes;
 }
 
-/** (3, H, w) of (3, H, W). */
+/** (3, H, w) of (3, H, W). Sums fit 32 bits; the array itself keeps to 0..255. */
 function resizeAcross(planes, [width, height], toWidth, filter) {
-  const places = makeWeights(width, toWidth, filter);
-  const resized = new Uint8Array(3 * height * toWidth);
+  const { firsts, weights, count, step } = makeWeights(width, toWidth, filter);
+  const resized = new Uint8ClampedArray(3 * height * toWidth);
   for (let row = 0; row < 3 * height; row += 1) {
     for (let x = 0; x < toWidth; x += 1) {
-      const { first, weights } = places[x];
-      const at = row * width + first;
+      const at = row * width + firsts[x];
+      const from = x * step;
       let sum = HALF;
-      for (let k = 0; k < weights.length; k += 1) sum += weights[k] * planes[at + k];
-      resized[row * toWidth + x] = clip(sum);
+      for (let k = 0; k < count; k += 1) sum = (sum + Math.imul(weights[from + k], planes[at + k])) | 0;
+      resized[row * toWidth + x] = sum >> PRECISION;
     }
   }
   return resized;
@@ -66,19 +74,20 @@ function resizeAcross(planes, [width, height], toWidth, filter) {
 
 /** (3, h, W) of (3, H, W). */
 function resizeDown(planes, [width, height], toHeight, filter) {
-  const places = makeWeights(height, toHeight, filter);
-  const resized = new Uint8Array(3 * toHeight * width);
-  const sums = new Float64Array(width);
+  const { firsts, weights, count, step } = makeWeights(height, toHeight, filter);
+  const resized = new Uint8ClampedArray(3 * toHeight * width);
+  const sums = new Int32Array(width);
   for (let c = 0; c < 3; c += 1) {
     for (let y = 0; y < toHeight; y += 1) {
-      const { first, weights } = places[y];
       sums.fill(HALF);
-      for (let k = 0; k < weights.length; k += 1) {
-        const [weight, at] = [weights[k], (c * height + first + k) * width];
-        for (let x = 0; x < width; x += 1) sums[x] += weight * planes[at + x];
+      for (let k = 0; k < count; k += 1) {
+        const weight = weights[y * step + k];
+        if (weight === 0) continue;
+        const at = (c * height + firsts[y] + k) * width;
+        for (let x = 0; x < width; x += 1) sums[x] += Math.imul(weight, planes[at + x]);
       }
       const to = (c * toHeight + y) * width;
-      for (let x = 0; x < width; x += 1) resized[to + x] = clip(sums[x]);
+      for (let x = 0; x < width; x += 1) resized[to + x] = sums[x] >> PRECISION;
     }
   }
   return resized;
@@ -104,6 +113,8 @@ function takeNearest(rgba, [width, height], [toWidth, toHeight]) {
   return planes;
 }
 
+const toBytes = (values) => new Uint8Array(values.buffer);
+
 /**
  * A photo resized: (3, h, w) bytes, plane after plane.
  * @param rgba (H, W, 4) bytes; the fourth is not read. @param size [W, H]. @param target [w, h].
@@ -121,7 +132,7 @@ export function resize(rgba, size, target, { interpolation, isTallFirst }) {
   const planes = split(rgba, size);
   const rows = height - toHeight;
   if (isTallFirst && rows > 0 && rows > 2 * (width - toWidth)) {
-    return resizeAcross(resizeDown(planes, size, toHeight, filter), [width, toHeight], toWidth, filter);
+    return toBytes(resizeAcross(resizeDown(planes, size, toHeight, filter), [width, toHeight], toWidth, filter));
   }
-  return resizeDown(resizeAcross(planes, size, toWidth, filter), [toWidth, height], toHeight, filter);
+  return toBytes(resizeDown(resizeAcross(planes, size, toWidth, filter), [toWidth, height], toHeight, filter));
 }
