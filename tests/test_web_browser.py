@@ -174,7 +174,8 @@ def test_resizing_is_pillows_to_the_last_bit(page: Page, address: str, host: Pat
         found = page.evaluate(
             """async ([base, text, size, target, how]) => {
               const { resize } = await import(`${base}app/site_pillow.js`);
-              return [...resize(Uint8ClampedArray.from(atob(text), (letter) => letter.charCodeAt(0)), size, target, how)];
+              const rgba = Uint8ClampedArray.from(atob(text), (letter) => letter.charCodeAt(0));
+              return [...resize(rgba, size, target, how)];
             }""",
             [
                 address,
@@ -307,8 +308,7 @@ def test_nothing_goes_elsewhere(browser: Browser, address: str) -> None:
     context.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width_px", [390, 1280])
+@pytest.mark.parametrize(("scheme", "width_px"), [("light", 390), ("dark", 1280)])
 def test_axe_finds_nothing_serious(camera: Browser, address: str, scheme: Any, width_px: int) -> None:
     from axe_core_python.sync_playwright import Axe
 
