@@ -139,6 +139,7 @@ def test_numbers_are_pythons(page: Page, address: str, tiny_folder: Path, shapes
         save("grey.png", noise((90, 120))),
         save("clear.png", noise((120, 90, 4))),
         save("lossless.webp", noise((80, 90, 3)), lossless=True),
+        save("few.gif", np.kron(noise((9, 11)), np.ones((8, 8), np.uint8))),
         save("turned.jpg", noise((96, 140, 3)), exif=exif, quality=95),
         *find_images([shapes_folder])[:2],
     ]
@@ -285,6 +286,31 @@ def test_without_a_network(browser: Browser, host: Path, shapes_folder: Path) ->
         assert page.evaluate("crossOriginIsolated")
         page.goto(f"{found}models/tiny/index.html")
         page.locator("#proof:not(:empty)").wait_for()
+
+
+def test_a_new_export_takes_the_old_ones_place(browser: Browser, host: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    shutil.copytree(host / "models" / "tiny", site)
+    context = browser.new_context()
+    with serve(site) as found:
+        page = context.new_page()
+        open_site(page, found)
+        page.get_by_text("Kept in this browser").wait_for()
+        page.close()
+        for name, old, new in (("index.html", "<h1>WhyCAM", "<h1>Another"), ("sw.js", '"version":"', '"version":"new')):
+            text = (site / name).read_text()
+            assert old in text
+            (site / name).write_text(text.replace(old, new, 1))
+        page = context.new_page()
+        open_site(page, found)
+        assert page.locator("h1").text_content() == "WhyCAM"  # as it was kept; meanwhile the new one is fetched
+        page.wait_for_function("navigator.serviceWorker.getRegistration().then((found) => Boolean(found.waiting))")
+        page.close()
+        page = context.new_page()
+        open_site(page, found)
+        assert page.locator("h1").text_content() == "Another"
+        assert len(page.evaluate("caches.keys()")) == 1
+    context.close()
 
 
 def test_nothing_goes_elsewhere(browser: Browser, address: str) -> None:

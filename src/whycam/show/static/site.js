@@ -7,8 +7,8 @@ import { LocalModel } from "./site_model.js";
 const BASE = new URL("../", import.meta.url).href;
 // The smallest module with an instruction of 128 bits: a function that makes one of a byte's copies, and drops it.
 const SIMD = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0, 1, 4, 1, 96, 0, 0, 3, 2, 1, 0, 10, 9, 1, 7, 0, 65, 0, 253, 15, 26, 11);
-const NO_SIMD = "This browser has no WebAssembly with SIMD, in which the network is run. Take a newer one: Chrome or Edge 91, Firefox 114, "
-  + "Safari 16.4 or later; and leave WebAssembly switched on.";
+const NO_SIMD = "This browser has no WebAssembly with SIMD, in which the network is run. Take a newer one: Chrome or Edge 123, Firefox 120, "
+  + "Safari 17.5 or later; and leave WebAssembly switched on.";
 
 const part = (id) => document.getElementById(id);
 
