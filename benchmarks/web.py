@@ -142,11 +142,11 @@ def measure_gaps(page: Page, address: str, model: whycam.Model, files: list[Path
     """How far the page's numbers are from Python's: the largest of logits, and of maps as a share of their range."""
     logits, maps, shares, changed = [], [], [], 0
     for file in files:
-        why, (ours, own_maps, _) = model.explain(file, "all"), ask(page, address, file)
-        theirs, by_class = why.logits[0].numpy(), order_maps(why)
+        theirs, their_maps = read(model, load_image(file))
+        ours, own_maps, _ = ask(page, address, file)
         logits.append(float(np.abs(ours - theirs).max()))
         shares.append(logits[-1] / float(np.ptp(theirs)))
-        maps.append(float(np.abs(own_maps.reshape(by_class.shape) - by_class).max() / np.ptp(by_class)))
+        maps.append(float(np.abs(own_maps.reshape(their_maps.shape) - their_maps).max() / np.ptp(their_maps)))
         changed += int(ours.argmax() != theirs.argmax())
     return {
         "photos": len(files),
@@ -162,8 +162,7 @@ def measure_reduced(page: Page, address: str, model: whycam.Model, files: list[P
     """The same of scores where Python decodes a large JPEG at a part of its size, as training and evaluation do."""
     gaps, shares, changed = [], [], 0
     for file in files:
-        photo = load_image(file, at_least=model.preprocess.at_least)
-        theirs = model.classifier.read(model.preprocess.to_pixels(photo)[None]).logits[0]
+        theirs = read(model, load_image(file, at_least=model.preprocess.at_least))[0]
         ours = ask(page, address, file)[0]
         gaps.append(float(np.abs(ours - theirs).max()))
         shares.append(gaps[-1] / float(np.ptp(theirs)))
@@ -178,11 +177,10 @@ def measure_reduced(page: Page, address: str, model: whycam.Model, files: list[P
     }
 
 
-def order_maps(why: whycam.Explanation) -> np.ndarray:
-    """(K, h, w): all classes' maps in the order of the classes."""
-    maps = np.empty_like(why.maps[0].numpy())
-    maps[why.target[0].numpy()] = why.maps[0].numpy()
-    return maps
+def read(model: whycam.Model, photo: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Python's (K,) logits and (K, h, w) maps, by PyTorch."""
+    answer = model.classifier.read(model.preprocess.to_pixels(photo)[None])
+    return answer.logits[0], answer.maps[0]
 
 
 def collect(folder: Path) -> dict[str, list[Path]]:
@@ -192,7 +190,9 @@ def collect(folder: Path) -> dict[str, list[Path]]:
     draw = np.random.default_rng(0).permutation(len(found))
     small: list[Path] = []
     large: list[Path] = []
-    for index in draw[:4000]:
+    for index in draw:
+        if len(small) >= PHOTOS and len(large) >= PHOTOS:
+            break
         with Image.open(found[index]) as photo:
             if photo.mode == "RGB":
                 (large if min(photo.size) >= 896 else small).append(found[index])
