@@ -85,7 +85,7 @@ def train_layer(photos: Photos, samples: Sequence[Sample], seed: int) -> GapClas
     run = photos.work / "run"
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True)
-    options = make_train_options(seed=seed)
+    options = make_train_options(seed=seed, choose_on="val")
     work = Work(options, folder, hashes, {}, model, torch.device("cpu"), run, lambda *_: nullcontext(lambda _: None))
     values = photos.features.of_files([one.path for one in folder.samples]).numpy()[:, :, None, None]
     rows = {str(one.path): row for row, one in enumerate(folder.samples)}

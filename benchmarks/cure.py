@@ -102,7 +102,7 @@ class Trial:
 
     def start(self, photos: PhotoFolder, **words: Any) -> tuple[Work, FeatureStore]:
         """A training as `whycam train` begins it, and the features of its photos."""
-        options = make_train_options(seed=self.seed, **words)
+        options = make_train_options(seed=self.seed, choose_on="val", **words)
         torch.manual_seed(self.seed)
         model = GapClassifier(self.features.origin, self.pool.classes).eval()
         hashes = {sample.path: str(sample.path) for sample in photos.samples}
@@ -140,7 +140,7 @@ class Trial:
         if way == "--groups":
             work = replace(work, groups=groups)
         elif way == "--robust":
-            work = replace(work, options=make_train_options(seed=self.seed, robust=True))
+            work = replace(work, options=make_train_options(seed=self.seed, choose_on="val", robust=True))
         elif way == "--against":
             finding = {"id": "it", "kind": "shortcut", "class": self.pool.classes[self.label]}
             write_json(audit, {"findings": [finding | KINDS[self.kind].finding]})
@@ -173,7 +173,7 @@ class Trial:
                 to.parent.mkdir(parents=True, exist_ok=True)
                 to.symlink_to(sample.path.resolve())
         words = {"ignore": KINDS[self.kind].ignore, "cache_dir": self.work / "cache", "overwrite": True}
-        summary = train(folder, self.work / "ignored-run", make_train_options(seed=self.seed, **words))
+        summary = train(folder, self.work / "ignored-run", make_train_options(seed=self.seed, choose_on="val", **words))
         model = load_classifier(self.work / "ignored-run" / "model")
         shutil.rmtree(self.work / "cache", ignore_errors=True)
         return Layer(model.classifier.weight.detach(), model.classifier.bias.detach()), summary["times_s"]["total"]

@@ -82,7 +82,11 @@ class World:
 def train_once(photos: Path, out: Path, work: Path, **options: Any) -> Path:
     """A run, made where it is not there."""
     if not (out / "summary.json").exists():
-        train(photos, out, make_train_options(**{"overwrite": True, "cache_dir": work / "cache", **options}))
+        train(
+            photos,
+            out,
+            make_train_options(**{"choose_on": "val", "overwrite": True, "cache_dir": work / "cache", **options}),
+        )
     return out
 
 

@@ -196,7 +196,7 @@ def measure_seed(photos: Path, work: Path, seed: int, judge: Judge, cleanlab: Pa
     cache = work / "cache"
     figures = {}
     for name, folder in (("clean", case.clean), ("before", case.folder)):
-        train(folder, work / name, make_train_options(seed=seed, overwrite=True, cache_dir=cache))
+        train(folder, work / name, make_train_options(seed=seed, choose_on="val", overwrite=True, cache_dir=cache))
         figures[name] = judge.measure(work / name / "model")
     shutil.rmtree(work / "run", ignore_errors=True)
     shutil.copytree(work / "before", work / "run")

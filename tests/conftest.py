@@ -196,6 +196,17 @@ def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def split_shapes(shapes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train/ and val/, 8 and 4 photos a class."""
+    root = tmp_path_factory.mktemp("split")
+    for path in shapes_folder.rglob("*.jpg"):
+        to = root / ("train" if int(path.stem) < 8 else "val") / path.parent.name / path.name
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, to)
+    return root
+
+
 def _draw_shape(name: str, draw_from: np.random.Generator) -> Image.Image:
     photo = Image.fromarray(draw_from.integers(0, 110, (SIDE_PX, SIDE_PX, 3), dtype=np.uint8))
     side = int(draw_from.integers(36, 60))

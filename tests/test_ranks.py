@@ -125,6 +125,7 @@ def test_two_processes_train_as_one_does(shapes_folder: Path, tmp_path: Path) ->
 @pytest.mark.slow
 def test_a_killed_process_ends_the_run_and_resume_goes_on(shapes_folder: Path, tmp_path: Path) -> None:
     words = ["--scratch", "--backbone=test_resnet", "--image-size=64", "--epochs=12", "--patience=0", "--batch-size=8"]
+    words += ["--choose-on=val"]
     process = start(shapes_folder, tmp_path / "run", *words)
     partial = tmp_path / "run.partial"
     until = time.monotonic() + 240

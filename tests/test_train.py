@@ -69,8 +69,13 @@ def test_run_holds_all_that_is_promised(shapes_folder: Path, tmp_path: Path) -> 
     assert "checkpoints" not in names
     assert json.loads((out / "summary.json").read_text()) == json.loads(json.dumps(summary))
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == list(range(len(lines)))
-    assert max(line["val_accuracy"] for line in lines) == pytest.approx(summary["val_accuracy"])
+    chosen = summary["chosen"]
+    assert [line["epoch"] for line in lines] == [*range(6), *range(chosen["epochs"])]
+    assert [line["phase"] for line in lines] == ["head"] * 6 + ["refit"] * chosen["epochs"]
+    assert (chosen["on"], chosen["photos"], chosen["learnt_meanwhile"]) == ("slice", 6, 24)
+    assert max(line["val_accuracy"] for line in lines[:6]) == chosen["accuracy"]
+    assert "on 6 of the training photos. Nothing was chosen on these" in summary["val_note"]
+    assert summary["val_interval"][0] < summary["val_accuracy"] <= summary["val_interval"][1]
     assert summary["identity_error"] < 1e-4
     assert summary["stored_features_error"] < 1e-2
     assert set(summary["classes"]) == {"circle", "square", "triangle"}
@@ -147,7 +152,9 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(
         assert "Traceback" not in errors
     train(shapes_folder, cut, make_train_options(**KILLED, resume=True))
     assert same(read_weights(cut), read_weights(whole))
-    assert len((cut / "metrics.jsonl").read_text().splitlines()) == 30
+    phases = [json.loads(line)["phase"] for line in (cut / "metrics.jsonl").read_text().splitlines()]
+    assert phases.count("head") == 30
+    assert phases[30:] == ["refit"] * json.loads((cut / "summary.json").read_text())["chosen"]["epochs"]
 
 
 def test_a_short_epoch_of_a_wide_head_is_measured_by_a_sample(
@@ -155,7 +162,7 @@ def test_a_short_epoch_of_a_wide_head_is_measured_by_a_sample(
 ) -> None:
     """As in the original experiment, here 2 photos an epoch; interrupted or not, the run is the same."""
     words = {"backbone": "test_resnet", "weights": random_weights, "head": "conv", "epochs": 7, "batch_size": 2}
-    words |= {"steps_per_epoch": 1}
+    words |= {"steps_per_epoch": 1, "choose_on": "val"}
     summary = run(shapes_folder, tmp_path / "run", **words)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     whole = [line for line in lines if line["is_val_whole"]]
@@ -211,7 +218,8 @@ def test_resume_with_classes_in_another_order_is_refused(tmp_path: Path) -> None
 
 
 def test_early_stop_keeps_the_best(shapes_folder: Path, tmp_path: Path) -> None:
-    summary = run(shapes_folder, tmp_path / "run", epochs=200, patience=3, lr=0.02, schedule="constant")
+    words = {"patience": 3, "lr": 0.02, "schedule": "constant", "choose_on": "val"}
+    summary = run(shapes_folder, tmp_path / "run", epochs=200, **words)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     ranks = [(line["val_accuracy"], -line["val_loss"]) for line in lines]
     assert len(lines) < 200
@@ -226,7 +234,8 @@ def test_early_stop_keeps_the_best(shapes_folder: Path, tmp_path: Path) -> None:
         {"augment": 2, "epochs": 2},
         {"unfreeze": "all", "epochs": 2, "finetune_epochs": 2, "finetune_lr": 1e-3},
         {"unfreeze": "last", "epochs": 2, "finetune_epochs": 1},
-        {"scratch": True, "weights": None, "epochs": 2},
+        {"unfreeze": "all", "finetune_decay": 0.7, "ema": 0.9, "randaugment": 5, "label_smoothing": 0.1, "epochs": 2},
+        {"scratch": True, "weights": None, "epochs": 2, "ema": 0.9, "choose_on": "last"},
         {"class_weights": True, "epochs": 2},
         {"map_stride": 8, "epochs": 2},
     ],

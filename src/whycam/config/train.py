@@ -36,6 +36,14 @@ class TrainOptions(Options):
         None, description="The classes in their order, a name a line, all that the photos have [by name]."
     )
     val_fraction: float = Field(0.2, gt=0, lt=1, description="Share held out where FOLDER has no train/ and val/.")
+    test: Path | None = Field(
+        None,
+        description="Photos to test the finished model on, once: a folder for each class, a list or shards. Nothing is "
+        "chosen on them.",
+    )
+    tta: bool = Field(
+        False, description="Tell the accuracy with the mirror image averaged in, too; explain --smooth flips does so."
+    )
     allow_empty: bool = Field(
         False, description="Train without the classes of which fewer than 2 photos can be read, instead of stopping."
     )
@@ -44,11 +52,16 @@ class TrainOptions(Options):
     batch_size: int = Field(32, ge=1, description="Photos a step.")
     lr: float = Field(3e-3, gt=0, description="Learning rate of the head (Adam).")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="How the learning rate goes.")
-    patience: int = Field(12, ge=0, description="Stop after this many epochs without a better validation; 0: never.")
+    patience: int = Field(12, ge=0, description="Stop after this many epochs without a better one; 0: never.")
+    choose_on: Literal["slice", "val", "last"] = Field(
+        "slice",
+        description="What chooses the epoch. slice: a fifth of the training photos, so that held-out ones choose "
+        "nothing. val: the held-out ones. last: nothing, the last is kept.",
+    )
     val_photos: int | None = Field(
         None,
         ge=1,
-        description="Held-out photos that measure an epoch; the best few epochs and the last are measured on all "
+        description="Photos that measure an epoch; the best few epochs and the last are measured on all that choose "
         "[all; where an epoch trains on under half as many, as many as it trains on, but with a linear head all].",
     )
     augment: int = Field(
@@ -59,6 +72,18 @@ class TrainOptions(Options):
     )
     finetune_epochs: int = Field(6, ge=1, description="Epochs of --unfreeze and --scratch at the most.")
     finetune_lr: float = Field(2e-4, gt=0, description="Learning rate of --unfreeze (AdamW, cosine).")
+    finetune_decay: float = Field(
+        1.0, gt=0, le=1, description="A layer's learning rate over that of the next one up, in --unfreeze; 1: the same."
+    )
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="Keep a moving average of the weights of --unfreeze and --scratch, such as 0.99."
+    )
+    randaugment: int = Field(
+        0, ge=0, le=10, description="Strength of RandAugment on the views of --unfreeze and --scratch; 0: none."
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of each target that all classes have alike, such as 0.1."
+    )
     class_weights: bool = Field(False, description="Weight the loss by the inverse of the class counts.")
     ignore: str | None = Field(
         None,

@@ -99,14 +99,14 @@ def read_folder(
     train_root = root / "train"
     val_root = next((root / name for name in VAL_NAMES if (root / name).is_dir()), None)
     if train_root.is_dir() and val_root:
-        train, val = _read_classes(train_root), _read_classes(val_root)
+        train, val = read_class_folders(train_root), read_class_folders(val_root)
         _check_same_classes(train, val, train_root, val_root)
         kept = drop_few(train, train_root, allow_empty=allow_empty)
         check_order(order, kept, where=train_root)
         about = PhotoFolder(root, (), (), (), False, left_out=list_missing(train, kept), order=tuple(order))
         return make_folder(about, kept, val)
     where = train_root if train_root.is_dir() else root
-    classes = _read_classes(where)
+    classes = read_class_folders(where)
     kept = drop_few(classes, where, allow_empty=allow_empty)
     check_order(order, kept, where=where)
     missing = list_missing(classes, kept)
@@ -159,8 +159,12 @@ def make_folder(
     return replace(about, class_names=names, train=_to_samples(kept, names), val=_to_samples(held, names))
 
 
-def _read_classes(root: Path) -> dict[str, list[Path]]:
-    """Class name -> sorted photos below its folder."""
+def read_class_folders(root: Path) -> dict[str, list[Path]]:
+    """Class name -> sorted photos below its folder.
+
+    Raises:
+        UserError: no photos, photos beside the class folders, class names that differ in case only.
+    """
     folders = list_folders(root)
     _check_case(folders, root)
     classes: dict[str, list[Path]] = {to_text(folder.name): [] for folder in folders}

@@ -31,6 +31,7 @@ class ViewDataset(Dataset[tuple[Tensor, int]]):
     """(pixels (3, H, W) uint8, label) of each sample; a photo's view in an epoch is the same whatever else was drawn.
 
     Set `epoch` before each pass; the views of two epochs differ. `load` (path, epoch) reads a photo another way.
+    `strength` 1 to 10 adds RandAugment (Cubuk et al., arXiv:1909.13719), as timm has it, in place of changed colours.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class ViewDataset(Dataset[tuple[Tensor, int]]):
         is_random: bool,
         seed: int = 0,
         load: Callable[[Path, int], Image.Image] | None = None,
+        strength: int = 0,
     ) -> None:
         self.samples, self.preprocess, self.is_random, self.seed = samples, preprocess, is_random, seed
         self.load = load
@@ -50,6 +52,7 @@ class ViewDataset(Dataset[tuple[Tensor, int]]):
             is_training=True,
             scale=(_MIN_SCALE, 1.0),
             color_jitter=0.2,
+            auto_augment=f"rand-m{strength}-mstd0.5-inc1" if strength else None,
             interpolation=preprocess.interpolation,
             normalize=False,
         )
@@ -63,7 +66,7 @@ class ViewDataset(Dataset[tuple[Tensor, int]]):
         if not self.is_random:
             return torch.from_numpy(self.preprocess.to_pixels(image)), sample.label
         # timm's transforms draw from the global generators: seed them for this item and put them back.
-        state = random.getstate()
+        state, numpys = random.getstate(), np.random.get_state()
         with torch.random.fork_rng(devices=[]):
             # By name, not by place in the list: a pass that goes on in the middle draws the same views.
             key = int(
@@ -72,9 +75,11 @@ class ViewDataset(Dataset[tuple[Tensor, int]]):
                 ]
             )
             random.seed(key)
+            np.random.seed(key)
             torch.manual_seed(key)
             pixels = self._transform(image)
         random.setstate(state)
+        np.random.set_state(numpys)
         return pixels, sample.label
 
 

@@ -119,6 +119,8 @@ def _tell_making(record: RunRecord) -> Section:
             *(options("share held out", "/val_fraction") if record.summary.get("/data/is_split_by_us") else []),
             *summary.count("photos left out, unreadable", "/data/unreadable"),
             *summary("classes left out", "/data/classes_left_out"),
+            *summary("photos that chose the epoch", "/chosen/photos", note=_tell_choice(record.summary)),
+            *summary("photos that it was tested on", "/test/photos"),
         ],
     )
     training = Section(
@@ -137,6 +139,13 @@ def _tell_making(record: RunRecord) -> Section:
     return Section("making", "2. How it was made", parts=[data, training, Section("options", "Options", chosen)])
 
 
+def _tell_choice(file: SourceFile) -> str:
+    """Which photos chose the epoch, in words."""
+    words = {"slice": "a slice of the training photos", "val": "those held out", "last": "the last epoch is kept"}
+    again = "; then it was trained on all of them" if file.get("/chosen/trained_again_on_all") else ""
+    return words.get(str(file.get("/chosen/on")), "") + again
+
+
 def _tell_quality(record: RunRecord) -> Section:
     summary, names = _Quote(record.summary), record.class_names
     counts = record.summary.get("/confusion")
@@ -150,6 +159,7 @@ def _tell_quality(record: RunRecord) -> Section:
     )
     whole = [
         accuracy,
+        *_tell_test(record.summary),
         *summary("balanced accuracy", "/val_balanced_accuracy", note="mean recall of the classes"),
         *summary("expected calibration error", "/val_calibration_error"),
         *summary("cross entropy", "/val_loss", unit="nats"),
@@ -171,6 +181,23 @@ def _tell_quality(record: RunRecord) -> Section:
     )
     parts += _tell_evaluation(record.evaluation) if record.evaluation else []
     return Section("quality", "3. How good it is", whole, parts)
+
+
+def _tell_test(file: SourceFile) -> Iterator[Fact]:
+    """The figures of `--test`, and those with mirror images."""
+    about = "with the mirror image averaged in"
+    for name, key in (
+        ("accuracy on the test photos", "/test"),
+        (f"accuracy {about}", "/tta/val"),
+        (f"accuracy on the test photos, {about}", "/tta/test"),
+    ):
+        if (value := file.get(f"{key}/accuracy")) is not None:
+            right, total = file.get(f"{key}/right"), file.get(f"{key}/photos")
+            yield Fact(
+                *(name, value, tuple(Origin(file.name, f"{key}/{word}") for word in ("accuracy", "right", "photos"))),
+                interval=_find_interval(right, total),
+                note=f"{right} of {total} photos. {file.get(f'{key}/note', '')}".strip(),
+            )
 
 
 def _find_interval(right: int, total: int) -> Interval:

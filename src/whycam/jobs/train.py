@@ -148,5 +148,11 @@ def tell(summary: Mapping[str, Any], out: Path) -> Iterator[str]:
         if worst
         else ""
     )
+    for name, where in (("val", "held-out"), ("test", "test")):
+        if about := summary.get("tta", {}).get(name):
+            yield f"With mirror images: accuracy {about['accuracy']:.3f} on {about['photos']} {where} photos"
+    if (about := summary.get("test")) and about["photos"]:
+        interval = f"95 % interval {about['low']:.3f} to {about['high']:.3f}"
+        yield f"Accuracy {about['accuracy']:.3f} on {about['photos']} test photos ({interval}). {about['note']}"
     photos = summary["data"]["val"]
     yield f"Accuracy {summary['val_accuracy']:.3f} on {photos} held-out photos{told}; the run is in {out}"

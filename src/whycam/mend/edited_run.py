@@ -69,7 +69,8 @@ class EditedRun:
         Raises:
             UserError: no run that `whycam train` made, one of an older version, or its photos are no longer there.
         """
-        options = _read_options(run).model_copy(update={"cache_dir": cache_dir, "edits": None})
+        # The test is for the end: of versions that are compared by it, it would choose one.
+        options = _read_options(run).model_copy(update={"cache_dir": cache_dir, "edits": None, "test": None})
         place = folder or find_source(run, _read_data(run))
         if not place.exists():
             raise UserError(
@@ -294,7 +295,9 @@ def _read_options(run: Path) -> TrainOptions:
     expected = "expected a run that whycam train of this version made"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return TrainOptions.model_validate({k: v for k, v in content.items() if k not in {"class_names", EDITS}})
+        given = {k: v for k, v in content.items() if k not in {"class_names", EDITS}}
+        # A run of a version that had no slice chose its epoch on the held-out photos.
+        return TrainOptions.model_validate({"choose_on": "val", **given})
     except FileNotFoundError:
         found = "Found no folder" if not run.is_dir() else "Found no options.json in"
         raise UserError(f"{found} '{run.absolute()}'; {expected}. Name a run's folder, or train it again.") from None

@@ -15,7 +15,7 @@ from torch import Tensor
 from whycam.data.folder import PhotoFolder, Sample
 from whycam.data.loader import in_batches, stream_photos
 from whycam.errors import UserError
-from whycam.metrics.groups import score_groups
+from whycam.metrics.groups import find_interval, score_groups
 from whycam.model.gap import GapClassifier, check_identity, measure_identity
 from whycam.model.input import normalise_on
 from whycam.runs import TableWriter
@@ -71,8 +71,11 @@ def summarise(work: Work, scored: Scored, more: Mapping[str, Any]) -> dict[str, 
     views = SWAPPED_VIEWS if work.swaps else 0
     focus = {"focus": work.focus.describe(photos.val, scored.evidence, views=views)} if work.focus else {}
     retrained = {"last_layer": work.retrained} if work.retrained else {}
+    low, high = find_interval(int((logits.argmax(dim=1) == labels).sum()), len(labels))
     return {
         **_compute_scores(logits, labels, photos.class_names),
+        "val_interval": [low, high],
+        "chosen": work.chosen,
         **_compute_groups(work, logits, labels),
         **retrained,
         **focus,
@@ -99,16 +102,17 @@ def score_model(work: Work, model: GapClassifier, *, is_stored: bool) -> Scored:
     Of stored means there are no maps: no errors and no evidence.
     """
     if is_stored and work.stores is not None:
-        scored = _score_stored(work, model, work.stores.plain)
+        scored = score_stored(work, model, work.stores.plain, work.photos.val)
         return scored if work.keeps_maps else replace(scored, errors=scored.errors[:0], evidence=scored.evidence[:0])
     with work.show_progress("validation", len(work.photos.val)) as advance:
         return _score_photos(work, model, work.photos.val, advance)
 
 
 @torch.no_grad()
-def _score_stored(work: Work, model: GapClassifier, store: FeatureStore) -> Scored:
+def score_stored(work: Work, model: GapClassifier, store: FeatureStore, samples: Sequence[Sample]) -> Scored:
+    """What a model makes of photos whose features are stored."""
     parts = []
-    for batch in in_batches(work.photos.val, 64):
+    for batch in in_batches(samples, 64):
         rows = [store.row_of[work.hashes[sample.path]] for sample in batch]
         features = model.neck(torch.from_numpy(store.values[rows].astype(np.float32)).to(work.device))
         parts.append(_score(model, features))
@@ -173,11 +177,20 @@ def _compute_groups(work: Work, logits: Tensor, labels: Tensor) -> dict[str, Any
     samples, names = work.photos.val, work.photos.class_names
     words = [work.groups.get(sample.path) for sample in samples]
     found = score_groups([names[s.label] for s in samples], words, (logits.argmax(dim=1) == labels).tolist())
-    note = ""
+    return {"val_note": _tell_chosen(work)} | ({"groups": found} if found else {})
+
+
+def _tell_chosen(work: Work) -> str:
+    """What was chosen on the held-out photos, and where the epoch was chosen."""
+    on = work.chosen.get("on", "val")
+    told = "The epoch was chosen by its accuracy on these same photos."
+    if on == "slice":
+        told = f"The epoch was chosen on {work.chosen['photos']:,} of the training photos."
+    elif on == "last":
+        told = "No epoch was chosen: the last one was kept."
     if work.retrained and "chosen_by" in work.retrained:
-        note = f" The last layer's numbers were chosen by {work.retrained['chosen_by']}, these same photos."
-    about = {"val_note": f"The epoch was chosen by its accuracy on these same photos.{note}"}
-    return about | ({"groups": found} if found else {})
+        return f"{told} The last layer's numbers were chosen by {work.retrained['chosen_by']}, these same photos."
+    return told if on == "val" else f"{told} Nothing was chosen on these."
 
 
 def _write_predictions(logits: Tensor, labels: Tensor, photos: PhotoFolder, run: Path) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from whycam.data.exchange import Exchange
 from whycam.data.folder import PhotoFolder, count_labels, fingerprint, read_folder
 from whycam.data.groups import read_groups
 from whycam.data.listed import is_listed, read_listed
+from whycam.data.tested import Tested, compare_tested, read_tested
 from whycam.intake.request import read_classes
 from whycam.mend.apply import Applied, find_photos
 from whycam.mend.cures import CauseMaker
 from whycam.mend.scores import Scored, score, summarise
 from whycam.mend.state import State
+from whycam.mend.tested import measure_more
 from whycam.model.backbone import make_backbone
 from whycam.model.gap import GapClassifier, save_classifier
 from whycam.runs import command_line, find_way, read_versions, write_json
@@ -49,12 +52,14 @@ class Training:
         work: what its steps hand on.
         applied: people's edits beside the photos; None where there is no journal.
         notes: sentences on edits that don't count, or could not be followed.
+        measured: what the summary says beside the held-out photos' scores; see `measure_more`.
         start: when it began, by `time.perf_counter`.
     """
 
     work: Work
     applied: Applied | None
     notes: list[str] = field(default_factory=list)
+    measured: dict[str, Any] = field(default_factory=dict)
     start: float = field(default_factory=time.perf_counter)
 
     def run(self) -> Scored:
@@ -69,11 +74,14 @@ class Training:
             log.warning("%s", note)
         train_phases(self.work)
         with self.work.timed("results"):
-            return score(self.work)
+            scored = score(self.work)
+        with self.work.timed("test"):
+            self.measured = measure_more(self.work, scored)
+        return scored
 
     def save(self, scored: Scored, more: dict[str, Any]) -> dict[str, Any]:
         """Writes the model and `summary.json`, which comes back; `more` stands in it."""
-        summary = summarise(self.work, scored, more) | self._describe()
+        summary = summarise(self.work, scored, more) | self.measured | self._describe()
         if self.applied is not None:
             summary["edits"] = self._describe_edits(self.applied)
         save_classifier(self.work.model, self.work.run / "model", scored.identity_error)
@@ -95,7 +103,7 @@ class Training:
             "recipe": options.recipe,
             "seed": options.seed,
             "device": str(work.device),
-            "epochs": len(work.epochs),
+            "epochs": sum(line.phase != "refit" for line in work.epochs),
             "data": {
                 "folder": str(work.photos.root),
                 "folder_from_run": find_way(work.run, work.photos.root),
@@ -173,6 +181,11 @@ def prepare(
     source = drop_unreadable(source, unreadable, allow_empty=options.allow_empty)
     applied = None if state is None else find_photos(state, source.root, hashes)
     photos = source if applied is None else applied.edit(source, allow_empty=options.allow_empty)
+    tested = None if options.test is None else read_tested(options.test, photos.class_names)
+    if tested is not None:
+        more, lost = ranks.first(partial(hash_photos, tested.paths))
+        hashes = {**more, **hashes}
+        tested = compare_tested(tested, photos, hashes, lost)
     torch.manual_seed(options.seed)
     origin = make_backbone(
         options.backbone,
@@ -200,9 +213,10 @@ def prepare(
         groups=groups,
         make_exchanges=make_exchanges,
         edit=edit,
+        test=tested,
         ranks=ranks,
     )
-    return Training(work, applied, notes, start)
+    return Training(work, applied, notes, start=start)
 
 
 def _describe_list(photos: PhotoFolder) -> dict[str, Any]:
@@ -244,7 +258,7 @@ def _log_start(work: Work) -> None:
             "The largest class has %.0f times the photos of the smallest; consider --class-weights.",
             max(counts) / min(counts),
         )
-    for note in work.photos.notes:
+    for note in (*work.photos.notes, *(_tell_tested(work.test) if work.test else ())):
         log.warning("%s", note)
     for path, why in work.unreadable.items():
         log.warning("Left out '%s': %s", path, why)
@@ -257,6 +271,17 @@ def _log_start(work: Work) -> None:
     ):
         if groups:
             log.warning("%d sets of photos with the same content are %s: %s", len(groups), words, _list_groups(groups))
+
+
+def _tell_tested(tested: Tested) -> Iterator[str]:
+    """Sentences on what is odd about the photos of --test."""
+    for split, what in (("train", "trained on"), ("val", "held out")):
+        if count := tested.copies.get(split, 0):
+            yield f"{count} of the {len(tested.paths)} photos of --test are {what}, too: the test is too kind"
+    if tested.missing:
+        yield f"--test has no photos of {', '.join(map(repr, tested.missing))}"
+    for path, why in tested.unreadable.items():
+        yield f"Left out of --test '{path}': {why}"
 
 
 def _list_groups(groups: Sequence[Sequence[Path]]) -> str:

@@ -29,6 +29,10 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def plot_curves(epochs: Sequence[Epoch], folder: Path) -> None:
     """`accuracy.png` and `loss.png`: training and validation by epoch, the best epoch marked."""
+    # A training on all photos for as many epochs as were chosen is measured by none; alone it is drawn as it is.
+    epochs = [line for line in epochs if line.val_loss is not None] or epochs
+    words_of = {"slice": "training photos set apart", "val": "val", "none": "not measured"}
+    told = words_of[epochs[-1].measured_on]
     for name, unit in (("accuracy", "share of photos"), ("loss", "cross entropy, nats")):
         figure = Figure(figsize=(6, 4))
         axes = figure.subplots()
@@ -37,16 +41,17 @@ def plot_curves(epochs: Sequence[Epoch], folder: Path) -> None:
         whole = [i for i, line in enumerate(epochs) if line.is_val_whole]
         marker = "o" if len(epochs) < 2 else ""
         axes.plot(steps, [getattr(e, f"train_{name}") for e in epochs], color=_TRAIN, label="train", marker=marker)
-        values = np.array([getattr(e, f"val_{name}") for e in epochs])
+        values = np.array([getattr(e, f"val_{name}") for e in epochs], dtype=float)
         if sampled:
-            words = f"val, a sample of {epochs[sampled[0]].val_photos} photos"
+            words = f"{told}, a sample of {epochs[sampled[0]].val_photos} photos"
             axes.plot(steps[sampled], values[sampled], color=_VAL, alpha=0.5, label=words)
-            words = f"val, all {epochs[whole[0]].val_photos} photos"
+            words = f"{told}, all {epochs[whole[0]].val_photos} photos"
             axes.plot(steps[whole], values[whole], "o", color=_VAL, label=words)
         else:
-            axes.plot(steps, values, color=_VAL, label="val", marker=marker)
-        best = find_best(epochs)
-        axes.axvline(best + 1, color="0.6", linestyle=":", label=f"best epoch ({best + 1})")
+            axes.plot(steps, values, color=_VAL, label=told, marker=marker)
+        if told != words_of["none"]:
+            best = find_best(epochs)
+            axes.axvline(best + 1, color="0.6", linestyle=":", label=f"best epoch ({best + 1})")
         _mark_phases(axes, epochs)
         axes.set(xlabel="epoch", ylabel=f"{name} ({unit})", title=f"{name.capitalize()}")
         axes.legend()

@@ -83,6 +83,8 @@ def render_report(report: Report) -> str:
         report=report,
         facts=describe_model(report),
         score=describe_score(report),
+        tested=find_test(report),
+        mirrored=(report.summary or {}).get("tta"),
         groups=find_groups(report),
         findings=_list_findings(report),
         open_findings=_OPEN_FINDINGS,
@@ -154,6 +156,12 @@ def describe_score(report: Report) -> dict[str, Any] | None:
     }
 
 
+def find_test(report: Report) -> Mapping[str, Any] | None:
+    """How the model did on the photos of `--test`; None without."""
+    found: Mapping[str, Any] | None = (report.summary or {}).get("test")
+    return found if found and found["photos"] else None
+
+
 def find_groups(report: Report) -> Mapping[str, Any] | None:
     """The accuracy of each group, by the training run, else by the evaluation; None where no groups are known."""
     known = [(source or {}).get("groups") for source in (report.summary, report.evaluation)]
@@ -186,6 +194,8 @@ def _list_findings(report: Report) -> list[dict[str, Any]]:
 
 def make_curve(epochs: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any] | None:
     """Training and validation by epoch as points of a picture `_CURVE_SIZE`; None with fewer than two epochs."""
+    # A training on all photos for as many epochs as were chosen is measured by none.
+    epochs = [epoch for epoch in epochs if epoch["val_loss"] is not None]
     if len(epochs) < 2:
         return None
     width, height = _CURVE_SIZE
@@ -215,6 +225,7 @@ def make_curve(epochs: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]
         "best_value": lines["val"][best],
         "epochs": len(epochs),
         "sample": min(sizes, default=0),
+        "measured_on": "set apart" if epochs[-1].get("measured_on") == "slice" else "held out",
     }
 
 

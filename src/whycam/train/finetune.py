@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from timm.models import group_parameters
+from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -27,14 +28,35 @@ def list_trainable(backbone: nn.Module, depth: Literal["last", "all"]) -> Iterat
 
 
 def make_groups(
-    backbone: nn.Module, head: nn.ModuleDict, depth: Literal["last", "all"], lr: float
+    backbone: nn.Module,
+    head: nn.ModuleDict,
+    depth: Literal["last", "all"],
+    lr: float,
+    *,
+    decay: float = 1.0,
+    weight_decay: float = 0.0,
 ) -> list[dict[str, Any]]:
-    """Optimiser groups of the fine-tuned part of the backbone and of the head; the rest of the backbone is frozen."""
+    """Optimiser groups of the fine-tuned part of the backbone and of the head; the rest of the backbone is frozen.
+
+    Args:
+        backbone: a timm network.
+        head: what stands behind it.
+        depth: how much of the backbone is trained.
+        lr: of the head, and of the backbone's last layer.
+        decay: a layer's learning rate over that of the next one up (Bao et al., arXiv:2106.08254, by timm); 1: one for
+            all.
+        weight_decay: of the backbone's layers where their rates differ; biases and norms then have none.
+    """
     backbone.requires_grad_(requires_grad=False)
     chosen = list(list_trainable(backbone, depth))
     for parameter in chosen:
         parameter.requires_grad_()
-    return [{"params": chosen, "lr": lr}, {"params": list(head.parameters()), "lr": lr}]
+    own = {"params": list(head.parameters()), "lr": lr}
+    if decay == 1:
+        return [{"params": chosen, "lr": lr}, own]
+    # The head first: the rate that is told of an epoch is the first group's.
+    groups = param_groups_layer_decay(backbone, weight_decay, layer_decay=decay)
+    return [own, *({**group, "lr": lr * group["lr_scale"]} for group in groups)]
 
 
 def freeze_batch_norm(module: nn.Module) -> None:

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -28,19 +29,21 @@ _FINALISTS = 3
 class Epoch:
     """One line of `metrics.jsonl`; losses in nats, accuracies in [0, 1].
 
-    `val_loss` and `val_accuracy` are of `val_photos` photos: all there are, or (`is_val_whole` false) a sample.
+    `val_loss` and `val_accuracy` are of `val_photos` of the photos `measured_on`: all there are, or (`is_val_whole`
+    false) a sample. Where nothing measures the epochs they are None, of no photos.
     """
 
     phase: str
     epoch: int
     train_loss: float
     train_accuracy: float
-    val_loss: float
-    val_accuracy: float
+    val_loss: float | None
+    val_accuracy: float | None
     lr: float
     time_s: float
     val_photos: int = 0
     is_val_whole: bool = True
+    measured_on: Literal["slice", "val", "none"] = "val"
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,11 @@ class Phase:
     """What one call of `fit` trains, and for how long.
 
     Attributes:
-        name: `head`, `finetune` or `scratch`; the checkpoint carries it.
+        name: `head`, `refit`, `finetune` or `scratch`; the checkpoint carries it.
         trained: the modules whose state is kept and restored.
         forward: inputs -> (N, K) logits.
         groups: the optimiser's parameter groups, each with its `lr`.
-        epochs: at the most.
+        epochs: at the most; the learning rate goes by these.
         patience: epochs without a better validation before it ends; 0 never ends early.
         schedule: `cosine` to zero, or `constant`.
         weight_decay: decoupled, as in AdamW.
@@ -60,6 +63,11 @@ class Phase:
         is_fused: the optimiser's step in one pass over the weights, quicker where they are many.
         set_mode: puts the modules into training mode, where the phase wants more than `trained.train()`.
         focus: inputs, cells (N, h, w) -> logits, and what is added to the loss for evidence in the wrong cells.
+        stop_after: so many epochs, where fewer are wanted than the learning rate goes by.
+        keeps: the state of the `best` epoch, or of the `last` one.
+        measured_on: which photos `val` has.
+        label_smoothing: share of each target that all classes have alike (Szegedy et al., arXiv:1512.00567, section 7).
+        ema: what is measured and kept is the weights' moving average, of which each step keeps this share in the end.
     """
 
     name: str
@@ -76,12 +84,17 @@ class Phase:
     is_fused: bool = False
     set_mode: Callable[[], None] | None = None
     focus: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    stop_after: int | None = None
+    keeps: Literal["best", "last"] = "best"
+    measured_on: Literal["slice", "val", "none"] = "val"
+    label_smoothing: float = 0.0
+    ema: float | None = None
 
 
 def fit(
     phase: Phase,
     train: Batches,
-    val: Batches,
+    val: Batches | None,
     checkpoint: Path,
     *,
     on_epoch: Callable[[Epoch], None],
@@ -89,17 +102,18 @@ def fit(
     val_sample: Batches | None = None,
     ranks: Ranks = ALONE,
 ) -> list[Epoch]:
-    """Trains until the epochs or the patience end; the best epoch's state is in `phase.trained` afterwards.
+    """Trains until the epochs or the patience end; the kept epoch's state is in `phase.trained` afterwards.
 
-    The best epoch has the highest validation accuracy, and among equals the lowest validation loss. With `val_sample`
-    that measures each epoch, and the best few by it and the last are measured on `val` in the end: the best of these
-    is kept. After each epoch `checkpoint` holds all that is needed to go on, together with the states of the best
-    epochs beside it; if it is there at the start, training goes on after its epoch.
+    It is the best one or, as `phase.keeps` says, the last. The best epoch has the highest validation accuracy, and
+    among equals the lowest validation loss. With `val_sample` that measures each epoch, and the best few by it and the
+    last are measured on `val` in the end: the best of these is kept. After each epoch `checkpoint` holds all that is
+    needed to go on, together with the states of the best epochs beside it; if it is there at the start, training goes
+    on after its epoch.
 
     Args:
         phase: what to train.
         train: epoch -> batches (inputs, labels (N,)), the same for the same epoch.
-        val: the same for validation.
+        val: the same of the photos that measure an epoch; None: nothing does.
         checkpoint: a file; replaced whole after each epoch.
         on_epoch: told of each finished epoch, and again of those measured on all photos in the end.
         on_step: told of each finished step.
@@ -108,10 +122,12 @@ def fit(
     """
     optimizer = torch.optim.AdamW(phase.groups, weight_decay=phase.weight_decay, fused=phase.is_fused or None)
     base_lrs = [group["lr"] for group in optimizer.param_groups]
-    state = _Progress(checkpoint, phase.trained, optimizer, 1 if val_sample is None else _FINALISTS, ranks)
+    # From the start's weights on, a short training's average would hang on them: timm's warm-up lets go of them sooner.
+    average = None if phase.ema is None else ModelEmaV3(phase.trained, decay=phase.ema, use_warmup=True)
+    state = _Progress(checkpoint, phase, optimizer, average, 1 if val_sample is None else _FINALISTS, ranks)
     state.load()
     with ranks.wrap(phase.trained, phase.forward) as forward:
-        while state.next_epoch < phase.epochs and not state.is_out_of(phase.patience):
+        while state.next_epoch < (phase.stop_after or phase.epochs) and not state.is_out_of(phase.patience):
             start, epoch = time.perf_counter(), state.next_epoch
             torch.manual_seed(phase.seed * 100_003 + epoch)
             phase.trained.train()
@@ -124,16 +140,24 @@ def fit(
                 for group, lr in zip(optimizer.param_groups, base_lrs, strict=True):
                     group["lr"] = lr * factor
                 logits, penalty = phase.focus(inputs, *cells) if phase.focus else (forward(inputs), None)
-                loss = functional.cross_entropy(logits, labels, weight=phase.class_weight)
+                loss = functional.cross_entropy(
+                    logits, labels, weight=phase.class_weight, label_smoothing=phase.label_smoothing
+                )
                 optimizer.zero_grad(set_to_none=True)
                 ranks.backward(loss if penalty is None else loss + penalty, labels, phase.class_weight)
                 optimizer.step()
+                if average is not None:
+                    average.update(phase.trained, step=epoch * phase.steps_per_epoch + step + 1)
                 seen += _count(logits.detach(), labels, loss.detach())
                 on_step()
             phase.trained.eval()
             ranks.agree(phase.trained)
             train_loss, train_accuracy = _average(ranks.sum(seen))
-            val_loss, val_accuracy, val_photos = measure(phase.forward, (val_sample or val)(epoch), ranks)
+            batches = val_sample or val
+            measured = phase.forward if average is None else average.module
+            val_loss, val_accuracy, val_photos = (
+                (None, None, 0) if batches is None else measure(measured, batches(epoch), ranks)
+            )
             line = Epoch(
                 phase.name,
                 epoch,
@@ -145,13 +169,14 @@ def fit(
                 time.perf_counter() - start,
                 val_photos,
                 val_sample is None,
+                phase.measured_on,
             )
             state.add(line)
             on_epoch(line)
-    if val_sample is not None:
+    if val_sample is not None and val is not None:
         for line in state.judge(phase.forward, val):
             on_epoch(line)
-    state.restore(find_best(state.history))
+    state.restore(find_kept(state.history, phase.keeps))
     phase.trained.eval()
     return state.history
 
@@ -165,8 +190,14 @@ def find_best(epochs: Sequence[Epoch]) -> int:
     return max(whole or range(len(epochs)), key=lambda place: _rank(epochs[place]))
 
 
+def find_kept(epochs: Sequence[Epoch], keeps: Literal["best", "last"]) -> int:
+    """The place of the epoch whose state is kept."""
+    return len(epochs) - 1 if keeps == "last" else find_best(epochs)
+
+
 def _rank(line: Epoch) -> tuple[float, float]:
-    return line.val_accuracy, -line.val_loss
+    # What nothing measured is behind all that something did.
+    return line.val_accuracy or 0.0, -math.inf if line.val_loss is None else -line.val_loss
 
 
 @torch.no_grad()
@@ -200,11 +231,17 @@ class _Progress:
     Of several processes the first alone writes and reads them.
     """
 
-    def __init__(
-        self, checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimizer, keep: int, ranks: Ranks
+    def __init__(  # noqa: PLR0917 - all that a training's state is made of
+        self,
+        checkpoint: Path,
+        phase: Phase,
+        optimizer: torch.optim.Optimizer,
+        average: ModelEmaV3 | None,
+        keep: int,
+        ranks: Ranks,
     ) -> None:
-        self.checkpoint, self.module, self.optimizer, self.keep = checkpoint, module, optimizer, keep
-        self.ranks = ranks
+        self.checkpoint, self.module, self.optimizer, self.keep = checkpoint, phase.trained, optimizer, keep
+        self.keeps, self.average, self.ranks = phase.keeps, average, ranks
         self.history: list[Epoch] = []
 
     @property
@@ -213,7 +250,9 @@ class _Progress:
 
     @property
     def kept(self) -> list[int]:
-        """The best epochs so far, the best first."""
+        """The best epochs so far, the best first; or the last one, where that is what is kept."""
+        if self.keeps == "last":
+            return [len(self.history) - 1] if self.history else []
         return heapq.nlargest(self.keep, range(len(self.history)), key=lambda place: _rank(self.history[place]))
 
     def is_out_of(self, patience: int) -> bool:
@@ -226,7 +265,7 @@ class _Progress:
             return False
         last_better = self.kept[0]
         if not self.history[-1].is_val_whole:
-            last_better = max(last_better, min(range(len(self.history)), key=lambda i: self.history[i].val_loss))
+            last_better = max(last_better, max(range(len(self.history)), key=lambda i: _rank(self.history[i])[1]))
         return len(self.history) - 1 - last_better >= patience
 
     def add(self, line: Epoch) -> None:
@@ -236,11 +275,12 @@ class _Progress:
         if not self.ranks.is_first:
             return
         if line.epoch in self.kept:
-            _save(self.module.state_dict(), self._place(line.epoch))
+            _save(self._measured.state_dict(), self._place(line.epoch))
         content = {
             "history": [asdict(line) for line in self.history],
             "state": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            **({} if self.average is None else {"average": self.average.module.state_dict()}),
         }
         _save(content, self.checkpoint)
         for epoch in set(before).difference(self.kept):
@@ -254,6 +294,12 @@ class _Progress:
         self.history = [Epoch(**line) for line in content["history"]]
         self.module.load_state_dict(content["state"])
         self.optimizer.load_state_dict(content["optimizer"])
+        if self.average is not None:
+            self.average.module.load_state_dict(content["average"])
+
+    @property
+    def _measured(self) -> nn.Module:
+        return self.module if self.average is None else self.average.module
 
     def _read(self) -> dict[str, Any] | None:
         if not self.checkpoint.is_file():
@@ -269,7 +315,7 @@ class _Progress:
         last = len(self.history) - 1
         finalists = sorted({*self.kept, last})
         if self.ranks.is_first:
-            _save(self.module.state_dict(), self._place(last))
+            _save(self._measured.state_dict(), self._place(last))
         for epoch in finalists:
             self.restore(epoch)
             val_loss, val_accuracy, photos = measure(forward, val(epoch), self.ranks)

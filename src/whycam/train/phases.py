@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -11,19 +13,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from whycam.data.folder import count_labels
+from whycam.data.folder import Sample, count_labels
 from whycam.data.views import ViewDataset
 from whycam.model.input import normalise_on
 from whycam.runs import write_lines
+from whycam.train.choosing import Choice, describe_choice, make_choice, tell_choice
 from whycam.train.draws import choose_sample, count_steps, draw_steps, split_batches
 from whycam.train.evidence import compute_evidence, compute_share
 from whycam.train.features import FeatureStore, Stores
 from whycam.train.finetune import freeze_batch_norm, make_groups
-from whycam.train.loop import Batches, Epoch, Phase, find_best, fit
+from whycam.train.loop import Batches, Epoch, Phase, find_kept, fit
 from whycam.train.ranks import ALONE, Ranks
 from whycam.train.retrain import retrain
-from whycam.train.stores import WORKERS, compute_stores, make_readers
+from whycam.train.stores import WORKERS, compute_stores, make_reader
 from whycam.train.work import Work, drop_photos, find_undecodable, log
+
+_WEIGHT_DECAY = 0.01
+_MEASURED: dict[str, Literal["slice", "val", "none"]] = {"slice": "slice", "val": "val", "last": "none"}
 
 
 def train_phases(work: Work) -> None:
@@ -67,19 +73,49 @@ def _train_on_features(work: Work) -> _Learnt:
 
 
 def train_head(work: Work, stores: Stores) -> None:
-    """The neck and the linear layer on stored features, the backbone not even asked."""
+    """The neck and the linear layer on stored features, the backbone not even asked.
+
+    Where a slice of the training photos chose the epoch, the head is trained once more, for so many epochs, on all of
+    them; not where the network is fine-tuned behind it, whose epoch the slice chooses too.
+    """
+    head = nn.ModuleDict({"neck": work.model.neck, "classifier": work.model.classifier})
+    choice, first = make_choice(work), copy.deepcopy(head.state_dict())
+    tell_choice(work, choice)
+    epochs = _fit_head(work, stores, head, choice)
+    kept = find_kept(epochs, _keeps(choice))
+    is_refit = choice.on == "slice" and work.options.unfreeze == "none"
+    work.chosen = describe_choice(choice, epochs, kept, is_refit=is_refit)
+    if is_refit:
+        head.load_state_dict(first)
+        _fit_head(work, stores, head, Choice("last", range(len(work.photos.train))), refit_epochs=kept + 1)
+
+
+def _keeps(choice: Choice) -> Literal["best", "last"]:
+    return "last" if choice.on == "last" else "best"
+
+
+def _pick_measured(work: Work, choice: Choice) -> tuple[Sample, ...]:
+    """The photos that measure an epoch; none where the last one is kept."""
+    if choice.on == "last":
+        return ()
+    return tuple(work.photos.train[row] for row in choice.apart) if choice.on == "slice" else work.photos.val
+
+
+def _fit_head(
+    work: Work, stores: Stores, head: nn.ModuleDict, choice: Choice, *, refit_epochs: int | None = None
+) -> list[Epoch]:
     options, model = work.options, work.model
-    head = nn.ModuleDict({"neck": model.neck, "classifier": model.classifier})
     # Beside swapped views a plain one would still tell the class by what is in the region.
     views_of = stores.views if work.swaps else (stores.plain, *stores.views)
-    read_train, read_val = make_readers(work, views_of, stores.plain)
-    train_labels, val_labels = work.labels(work.photos.train), work.labels(work.photos.val)
+    measured, learnt = _pick_measured(work, choice), torch.tensor(choice.learnt)
+    read_train, read_val = make_reader(work, work.photos.train, views_of), make_reader(work, measured, [stores.plain])
+    train_labels, val_labels = work.labels(work.photos.train), work.labels(measured)
     cells = _compute_cells(work, views_of)
 
     def train_batches(epoch: int) -> Iterator[tuple[Tensor, ...]]:
         draw = torch.Generator().manual_seed(options.seed * 100_003 + epoch)
-        for rows in draw_steps(len(train_labels), draw, options):
-            views = torch.randint(len(views_of), (len(rows),), generator=draw)
+        for places in draw_steps(len(learnt), draw, options):
+            views, rows = torch.randint(len(views_of), (len(places),), generator=draw), learnt[places]
             batch = read_train(rows, views), train_labels[rows]
             yield batch if cells is None else (*batch, cells[views, rows].to(work.device))
 
@@ -88,24 +124,28 @@ def train_head(work: Work, stores: Stores) -> None:
             yield read_val(rows, torch.zeros_like(rows)), val_labels[rows]
 
     phase = Phase(
-        name="head",
+        name="head" if refit_epochs is None else "refit",
         trained=head,
         forward=lambda features: model.classify(model.neck(features)),
         groups=[{"params": list(head.parameters()), "lr": options.lr}],
         epochs=options.epochs,
-        steps_per_epoch=count_steps(len(train_labels), options),
-        patience=options.patience,
+        steps_per_epoch=count_steps(len(learnt), options),
+        patience=options.patience if choice.on != "last" else 0,
         schedule=options.schedule,
         weight_decay=0.0,
         seed=options.seed,
         class_weight=_weigh_classes(work),
         is_fused=options.head == "conv",
         focus=None if cells is None else lambda features, cells: _focus(work, features, cells),
+        stop_after=refit_epochs,
+        keeps=_keeps(choice),
+        measured_on=_MEASURED[choice.on],
+        label_smoothing=options.label_smoothing,
     )
-    # Of means alone, all validation photos cost next to nothing.
+    # Of means alone, all photos cost next to nothing.
     is_cheap = options.head == "linear" and options.val_photos is None
-    sample = None if is_cheap else choose_sample(val_labels, phase.steps_per_epoch, options)
-    _fit(work, phase, train_batches, val_batches, sample)
+    sample = None if is_cheap or choice.on == "last" else choose_sample(val_labels, phase.steps_per_epoch, options)
+    return _fit(work, phase, train_batches, val_batches, len(measured), sample)
 
 
 def _compute_cells(work: Work, stores: Sequence[FeatureStore]) -> Tensor | None:
@@ -137,12 +177,15 @@ def _train_network(work: Work, name: Literal["finetune", "scratch"]) -> None:
     head = nn.ModuleDict({"neck": model.neck, "classifier": model.classifier})
     depth: Literal["last", "all"] = "last" if options.unfreeze == "last" and not is_scratch else "all"
     lr = options.lr if is_scratch else options.finetune_lr
+    choice = make_choice(work)
+    learnt, measured = [work.photos.train[row] for row in choice.learnt], _pick_measured(work, choice)
+    make_views = partial(ViewDataset, seed=options.seed, load=work.swaps, strength=options.randaugment)
     datasets = {
-        True: ViewDataset(work.photos.train, model.preprocess, is_random=True, seed=options.seed, load=work.swaps),
-        False: ViewDataset(work.photos.val, model.preprocess, is_random=False),
+        True: make_views(learnt, model.preprocess, is_random=True),
+        False: ViewDataset(measured, model.preprocess, is_random=False),
     }
     epochs = options.epochs if is_scratch else options.finetune_epochs
-    steps = count_steps(len(work.photos.train), options)
+    steps = count_steps(len(learnt), options)
 
     def train_batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         datasets[True].epoch = epoch
@@ -154,22 +197,31 @@ def _train_network(work: Work, name: Literal["finetune", "scratch"]) -> None:
         name=name,
         trained=model,
         forward=model,
-        groups=make_groups(model.backbone, head, depth, lr),
+        groups=make_groups(
+            *(model.backbone, head, depth, lr),
+            decay=1.0 if is_scratch else options.finetune_decay,
+            weight_decay=_WEIGHT_DECAY,
+        ),
         epochs=epochs,
         steps_per_epoch=steps,
-        patience=options.patience,
+        patience=options.patience if choice.on != "last" else 0,
         schedule="cosine",
-        weight_decay=0.01,
+        weight_decay=_WEIGHT_DECAY,
         seed=options.seed,
         class_weight=_weigh_classes(work),
         set_mode=None if is_scratch else lambda: freeze_batch_norm(model.backbone),
+        keeps=_keeps(choice),
+        measured_on=_MEASURED[choice.on],
+        label_smoothing=options.label_smoothing,
+        ema=options.ema,
     )
 
     def val_batches(chosen: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         return _load_batches(datasets[False], work, chosen.tolist())
 
-    sample = choose_sample(work.labels(work.photos.val), steps, options)
-    _fit(work, phase, train_batches, val_batches, sample, ranks=work.ranks)
+    sample = None if choice.on == "last" else choose_sample(work.labels(measured), steps, options)
+    lines = _fit(work, phase, train_batches, val_batches, len(measured), sample, ranks=work.ranks)
+    work.chosen = describe_choice(choice, lines, find_kept(lines, phase.keeps), is_refit=False)
 
 
 def _load_batches(dataset: ViewDataset, work: Work, order: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -179,56 +231,69 @@ def _load_batches(dataset: ViewDataset, work: Work, order: Sequence[int]) -> Ite
         yield normalise_on(pixels.to(work.device), work.model.preprocess), labels.to(work.device)
 
 
-def _fit(
+def _fit(  # noqa: PLR0917 - what `fit` takes
     work: Work,
     phase: Phase,
     train_batches: Batches,
     val_batches: Callable[[Tensor], Iterable[tuple[Tensor, ...]]],
+    count: int,
     sample: Tensor | None,
     *,
     ranks: Ranks = ALONE,
-) -> None:
-    """`fit` under a bar, with its lines written to the log and to `metrics.jsonl`.
+) -> list[Epoch]:
+    """`fit` under a bar, with its lines written to the log and to `metrics.jsonl`; they come back.
 
     Args:
         work: what the steps hand on.
         phase: what to train.
         train_batches: epoch -> batches.
-        val_batches: rows of the validation photos -> batches.
-        sample: the rows that measure an epoch; None: all.
+        val_batches: rows of the photos that measure an epoch -> batches.
+        count: so many photos do; 0: nothing measures it.
+        sample: the rows of these that do by themselves; None: all.
         ranks: the processes that train.
     """
     checkpoints = work.run / "checkpoints"
     if ranks.is_first:
         checkpoints.mkdir(exist_ok=True)
-    rows = torch.arange(len(work.photos.val))
+    rows = torch.arange(count)
 
     def tell(line: Epoch) -> None:
-        log.debug(
-            "%s epoch %d: train loss %.4f accuracy %.4f, val loss %.4f accuracy %.4f (%d of %d photos)",
-            *(line.phase, line.epoch + 1, line.train_loss, line.train_accuracy, line.val_loss, line.val_accuracy),
-            *(line.val_photos, len(rows)),
-        )
+        log.debug("%s epoch %d: train loss %.4f accuracy %.4f%s", *_tell_training(line), _tell_measured(line, count))
 
-    with work.show_progress(phase.name, phase.epochs * phase.steps_per_epoch) as advance:
+    with work.show_progress(phase.name, (phase.stop_after or phase.epochs) * phase.steps_per_epoch) as advance:
         epochs = fit(
             phase,
             train_batches,
-            lambda _: val_batches(rows),
+            (lambda _: val_batches(rows)) if count else None,
             checkpoints / f"{phase.name}.pt",
             on_epoch=tell,
             on_step=lambda: advance(1),
             val_sample=None if sample is None else lambda _: val_batches(sample),
             ranks=ranks,
         )
-    best = find_best(epochs)
-    log.info(
-        "%s: epoch %d of %d was the best, val accuracy %.4f",
-        phase.name,
-        best + 1,
-        len(epochs),
-        epochs[best].val_accuracy,
-    )
+    _log_kept(work, phase, epochs)
     work.epochs += epochs
     if ranks.is_first:
         write_lines(work.run / "metrics.jsonl", [asdict(line) for line in work.epochs])
+    return epochs
+
+
+def _tell_training(line: Epoch) -> tuple[str, int, float, float]:
+    return line.phase, line.epoch + 1, line.train_loss, line.train_accuracy
+
+
+def _tell_measured(line: Epoch, count: int) -> str:
+    if line.val_loss is None or line.val_accuracy is None:
+        return ""
+    told = f"{line.measured_on} loss {line.val_loss:.4f} accuracy {line.val_accuracy:.4f}"
+    return f", {told} ({line.val_photos} of {count} photos)"
+
+
+def _log_kept(work: Work, phase: Phase, epochs: Sequence[Epoch]) -> None:
+    kept = epochs[find_kept(epochs, phase.keeps)]
+    if phase.keeps == "best":
+        words = {"slice": f"accuracy on {kept.val_photos} training photos that were set apart", "val": "val accuracy"}
+        told = (words[kept.measured_on], kept.val_accuracy)
+        log.info("%s: epoch %d of %d was the best, %s %.4f", phase.name, kept.epoch + 1, len(epochs), *told)
+    elif phase.stop_after is not None:
+        log.info("head: trained again on all %d training photos, %d epochs", len(work.photos.train), len(epochs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from whycam.data.exchange import Exchange
 from whycam.data.folder import Sample
-from whycam.data.loader import Photo, map_ahead
+from whycam.data.loader import Photo, map_ahead, stream_photos
 from whycam.data.views import ViewDataset
 from whycam.errors import UserError
 from whycam.model.backbone import hash_tensors
@@ -64,6 +65,14 @@ def compute_plain(work: Work) -> FeatureStore:
     """Plain features of all photos of the folder."""
     maker = _StoreMaker(work)
     return maker.make(maker.hash_all(work.source.samples), "plain", "features")
+
+
+def compute_more(work: Work, samples: Sequence[Sample], words: str, *, is_flipped: bool = False) -> FeatureStore:
+    """Plain features of other photos, or of the photos' mirror images."""
+    maker = _StoreMaker(work)
+    if not is_flipped:
+        return maker.make(maker.hash_all(samples), "plain", words)
+    return maker.make(maker.hash_all(samples), "flipped", words, partial(_read_flipped, work=work))
 
 
 class _StoreMaker:
@@ -168,6 +177,12 @@ def _read_views(paths: Iterable[Path], work: Work, view: int) -> Iterator[Photo]
     return (Photo(sample.path, values.numpy()) for sample, (values, _) in zip(samples, pixels, strict=True))
 
 
+def _read_flipped(paths: Iterable[Path], work: Work) -> Iterator[Photo]:
+    """The mirror images."""
+    for photo in stream_photos(paths, work.model.preprocess):
+        yield photo if photo.pixels is None else replace(photo, pixels=photo.pixels[..., ::-1].copy())
+
+
 def _read_swapped(paths: Iterable[Path], work: Work, view: int) -> Iterator[Photo]:
     """Views with the content of a region from another photo."""
     swaps, preprocess = work.swaps, work.model.preprocess
@@ -180,27 +195,23 @@ def _read_exchanged(paths: Iterable[Path], exchange: Exchange, work: Work, view:
     return map_ahead(lambda path: Photo(path, preprocess.to_pixels(exchange(path, view))), paths)
 
 
-def make_readers(work: Work, views: Sequence[FeatureStore], plain: FeatureStore) -> tuple[Reader, Reader]:
-    """Functions (rows, views) -> features (B, C, h, w) of training and of validation photos, read from the disk.
+def make_reader(work: Work, samples: Sequence[Sample], kept: Sequence[FeatureStore]) -> Reader:
+    """A function (rows, views) -> features (B, C, h, w) of these photos in those views, read from the disk.
 
     What was read once stays in the system's file cache while there is room, so that memory does not grow with the
     photos.
     """
+    rows_of = [np.array([store.row_of[work.hashes[sample.path]] for sample in samples]) for store in kept]
 
-    def make(samples: Sequence[Sample], kept: Sequence[FeatureStore]) -> Reader:
-        rows_of = [np.array([store.row_of[work.hashes[sample.path]] for sample in samples]) for store in kept]
+    def read(rows: Tensor, views: Tensor) -> Tensor:
+        places, chosen = rows.numpy(), views.numpy()
+        values = np.empty((len(places), *kept[0].values.shape[1:]), np.float32)
+        for view in np.unique(chosen):
+            is_of_view = chosen == view
+            values[is_of_view] = kept[view].values[rows_of[view][places[is_of_view]]]
+        return torch.from_numpy(values).to(work.device)
 
-        def read(rows: Tensor, views: Tensor) -> Tensor:
-            places, chosen = rows.numpy(), views.numpy()
-            values = np.empty((len(places), *kept[0].values.shape[1:]), np.float32)
-            for view in np.unique(chosen):
-                is_of_view = chosen == view
-                values[is_of_view] = kept[view].values[rows_of[view][places[is_of_view]]]
-            return torch.from_numpy(values).to(work.device)
-
-        return read
-
-    return make(work.photos.train, views), make(work.photos.val, [plain])
+    return read
 
 
 def read_pooled(

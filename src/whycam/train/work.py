@@ -18,6 +18,7 @@ from whycam.data.check import drop_unreadable
 from whycam.data.exchange import Exchange
 from whycam.data.folder import PhotoFolder, Sample
 from whycam.data.loader import stream_photos
+from whycam.data.tested import Tested
 from whycam.data.views import Swaps
 from whycam.model.gap import GapClassifier
 from whycam.train.features import Stores
@@ -47,7 +48,9 @@ class Work:
             training is against.
         groups: photo -> group, where that is known.
         retrained: how the last layer was fitted once more, if it was.
+        chosen: on which photos the epoch was chosen, and how; see `describe_choice`.
         edit: the folder -> what is trained on: with people's labels, and without what they left out.
+        test: what the finished model is tested on.
         ranks: the processes that train.
         photos: what is trained on.
         exchanges: what `make_exchanges` makes of them.
@@ -68,7 +71,9 @@ class Work:
     make_exchanges: Callable[[PhotoFolder], tuple[Exchange, ...]] = lambda photos: ()
     groups: Mapping[Path, str] = field(default_factory=dict)
     retrained: dict[str, Any] | None = None
+    chosen: dict[str, Any] = field(default_factory=dict)
     edit: Callable[[PhotoFolder], PhotoFolder] = lambda folder: folder
+    test: Tested | None = None
     ranks: Ranks = ALONE
     photos: PhotoFolder = field(init=False)
     exchanges: tuple[Exchange, ...] = field(init=False)
