@@ -21,15 +21,22 @@ _MAX_NUMBERED = 25
 _FONT_PX, _LINE_PX, _GAP_PX = 11, 15, 6
 
 
+# What a curve counts: of one class a photo, and of classes that go together, each at one half.
+CURVES = {
+    False: {"accuracy": "share of photos", "loss": "cross entropy, nats"},
+    True: {"accuracy": "share of yes and no answers", "loss": "binary cross entropy, nats"},
+}
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a figure, whole or not at all."""
     with open_atomic(path) as part:
         figure.savefig(part, dpi=120, bbox_inches="tight", format=path.suffix[1:])
 
 
-def plot_curves(epochs: Sequence[Epoch], folder: Path) -> None:
+def plot_curves(epochs: Sequence[Epoch], folder: Path, *, is_multi_label: bool = False) -> None:
     """`accuracy.png` and `loss.png`: training and validation by epoch, the best epoch marked."""
-    for name, unit in (("accuracy", "share of photos"), ("loss", "cross entropy, nats")):
+    for name, unit in CURVES[is_multi_label].items():
         figure = Figure(figsize=(6, 4))
         axes = figure.subplots()
         steps = np.arange(1, len(epochs) + 1)

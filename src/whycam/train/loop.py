@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from whycam.runs import open_atomic
+from whycam.train.multi_label import ONE_OF_ALL, Goal
 from whycam.train.ranks import ALONE, Ranks
 
 # Of an epoch: inputs, labels and, where the phase has `focus`, cells.
@@ -26,7 +26,7 @@ _FINALISTS = 3
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of `metrics.jsonl`; losses in nats, accuracies in [0, 1].
+    """One line of `metrics.jsonl`; losses in nats, accuracies in [0, 1]: see `Goal`.
 
     `val_loss` and `val_accuracy` are of `val_photos` photos: all there are, or (`is_val_whole` false) a sample.
     """
@@ -60,6 +60,7 @@ class Phase:
         is_fused: the optimiser's step in one pass over the weights, quicker where they are many.
         set_mode: puts the modules into training mode, where the phase wants more than `trained.train()`.
         focus: inputs, cells (N, h, w) -> logits, and what is added to the loss for evidence in the wrong cells.
+        goal: what is learnt.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Phase:
     is_fused: bool = False
     set_mode: Callable[[], None] | None = None
     focus: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    goal: Goal = ONE_OF_ALL
 
 
 def fit(
@@ -98,7 +100,7 @@ def fit(
 
     Args:
         phase: what to train.
-        train: epoch -> batches (inputs, labels (N,)), the same for the same epoch.
+        train: epoch -> batches (inputs, labels as the goal has them), the same for the same epoch.
         val: the same for validation.
         checkpoint: a file; replaced whole after each epoch.
         on_epoch: told of each finished epoch, and again of those measured on all photos in the end.
@@ -124,16 +126,16 @@ def fit(
                 for group, lr in zip(optimizer.param_groups, base_lrs, strict=True):
                     group["lr"] = lr * factor
                 logits, penalty = phase.focus(inputs, *cells) if phase.focus else (forward(inputs), None)
-                loss = functional.cross_entropy(logits, labels, weight=phase.class_weight)
+                loss = phase.goal.loss(logits, labels, phase.class_weight)
                 optimizer.zero_grad(set_to_none=True)
                 ranks.backward(loss if penalty is None else loss + penalty, labels, phase.class_weight)
                 optimizer.step()
-                seen += _count(logits.detach(), labels, loss.detach())
+                seen += _count(phase.goal.right(logits.detach(), labels), loss.detach())
                 on_step()
             phase.trained.eval()
             ranks.agree(phase.trained)
             train_loss, train_accuracy = _average(ranks.sum(seen))
-            val_loss, val_accuracy, val_photos = measure(phase.forward, (val_sample or val)(epoch), ranks)
+            val_loss, val_accuracy, val_photos = measure(phase.forward, (val_sample or val)(epoch), phase.goal, ranks)
             line = Epoch(
                 phase.name,
                 epoch,
@@ -149,7 +151,7 @@ def fit(
             state.add(line)
             on_epoch(line)
     if val_sample is not None:
-        for line in state.judge(phase.forward, val):
+        for line in state.judge(phase.forward, val, phase.goal):
             on_epoch(line)
     state.restore(find_best(state.history))
     phase.trained.eval()
@@ -171,21 +173,24 @@ def _rank(line: Epoch) -> tuple[float, float]:
 
 @torch.no_grad()
 def measure(
-    forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, ...]], ranks: Ranks = ALONE
+    forward: Callable[[Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, ...]],
+    goal: Goal = ONE_OF_ALL,
+    ranks: Ranks = ALONE,
 ) -> tuple[float, float, int]:
     """(mean loss, accuracy, photos) over batches, those of all processes."""
     seen = torch.zeros(3, dtype=torch.float64)
     for inputs, labels in batches:
         logits = forward(inputs)
-        seen += _count(logits, labels, functional.cross_entropy(logits, labels))
+        seen += _count(goal.right(logits, labels), goal.loss(logits, labels, None))
     seen = ranks.sum(seen)
     return (*_average(seen), int(seen[2]))
 
 
-def _count(logits: Tensor, labels: Tensor, loss: Tensor) -> Tensor:
-    right = (logits.argmax(dim=1) == labels).sum()
+def _count(right: Tensor, loss: Tensor) -> Tensor:
+    """(loss, right photos, photos) of a batch, summed; right (N,)."""
     return torch.stack(
-        [loss.double().cpu() * len(labels), right.double().cpu(), torch.tensor(len(labels), dtype=torch.float64)]
+        [loss.double().cpu() * len(right), right.sum().double().cpu(), torch.tensor(len(right), dtype=torch.float64)]
     )
 
 
@@ -264,7 +269,7 @@ class _Progress:
         self.history = []
         return content if is_whole else None
 
-    def judge(self, forward: Callable[[Tensor], Tensor], val: Batches) -> Iterator[Epoch]:
+    def judge(self, forward: Callable[[Tensor], Tensor], val: Batches, goal: Goal) -> Iterator[Epoch]:
         """Measures the kept epochs and the last one on all validation photos; gives their new lines."""
         last = len(self.history) - 1
         finalists = sorted({*self.kept, last})
@@ -272,7 +277,7 @@ class _Progress:
             _save(self.module.state_dict(), self._place(last))
         for epoch in finalists:
             self.restore(epoch)
-            val_loss, val_accuracy, photos = measure(forward, val(epoch), self.ranks)
+            val_loss, val_accuracy, photos = measure(forward, val(epoch), goal, self.ranks)
             self.history[epoch] = replace(
                 self.history[epoch], val_loss=val_loss, val_accuracy=val_accuracy, val_photos=photos, is_val_whole=True
             )

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from whycam.data.folder import count_labels
 from whycam.data.views import ViewDataset
 from whycam.model.input import normalise_on
 from whycam.runs import write_lines
@@ -20,6 +19,7 @@ from whycam.train.evidence import compute_evidence, compute_share
 from whycam.train.features import FeatureStore, Stores
 from whycam.train.finetune import freeze_batch_norm, make_groups
 from whycam.train.loop import Batches, Epoch, Phase, find_best, fit
+from whycam.train.multi_label import find_goal, weigh_classes
 from whycam.train.ranks import ALONE, Ranks
 from whycam.train.retrain import retrain
 from whycam.train.stores import WORKERS, compute_stores, make_readers
@@ -99,6 +99,7 @@ def train_head(work: Work, stores: Stores) -> None:
         weight_decay=0.0,
         seed=options.seed,
         class_weight=_weigh_classes(work),
+        goal=find_goal(work.photos),
         is_fused=options.head == "conv",
         focus=None if cells is None else lambda features, cells: _focus(work, features, cells),
     )
@@ -126,8 +127,7 @@ def _focus(work: Work, features: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]
 def _weigh_classes(work: Work) -> Tensor | None:
     if not work.options.class_weights:
         return None
-    counts = torch.tensor(count_labels(work.photos.train, len(work.photos.class_names)), dtype=torch.float32)
-    return (counts.sum() / (len(counts) * counts)).to(work.device)
+    return weigh_classes(work.photos).to(work.device)
 
 
 def _train_network(work: Work, name: Literal["finetune", "scratch"]) -> None:
@@ -138,8 +138,17 @@ def _train_network(work: Work, name: Literal["finetune", "scratch"]) -> None:
     depth: Literal["last", "all"] = "last" if options.unfreeze == "last" and not is_scratch else "all"
     lr = options.lr if is_scratch else options.finetune_lr
     datasets = {
-        True: ViewDataset(work.photos.train, model.preprocess, is_random=True, seed=options.seed, load=work.swaps),
-        False: ViewDataset(work.photos.val, model.preprocess, is_random=False),
+        True: ViewDataset(
+            work.photos.train,
+            model.preprocess,
+            is_random=True,
+            labels=work.labels(work.photos.train).cpu(),
+            seed=options.seed,
+            load=work.swaps,
+        ),
+        False: ViewDataset(
+            work.photos.val, model.preprocess, is_random=False, labels=work.labels(work.photos.val).cpu()
+        ),
     }
     epochs = options.epochs if is_scratch else options.finetune_epochs
     steps = count_steps(len(work.photos.train), options)
@@ -162,6 +171,7 @@ def _train_network(work: Work, name: Literal["finetune", "scratch"]) -> None:
         weight_decay=0.01,
         seed=options.seed,
         class_weight=_weigh_classes(work),
+        goal=find_goal(work.photos),
         set_mode=None if is_scratch else lambda: freeze_batch_norm(model.backbone),
     )
 
