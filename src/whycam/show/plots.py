@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, features
 
 from whycam.runs import open_atomic
+from whycam.show.curves import CURVES
 from whycam.show.lettering import find_families, label_classes, shorten_text, split_runs
 from whycam.train.loop import Epoch, find_best
 
@@ -19,13 +20,6 @@ from whycam.train.loop import Epoch, find_best
 _TRAIN, _VAL, _RIGHT, _WRONG = "#0072B2", "#D55E00", "#0b6e4f", "#b3261e"
 _MAX_NUMBERED = 25
 _FONT_PX, _LINE_PX, _GAP_PX = 11, 15, 6
-
-
-# What a curve counts: of one class a photo, and of classes that go together, each at one half.
-CURVES = {
-    False: {"accuracy": "share of photos", "loss": "cross entropy, nats"},
-    True: {"accuracy": "share of yes and no answers", "loss": "binary cross entropy, nats"},
-}
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -1,6 +1,6 @@
 /* The app's page: photos in, the viewer for each; all questions go to this server's own API. */
 
-import { Viewer, bindTheme, isOverHalf, make, tellName, tellShare } from "./viewer.js";
+import { Viewer, bindTheme, make, makeGiven, tellName, tellShare } from "./viewer.js";
 
 const PHOTO_PX = 1280;
 const AT_ONCE = 4;
@@ -103,7 +103,8 @@ async function start(photo) {
 /** The class; of labels that may go together, all that are given, or the strongest where none is. */
 function tellAnswer({ classes, probabilities }) {
   const told = classes.map((classIndex, i) => `${tellShare(probabilities[i])} ${tellName(model.classNames[classIndex])}`);
-  const given = told.filter((_, i) => model.isMultiLabel && isOverHalf(probabilities[i]));
+  const isGiven = makeGiven(model.thresholds);
+  const given = told.filter((_, i) => model.isMultiLabel && isGiven(probabilities[i], classes[i]));
   return given.length ? given.join(", ") : told[0];
 }
 
