@@ -12,7 +12,6 @@ import numpy as np
 from whycam.explainer.reading import Reading
 
 TOP = 5
-OVER_HALF = 0.5
 OUTCOMES = ("right", "missed", "false")
 
 
@@ -50,7 +49,7 @@ class Tally:
         classes: K.
         pairs: (truth, predicted) -> photos.
         top5: photos whose class is among the first five.
-        over_half: class -> its own photos in which its probability is over one half.
+        over_half: class -> its own photos that are given it: those over one half, or over its threshold.
         unlabelled: photos of no known class.
         whole: photos all of whose classes are known, none to several.
         outcomes: (class, right, missed or false) -> of these photos.
@@ -89,7 +88,7 @@ class Tally:
         else:
             self.pairs[truth, reading.predicted] += 1
             self.top5 += int((reading.logits > reading.logits[truth]).sum() < TOP)
-            self.over_half[truth] += int(reading.probabilities[truth] > OVER_HALF)
+            self.over_half[truth] += int(truth in reading.given)
         self._add_heat(reading, reading.predicted if truth is None else truth)
 
     @property
