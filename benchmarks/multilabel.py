@@ -24,6 +24,7 @@ from whycam.jobs.train import train
 from whycam.maps.render import make_heatmap
 
 SIDE_PX = 256
+_KEPT = ("classes", "identity_error", "threshold")
 
 
 def measure_heat(model: Model, photos: PhotoFolder, masks: Path) -> dict[str, dict[str, Any]]:
@@ -67,7 +68,6 @@ def make_lines(found: dict[str, Any]) -> list[str]:
     summary, heat = found["summary"], found["heat"]
     lines = [
         "# Classes that go together",
-        "",
         f"Generated scenes of one to three kinds of flowers, one in twelve of none: {found['train']} to train on, "
         f"{found['val']} held out, seed {found['seed']}; the default training (a linear head on the installed network, "
         f"frozen). Mean AP {summary['val_mean_ap']:.3f} (95 % interval {summary['val_mean_ap_low']:.3f} to "
@@ -116,7 +116,8 @@ def main() -> None:
         photos = read_listed(root / "garden" / "labels.csv")
         heat = measure_heat(whycam.load(root / "run"), photos, root / "garden" / "masks")
     about = {"train": given.train, "val": given.val, "seed": given.seed}
-    found = {**about, "summary": summary, "heat": heat}
+    kept = {name: value for name, value in summary.items() if name.startswith("val_") or name in _KEPT}
+    found = {**about, "summary": kept, "heat": heat}
 
     save("multilabel", make_lines(found), found, given.out)
 
