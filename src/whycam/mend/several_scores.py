@@ -65,10 +65,8 @@ def _read(work: Work, logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _tell_choices(*, is_chosen: bool) -> str:
-    told = "The epoch was chosen on these same photos"
-    if is_chosen:
-        told += ", and so was each class's threshold: the F1 of thresholds chosen on the other photos is f1_of_unseen"
-    return f"{told}."
+    what = "The epoch and the thresholds were" if is_chosen else "The epoch was"
+    return f"{what} chosen on these same photos."
 
 
 def _tell_odd(classes: dict[str, Any]) -> list[str]:

@@ -188,7 +188,8 @@ function paintWhole(canvas, map) {
 for (const cell of document.querySelectorAll(".class-example")) {
   const classIndex = Number(cell.dataset.class);
   const own = listed.filter((entry) => (truthsOf(entry) ?? [predicted(entry)]).includes(classIndex));
-  const example = own.filter((entry) => !isWrong(entry)).sort(surest)[0] ?? own[0];
+  const sureOfIt = (a, b) => probability(b, classIndex) - probability(a, classIndex);
+  const example = own.filter((entry) => !isWrong(entry)).sort(sureOfIt)[0] ?? own[0];
   if (example) cell.append(makeCard(example, { classIndex, list: () => own }));
 }
 
