@@ -94,8 +94,8 @@ def render_report(report: Report) -> str:
         open_findings=_OPEN_FINDINGS,
         curves=[
             curve
-            for name, unit in CURVES[report.is_multi_label].items()
-            if (curve := make_curve(report.epochs, name, unit))
+            for name in CURVES[report.is_multi_label]
+            if (curve := make_curve(report.epochs, name, is_multi_label=report.is_multi_label))
         ],
         # Where labels go together, none is taken for another.
         confusion=None if report.is_multi_label else _make_confusion(report),
@@ -216,7 +216,9 @@ def _list_findings(report: Report) -> list[dict[str, Any]]:
     return rows
 
 
-def make_curve(epochs: Sequence[Mapping[str, Any]], name: str, unit: str) -> dict[str, Any] | None:
+def make_curve(
+    epochs: Sequence[Mapping[str, Any]], name: str, *, is_multi_label: bool = False
+) -> dict[str, Any] | None:
     """Training and validation by epoch as points of a picture `_CURVE_SIZE`; None with fewer than two epochs."""
     if len(epochs) < 2:
         return None
@@ -236,7 +238,7 @@ def make_curve(epochs: Sequence[Mapping[str, Any]], name: str, unit: str) -> dic
     best = max(whole or range(len(epochs)), key=lambda i: (epochs[i]["val_accuracy"], -epochs[i]["val_loss"]))
     return {
         "name": name,
-        "unit": unit,
+        "unit": CURVES[is_multi_label][name],
         "low": low,
         "high": high,
         "width": width,
