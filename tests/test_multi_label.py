@@ -395,7 +395,11 @@ def check_exported(run: Path, scenes: Path, tmp_path: Path, call_whycam: Run, wo
 
 
 @pytest.mark.parametrize(
-    "words", [{"head": "conv", "epochs": 2}, {"unfreeze": "last", "finetune_epochs": 1, "epochs": 2}]
+    "words",
+    [
+        {"head": "conv", "epochs": 5, "batch_size": 2, "steps_per_epoch": 1},
+        {"unfreeze": "last", "finetune_epochs": 1, "epochs": 2},
+    ],
 )
 def test_other_ways_to_train(scenes: Path, tmp_path: Path, words: dict[str, Any]) -> None:
     summary = train(scenes / "labels.csv", tmp_path / "run", make_train_options(**{**WORDS, **words}))
