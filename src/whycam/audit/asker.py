@@ -62,6 +62,13 @@ class Asker:
         difference: np.ndarray = maps[:, target] - maps[:, versus]
         return difference
 
+    def map_class(self, pixels: np.ndarray, target: int) -> np.ndarray:
+        """(B, h, w) maps of one class."""
+        if not self.classifier.card.is_exact:
+            return self._explain(pixels, target)[1]
+        maps: np.ndarray = self.classifier.read(pixels).maps[:, target]
+        return maps
+
     def _explain(
         self, pixels: np.ndarray, target: int | None = None, versus: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -49,6 +49,7 @@ class AuditData:
         train: the files that the model was trained on, where they are known.
         masks: photo -> the user's mask picture of its object, where masks were given.
         causes: what shortcuts may be found by; None: by all that there is.
+        sets: (N, K) bool, which classes each photo has, where they go together and all are known.
         kept: see `remember`.
         asker: what answers for the model; None: the classifier, here.
     """
@@ -67,6 +68,7 @@ class AuditData:
     pooled: np.ndarray | None = None
     weight: np.ndarray | None = None
     causes: tuple[str, ...] | None = None
+    sets: np.ndarray | None = None
     kept: dict[str, Any] = field(default_factory=dict)
     asker: Asker | None = None
 
@@ -135,8 +137,10 @@ def draw_samples(samples: Sequence[Sample], limit: int | None, seed: int) -> lis
         return list(samples)
     draw = random.Random(seed)  # noqa: S311 - a sample, not a secret
     by_class: dict[int, list[Sample]] = defaultdict(list)
+    counts = Counter(k for sample in samples for k in sample.classes)
     for sample in draw.sample(list(samples), len(samples)):
-        by_class[sample.label].append(sample)
+        # Of several classes the rarest, so that each is drawn.
+        by_class[min(sample.classes, key=lambda k: (counts[k], k), default=-1)].append(sample)
     ranked = sorted((k, label, i) for label, group in by_class.items() for i, k in enumerate(range(len(group))))
     kept = [by_class[label][i] for _, label, i in ranked[:limit]]
     return sorted(kept, key=lambda sample: (sample.label, sample.path))
@@ -188,8 +192,16 @@ def read_data(asker: Asker, samples: Sequence[Sample], *, seed: int, progress: P
         seed,
         pooled=np.concatenate(pooled) if weight is not None else None,
         weight=None if weight is None else to_sides(weight.T).T,
+        sets=_make_sets(known, len(classifier.card.class_names)),
         asker=asker,
     )
+
+
+def _make_sets(samples: Sequence[Sample], classes: int) -> np.ndarray | None:
+    """(N, K) bool; None where not all classes of each photo are known."""
+    if any(sample.labels is None for sample in samples):
+        return None
+    return np.array([[k in sample.classes for k in range(classes)] for sample in samples])
 
 
 def read_difference(data: AuditData, rows: np.ndarray, target: int, versus: int) -> np.ndarray:

@@ -69,7 +69,7 @@ def find_fragile(data: AuditData) -> list[Finding]:
         if len(rows) >= _LEAST_PHOTOS:
             cost = max(0, lost[int(k)]) / len(VIEWS) / len(data)
             findings.append(_tell_changes(data, int(k), rows, changes, cost))
-    return findings + _find_border(data)
+    return findings + find_border(data)
 
 
 def _tell_changes(data: AuditData, k: int, rows: list[int], changes: dict[int, dict[str, int]], cost: float) -> Finding:
@@ -103,7 +103,7 @@ def _tell_changes(data: AuditData, k: int, rows: list[int], changes: dict[int, d
     )
 
 
-def _find_border(data: AuditData) -> list[Finding]:
+def find_border(data: AuditData) -> list[Finding]:
     """Photos whose evidence lies in the outermost cells; said only where those are a minor part of the photo."""
     positive = data.evidence.clip(0)
     height, width = positive.shape[1:]

@@ -15,6 +15,7 @@ from whycam.audit.asker import AskBy, ask_here
 from whycam.audit.confusion import find_confusion
 from whycam.audit.data import AuditData, ShowProgress, draw_samples, read_data
 from whycam.audit.duplicates import AUDITED, Thumbnail, find_duplicates
+from whycam.audit.each_label import audit_labels
 from whycam.audit.findings import Audit, Finding, rank
 from whycam.audit.fragile import find_fragile
 from whycam.audit.grounds import measure_grounds, tell_grounds
@@ -55,7 +56,9 @@ def _find_copies(data: AuditData) -> list[Finding]:
     ]
     for photo in stream_photos(data.train, data.classifier.card.preprocess):
         if photo.pixels is not None:
-            photos.append(Thumbnail.of(photo.path, "train", to_text(photo.path.parent.name), photo.pixels))
+            # Of classes that go together, what stands in a list is not known here.
+            label = to_text(photo.path.parent.name) if data.sets is None else ""
+            photos.append(Thumbnail.of(photo.path, "train", label, photo.pixels))
     return find_duplicates(photos)
 
 
@@ -91,7 +94,8 @@ def audit(
 
     Args:
         model: what `whycam.load` gives.
-        samples: photos with their class, as an index of the model's; -1 where it is not known.
+        samples: photos with their class, as an index of the model's; -1 where it is not known; or with all of their
+            classes, where these go together.
         kinds: what to look for.
         causes: what shortcuts may be found by (`SUSPECTS`); fewer are quicker.
         train: the photos that it was trained on, where copies are looked for too.
@@ -120,11 +124,18 @@ def audit(
         with show_progress("reading photos", len(drawn)) as advance:
             data = read_data(asker, drawn, seed=seed, progress=advance)
         data = replace(data, train=tuple(train), masks=masks or {}, causes=tuple(causes))
+        if data.sets is not None:
+            found, chosen, notes = audit_labels(data, kinds, show_progress)
+            if "duplicate" in kinds:
+                found, chosen = [*found, *_find_copies(data)], [*chosen, "duplicate"]
+            told = [*tell_undrawn(len(samples) - len(drawn)), *tell_unreadable(data.unreadable), *notes]
+            counts = dict(zip(classifier.card.class_names, data.sets.sum(0).tolist(), strict=True))
+            return Audit(rank(found), len(data), tuple(told), {**_record(data, chosen, engine), "classes": counts})
         is_several = classifier.card.is_multi_label
         apart = [kind for kind in kinds if KINDS[kind].needs_one_label and is_several]
         lacking = [kind for kind in kinds if KINDS[kind].needs_labels and not data.has_labels and kind not in apart]
         chosen = [kind for kind in KINDS if kind in kinds and kind not in {*apart, *lacking}]
-        found: list[Finding] = []
+        found = []
         for kind in chosen:
             with show_progress(f"looking for: {kind}", 0) as advance:
                 found += KINDS[kind].find(data.telling(advance))

@@ -35,6 +35,16 @@ class TrainOptions(Options):
     classes: Path | None = Field(
         None, description="The classes in their order, a name a line, all that the photos have [by name]."
     )
+    multi_label: bool = Field(
+        False,
+        description="Classes go together: a list's column label names several, between ; or |. Lists with a column "
+        "labels, or 0 and 1 for each class, and COCO JSON say it themselves. See docs/training.md.",
+    )
+    threshold: str = Field(
+        "f1",
+        description="Of --multi-label: from which probability on a class is given. f1: each class's own, with the "
+        "highest F1 on held-out photos; or a number for all, such as 0.5.",
+    )
     val_fraction: float = Field(0.2, gt=0, lt=1, description="Share held out where FOLDER has no train/ and val/.")
     test: Path | None = Field(
         None,

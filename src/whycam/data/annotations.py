@@ -5,7 +5,6 @@ A new format is one function here that gives a list of `Annotation`.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from whycam.data.coco import load_coco, make_coco_error
 from whycam.data.csv_file import open_csv
 from whycam.data.folder import Sample
 from whycam.data.listed import is_listed, read_labels, refuse_listed
@@ -77,6 +77,7 @@ class Annotation:
         mask: a file, or a function of nothing that gives (height, width) bool.
         mask_value: the pixel value of the class in the mask; None: all but 0.
         size: (width, height) of the photo that the annotation was made on, where said.
+        is_whole: classes go together, and `classes` are all that the photo has.
     """
 
     photo: Path
@@ -85,6 +86,7 @@ class Annotation:
     mask: Path | Callable[[], np.ndarray] | None = None
     mask_value: int | None = None
     size: tuple[int, int] | None = None
+    is_whole: bool = False
 
     @property
     def has_truth(self) -> bool:
@@ -153,17 +155,26 @@ def to_annotation(sample: str | Path | Sample | Annotation) -> Annotation:
     return Annotation(Path(sample))
 
 
-def read_both(folder: Path) -> tuple[list[Annotation], list[Annotation]]:
+def read_both(folder: Path, *, is_multi_label: bool = False) -> tuple[list[Annotation], list[Annotation]]:
     """The photos of a folder, those of val/ where there is one, and the ones in train/ beside them; or those of a list.
+
+    Photos of a list whose classes go together have them all in `classes`, none to several, and `is_whole`.
+
+    Args:
+        folder: a folder, a list or shards.
+        is_multi_label: read a list's labels as `--multi-label` does.
 
     Raises:
         UserError: no photos.
     """
     if is_listed(folder):
-        found = read_labels(folder)
+        found = read_labels(folder, is_multi_label=is_multi_label)
         split: dict[str, list[Annotation]] = {"val": [], "": []}
         for path, label in found.labels.items():
-            split["val" if found.splits[path] == "val" else ""].append(Annotation(path, (label,)))
+            one = (
+                Annotation(path, (label,)) if found.sets is None else Annotation(path, found.sets[path], is_whole=True)
+            )
+            split["val" if found.splits[path] == "val" else ""].append(one)
         return (split["val"], split[""]) if split["val"] else (split[""], [])
     photos, train = read_photos(folder), folder / "train"
     is_beside = train.is_dir() and not any(train.absolute() in annotation.photo.parents for annotation in photos)
@@ -327,19 +338,14 @@ def read_coco(path: Path) -> list[Annotation]:
     Raises:
         UserError: no such file, or not COCO's.
     """
+    coco = load_coco(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        images = {image["id"]: image for image in content["images"]}
-        names = {category["id"]: str(category["name"]) for category in content["categories"]}
-        objects: dict[tuple[Any, Any], list[dict[str, Any]]] = defaultdict(list)
-        for one in content["annotations"]:
-            objects[one["image_id"], one["category_id"]].append(one)
-        return [_join_objects(images[image], names[category], found) for (image, category), found in objects.items()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"'{path.absolute()}' can't be read as COCO JSON ({type(error).__name__}: {as_clause(error)}); expected "
-            "the lists 'images', 'annotations' and 'categories'. Check the file."
-        ) from None
+        return [
+            _join_objects(coco.images[image], coco.names[category], found)
+            for (image, category), found in coco.objects.items()
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise make_coco_error(path, error) from None
 
 
 def _join_objects(image: Mapping[str, Any], name: str, objects: Sequence[Mapping[str, Any]]) -> Annotation:

@@ -10,6 +10,7 @@ from pathlib import Path
 from whycam.data.folder import MIN_PHOTOS, PhotoFolder, Sample, make_folder
 from whycam.data.images import ImageError, content_hash
 from whycam.data.loader import in_batches, map_ahead
+from whycam.data.several import drop_samples
 from whycam.data.shards import measure_size
 from whycam.errors import UserError, as_clause
 
@@ -57,6 +58,8 @@ def drop_unreadable(folder: PhotoFolder, unreadable: Mapping[Path, str], *, allo
     """
     if not unreadable:
         return folder
+    if folder.is_multi_label:
+        return drop_samples(folder, unreadable, allow_empty=allow_empty)
     train, val = (_group(samples, folder, unreadable) for samples in (folder.train, folder.val))
     both = {name: sorted(train[name] + val[name]) for name in folder.class_names}
     few = [
@@ -107,5 +110,5 @@ def find_same_content(folder: PhotoFolder, hashes: Mapping[Path, str]) -> tuple[
         groups[hashes[sample.path]].append(sample)
     several = [group for group in groups.values() if len(group) > 1]
     in_both = [[s.path for s in group] for group in several if len({split_of[s.path] for s in group}) > 1]
-    mislabelled = [[s.path for s in group] for group in several if len({s.label for s in group}) > 1]
+    mislabelled = [[s.path for s in group] for group in several if len({s.classes for s in group}) > 1]
     return in_both, mislabelled

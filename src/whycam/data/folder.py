@@ -23,10 +23,22 @@ MIN_PHOTOS = 2
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled photo; `label` is the index of its class."""
+    """One labelled photo.
+
+    Attributes:
+        path: the file.
+        label: the index of its class; -1 where it is not known, or where classes go together.
+        labels: the indices of its classes where these go together, none to all of them; else None.
+    """
 
     path: Path
     label: int
+    labels: tuple[int, ...] | None = None
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The indices of all its classes."""
+        return (self.label,) if self.labels is None else self.labels
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,7 @@ class PhotoFolder:
         order: of the class names as it was given; empty for that of `sort_names`.
         listed: the list or shards that name the photos, where the folder itself does not.
         notes: sentences on what such a list has that was left out.
+        is_multi_label: classes go together: each sample has `labels`.
     """
 
     root: Path
@@ -58,6 +71,7 @@ class PhotoFolder:
     order: tuple[str, ...] = ()
     listed: Path | None = None
     notes: tuple[str, ...] = ()
+    is_multi_label: bool = False
 
     @property
     def place(self) -> Path:
@@ -257,7 +271,7 @@ def _to_samples(classes: Mapping[str, Sequence[Path]], names: Sequence[str]) -> 
 
 def count_labels(samples: Sequence[Sample], classes: int) -> list[int]:
     """Photos of each class."""
-    counts = Counter(sample.label for sample in samples)
+    counts = Counter(label for sample in samples for label in sample.classes)
     return [counts[label] for label in range(classes)]
 
 
@@ -266,5 +280,6 @@ def fingerprint(root: Path, samples: Sequence[Sample], hashes: dict[Path, str]) 
     digest = hashlib.blake2b(digest_size=16)
     for sample in sorted(samples, key=lambda s: s.path):
         name = os.fsencode(sample.path.relative_to(root).as_posix())
-        digest.update(name + f"\0{sample.label}\0{hashes[sample.path]}\n".encode())
+        label = ",".join(map(str, sample.classes))
+        digest.update(name + f"\0{label}\0{hashes[sample.path]}\n".encode())
     return digest.hexdigest()

@@ -5,7 +5,8 @@ Heads are painted in flowers.py, everything else in backdrops.py; this file comp
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import csv
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,15 @@ from whycam.data.backdrops import cast_shadow, make_prop, paint_surroundings, pa
 from whycam.data.flowers import FLOWERS, KINDS, Bloom, Floats, Kind, Plane
 from whycam.errors import UserError, make_unknown_name
 
-__all__ = ["FLOWERS", "Scene", "make_scene", "write_garden"]
+__all__ = [
+    "FLOWERS",
+    "MixedScene",
+    "Scene",
+    "make_mixed_scene",
+    "make_scene",
+    "write_garden",
+    "write_mixed_garden",
+]
 
 _Length = TypeVar("_Length", float, Floats)
 _SUPERSAMPLE = 2
@@ -98,14 +107,7 @@ def make_scene(flower: str, seed: int, size_px: int = 256) -> Scene:
     Raises:
         UserError: an unknown flower, a negative seed, or a side under 32 pixels.
     """
-    if flower not in KINDS:
-        raise make_unknown_name("flower", flower, FLOWERS)
-    if seed < 0:
-        raise UserError(f"seed is {seed}; scenes are numbered from 0. Give a seed of 0 or more.")
-    if size_px < _MIN_SIZE_PX:
-        raise UserError(
-            f"size_px is {size_px}; a scene needs at least {_MIN_SIZE_PX} pixels a side. Leave size_px out for 256."
-        )
+    _check_scene([flower], seed, size_px)
     return _photograph(flower, seed, size_px, has_heads=True)
 
 
@@ -113,20 +115,16 @@ def _photograph(flower: str, seed: int, size_px: int, *, has_heads: bool) -> Sce
     """Compose and take the picture; without heads (the mask then says where they would be) all else stays as it is."""
     streams = np.random.default_rng([seed, size_px, *flower.encode()]).spawn(4)
     surroundings_rng, plants_rng, front_rng, camera_rng = streams
-    size = size_px * _SUPERSAMPLE
-    angle = surroundings_rng.uniform(-0.85, -0.55) * np.pi  # from the upper left, as on the things in backdrops.py
-    light = (float(np.cos(angle)), float(np.sin(angle)))
-    image = paint_surroundings(surroundings_rng, size, light)
-    canvas = _Canvas(image, np.zeros((size, size), np.float32), light)
+    canvas = _make_canvas(surroundings_rng, size_px)
     _plant(canvas, KINDS[flower], plants_rng, has_heads=has_heads)
     _put_in_front(canvas, front_rng)
-    blocks = canvas.cover.reshape(size_px, _SUPERSAMPLE, size_px, _SUPERSAMPLE)
-    return Scene(_expose(canvas, size_px, camera_rng), blocks.mean(axis=(1, 3)) >= 0.5, flower, seed)
+    return Scene(_expose(canvas, size_px, camera_rng), _to_mask(canvas.cover, size_px), flower, seed)
 
 
 def _plant(canvas: _Canvas, kind: Kind, rng: np.random.Generator, *, has_heads: bool) -> None:
     """Grow stems and leaves, then lay the heads over them, the smallest and so farthest first."""
-    heads = sorted(_choose_heads(kind, canvas.size, rng), key=lambda head: head.radius)
+    count = int(rng.choice([1, 2, 3], p=[0.5, 0.3, 0.2]))
+    heads = sorted(_choose_heads([kind] * count, canvas.size, rng), key=lambda head: head.radius)
     for head in heads:
         _grow_stem(canvas, head.locate(kind.foot), head.radius, rng)
     bare = canvas.image.copy()
@@ -136,11 +134,11 @@ def _plant(canvas: _Canvas, kind: Kind, rng: np.random.Generator, *, has_heads: 
         canvas.image = bare
 
 
-def _choose_heads(kind: Kind, size: int, rng: np.random.Generator) -> list[_Head]:
-    count = int(rng.choice([1, 2, 3], p=[0.5, 0.3, 0.2]))
+def _choose_heads(kinds: Sequence[Kind], size: int, rng: np.random.Generator) -> list[_Head]:
+    """A head of each kind, apart from one another where there is room."""
     heads: list[_Head] = []
-    for _ in range(count):
-        radius = size / 2 * rng.uniform(*_HEAD_DIAMETERS[count])
+    for kind in kinds:
+        radius = size / 2 * rng.uniform(*_HEAD_DIAMETERS[len(kinds)])
         for _ in range(30):
             x, y = rng.uniform(0.12, 0.88) * size, rng.uniform(0.12, 0.88) * size
             if all(np.hypot(x - head.x, y - head.y) > 0.75 * (radius + head.radius) for head in heads):
@@ -192,8 +190,8 @@ def _draw_stem_leaf(
     draw.line(spine, fill=to_fill(green * 1.3), width=2)
 
 
-def _lay_head(canvas: _Canvas, head: _Head, kind: Kind, rng: np.random.Generator) -> None:
-    """Paint one head where it stands, its shadow first."""
+def _lay_head(canvas: _Canvas, head: _Head, kind: Kind, rng: np.random.Generator) -> Floats:
+    """Paint one head where it stands, its shadow first; (H, W): how much of each pixel it covers."""
     reach = 1.25 * head.radius
     top, bottom = (int(np.clip(head.y + d, 0, canvas.size)) for d in (-reach, reach))
     left, right = (int(np.clip(head.x + d, 0, canvas.size)) for d in (-reach, reach))
@@ -209,6 +207,9 @@ def _lay_head(canvas: _Canvas, head: _Head, kind: Kind, rng: np.random.Generator
     mixed = below * (1 - bloom.alpha)[..., None] + lit
     canvas.image.paste(Image.fromarray(mixed.clip(0, 255).astype(np.uint8)), (left, top))
     canvas.cover[rows, cols] += bloom.alpha * (1 - canvas.cover[rows, cols])
+    own = np.zeros_like(canvas.cover)
+    own[rows, cols] = bloom.alpha
+    return own
 
 
 def _put_in_front(canvas: _Canvas, rng: np.random.Generator) -> None:
@@ -235,6 +236,68 @@ def _expose(canvas: _Canvas, size_px: int, rng: np.random.Generator) -> Image.Im
     grain = rng.standard_normal((size_px, size_px, 1), np.float32) * rng.uniform(1.0, 3.5)
     photo = rgb * gain.astype(np.float32) * vignette[..., None] + grain
     return Image.fromarray(photo.clip(0, 255).astype(np.uint8))
+
+
+@dataclass(frozen=True)
+class MixedScene:
+    """A picture of flowers of one to three kinds, and where exactly each kind is."""
+
+    image: Image.Image  # RGB, (H, W)
+    masks: dict[str, NDArray[np.bool_]]  # flower -> (H, W), True on its heads in sight; empty: no flower at all
+    seed: int
+
+
+def make_mixed_scene(flowers: Sequence[str], seed: int, size_px: int = 256) -> MixedScene:
+    """The scene with one head of each of these flowers, none to three; always the same for a seed and a size.
+
+    Raises:
+        UserError: an unknown flower, one twice, more than three, a negative seed, or a side under 32 pixels.
+    """
+    _check_scene(flowers, seed, size_px)
+    if len(set(flowers)) < len(flowers) or len(flowers) > max(_HEAD_DIAMETERS):
+        raise UserError(f"flowers is {list(flowers)}; expected up to {max(_HEAD_DIAMETERS)} kinds, each once.")
+    streams = np.random.default_rng([seed, size_px, *" ".join(sorted(flowers)).encode()]).spawn(4)
+    surroundings_rng, plants_rng, front_rng, camera_rng = streams
+    canvas = _make_canvas(surroundings_rng, size_px)
+    heads = _choose_heads([KINDS[flower] for flower in flowers], canvas.size, plants_rng)
+    planted = sorted(zip(flowers, heads, strict=True), key=lambda one: one[1].radius)
+    for flower, head in planted:
+        _grow_stem(canvas, head.locate(KINDS[flower].foot), head.radius, plants_rng)
+    covers: dict[str, Floats] = {}
+    for flower, head in planted:
+        own = _lay_head(canvas, head, KINDS[flower], plants_rng)
+        covers = {name: cover * (1 - own) for name, cover in covers.items()} | {flower: own}
+    whole = canvas.cover.copy()
+    if flowers:
+        _put_in_front(canvas, front_rng)
+    in_sight = np.divide(canvas.cover, whole, out=np.zeros_like(whole), where=whole > 0)
+    masks = {name: _to_mask(cover * in_sight, size_px) for name, cover in covers.items()}
+    return MixedScene(_expose(canvas, size_px, camera_rng), masks, seed)
+
+
+def _check_scene(flowers: Sequence[str], seed: int, size_px: int) -> None:
+    if unknown := next((flower for flower in flowers if flower not in KINDS), None):
+        raise make_unknown_name("flower", unknown, FLOWERS)
+    if seed < 0:
+        raise UserError(f"seed is {seed}; scenes are numbered from 0. Give a seed of 0 or more.")
+    if size_px < _MIN_SIZE_PX:
+        raise UserError(
+            f"size_px is {size_px}; a scene needs at least {_MIN_SIZE_PX} pixels a side. Leave size_px out for 256."
+        )
+
+
+def _make_canvas(rng: np.random.Generator, size_px: int) -> _Canvas:
+    """The surroundings, and the light from the upper left, as on the things in backdrops.py."""
+    size = size_px * _SUPERSAMPLE
+    angle = rng.uniform(-0.85, -0.55) * np.pi
+    light = (float(np.cos(angle)), float(np.sin(angle)))
+    return _Canvas(paint_surroundings(rng, size, light), np.zeros((size, size), np.float32), light)
+
+
+def _to_mask(cover: Floats, size_px: int) -> NDArray[np.bool_]:
+    """(H, W) bool: the pixels at least half of which are covered."""
+    mask: NDArray[np.bool_] = cover.reshape(size_px, _SUPERSAMPLE, size_px, _SUPERSAMPLE).mean(axis=(1, 3)) >= 0.5
+    return mask
 
 
 def write_garden(
@@ -281,3 +344,43 @@ def write_garden(
         for done, _ in enumerate(pool.map(write, jobs), start=1):
             if progress is not None:
                 progress(done, len(jobs))
+
+
+def write_mixed_garden(
+    folder: Path, *, train: int = 200, val: int = 100, seed: int = 0, size_px: int = 256
+) -> dict[str, tuple[str, ...]]:
+    """Write scenes of one to three flowers, some of none, and a list of them; what comes back are each photo's flowers.
+
+    Photos are `photos/0000.jpg`, masks `masks/FLOWER/0000.png`, and `labels.csv` has path,labels,split. One scene in
+    twelve has no flower.
+
+    Args:
+        folder: made if it is missing; files of the same names are replaced.
+        train: scenes to train on.
+        val: scenes that are held out.
+        seed: another seed gives another garden.
+        size_px: side of photos and masks.
+    """
+    draw = np.random.default_rng([seed, train, val])
+    jobs = []
+    for index in range(train + val):
+        count = 0 if draw.random() < 1 / 12 else int(draw.integers(1, 4))
+        jobs.append((index, tuple(sorted(draw.choice(FLOWERS, size=count, replace=False).tolist()))))
+    for place in ("photos", *(f"masks/{flower}" for flower in FLOWERS)):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+
+    def write(job: tuple[int, tuple[str, ...]]) -> None:
+        index, flowers = job
+        scene = make_mixed_scene(flowers, 10_000_000 * seed + index, size_px)
+        scene.image.save(folder / "photos" / f"{index:04d}.jpg", quality=92)
+        for flower, mask in scene.masks.items():
+            Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "masks" / flower / f"{index:04d}.png")
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        list(pool.map(write, jobs))
+    with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("path", "labels", "split"))
+        for index, flowers in jobs:
+            table.writerow((f"photos/{index:04d}.jpg", ";".join(flowers), "train" if index < train else "val"))
+    return {f"photos/{index:04d}.jpg": flowers for index, flowers in jobs}

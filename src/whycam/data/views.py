@@ -27,11 +27,12 @@ from whycam.data.regions import Regions
 _MIN_SCALE = 0.35
 
 
-class ViewDataset(Dataset[tuple[Tensor, int]]):
+class ViewDataset(Dataset[tuple[Tensor, Tensor]]):
     """(pixels (3, H, W) uint8, label) of each sample; a photo's view in an epoch is the same whatever else was drawn.
 
-    Set `epoch` before each pass; the views of two epochs differ. `load` (path, epoch) reads a photo another way.
-    `strength` 1 to 10 adds RandAugment (Cubuk et al., arXiv:1909.13719), as timm has it, in place of changed colours.
+    Set `epoch` before each pass; the views of two epochs differ. `load` (path, epoch) reads a photo another way;
+    `labels` (N, ...) stand for the samples' own. `strength` 1 to 10 adds RandAugment (Cubuk et al.,
+    arXiv:1909.13719), as timm has it, in place of changed colours.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class ViewDataset(Dataset[tuple[Tensor, int]]):
         preprocess: Preprocess,
         *,
         is_random: bool,
+        labels: Tensor | None = None,
         seed: int = 0,
         load: Callable[[Path, int], Image.Image] | None = None,
         strength: int = 0,
     ) -> None:
+        self.labels = torch.tensor([sample.label for sample in samples]) if labels is None else labels
         self.samples, self.preprocess, self.is_random, self.seed = samples, preprocess, is_random, seed
         self.load = load
         self.epoch = 0
@@ -60,11 +63,11 @@ class ViewDataset(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         sample = self.samples[index]
         image = self.load(sample.path, self.epoch) if self.load else load_image(sample.path)
         if not self.is_random:
-            return torch.from_numpy(self.preprocess.to_pixels(image)), sample.label
+            return torch.from_numpy(self.preprocess.to_pixels(image)), self.labels[index]
         # timm's transforms draw from the global generators: seed them for this item and put them back.
         state, numpys = random.getstate(), np.random.get_state()
         with torch.random.fork_rng(devices=[]):
@@ -80,7 +83,7 @@ class ViewDataset(Dataset[tuple[Tensor, int]]):
             pixels = self._transform(image)
         random.setstate(state)
         np.random.set_state(numpys)
-        return pixels, sample.label
+        return pixels, self.labels[index]
 
 
 @dataclass(frozen=True)

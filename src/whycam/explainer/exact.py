@@ -55,8 +55,16 @@ def describe_maps(card: Card, target: Target = None, versus: int | str | None = 
         "smooth": "none",
         "model": card.name,
         **card.origin,
+        **describe_output(card),
         "preprocess": card.preprocess.model_dump(),
     }
+
+
+def describe_output(card: Card) -> dict[str, Any]:
+    """What is recorded of scores of classes that go together: that they do, and from where on each is given."""
+    if not card.is_multi_label:
+        return {}
+    return {"output": card.output, **({"thresholds": list(card.thresholds)} if card.thresholds else {})}
 
 
 def choose_stand_in(card: Card) -> str:

@@ -26,7 +26,7 @@ class Explanation:
         maps: (N, h, w) float32 raw maps as the method's paper defines them, signed if the method is; (N, T, h, w)
             where several targets were asked for; of signals (.., w), of volumes (.., d, h, w).
         logits: (N, K) float32.
-        probabilities: (N, K): the softmax of the logits; of a single logit, its sigmoid.
+        probabilities: (N, K): the softmax of the logits; of a single one, and of classes that go together, its sigmoid.
         target: (N,) or (N, T) class indices; -1 for a callable.
         class_names: K names.
         record: method, layer, target rule, scaling, resize, model and versions: what has to match for two maps of
@@ -79,6 +79,13 @@ class Explanation:
     def predicted(self) -> Tensor:
         """(N,) each photo's top class."""
         return self.logits.argmax(dim=1)
+
+    def given(self, photo: int = 0) -> list[str]:
+        """The names of the classes that a photo is given, the likeliest first: the top one.
+
+        Of classes that go together those at their thresholds (over one half where the model has none), none to all.
+        """
+        return [self.name(k) for k in self.reading(photo).given]
 
     def name(self, index: int) -> str:
         """A class's name; a callable target has none."""

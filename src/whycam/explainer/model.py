@@ -19,7 +19,7 @@ from whycam.data.pixels import image_from_array
 from whycam.data.preprocess import Preprocess
 from whycam.data.samples import make_probe
 from whycam.errors import UserError
-from whycam.explainer.exact import ExactReader, is_answered
+from whycam.explainer.exact import ExactReader, describe_output, is_answered
 from whycam.explainer.explain import Names, explain
 from whycam.explainer.explanation import Explanation
 from whycam.explainer.fits import WITHOUT_FEATURES
@@ -240,7 +240,8 @@ class Model:
     ) -> Explanation | dict[str, Explanation]:
         names = [method] if isinstance(method, str) else method
         how["layer"] = self._cut(inputs, how.get("layer"), self.check_methods(names), how.get("output"))
-        about = {"model": self.name, **self.origin, "preprocess": self.preprocess.model_dump()}
+        about = {"model": self.name, **self.origin, **describe_output(self.classifier.card)}
+        about["preprocess"] = self.preprocess.model_dump()
         why = explain(
             self.network,
             inputs,

@@ -12,6 +12,7 @@ from PIL import Image
 from whycam.errors import UserError
 from whycam.maps import boxes as localize
 from whycam.maps import render
+from whycam.model.card import HALF
 
 _BOX_SIDE_PX = 256
 
@@ -46,6 +47,15 @@ class Reading:
     def predicted(self) -> int:
         """The top class."""
         return int(self.logits.argmax())
+
+    @property
+    def given(self) -> list[int]:
+        """The classes that are given, the likeliest first: the top one; of classes that go together, any number."""
+        if self.record.get("output") != "multi-label logits":
+            return [self.predicted]
+        least = self.record.get("thresholds")
+        is_given = self.probabilities > HALF if least is None else self.probabilities >= np.float32(least)
+        return [int(k) for k in np.argsort(-self.probabilities, kind="stable") if is_given[k]]
 
     def name(self, index: int) -> str:
         """A class's name; a callable target has none."""

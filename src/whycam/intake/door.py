@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -76,6 +77,8 @@ def open_classifier(
         about = graph.metadata
         kind = "whycam folder" if Path(request.name).is_dir() else "timm network"
         card = Card(request.name, about.class_names, about.preprocess, about.model, kind=kind)
+        if about.thresholds:
+            card = replace(card, output="multi-label logits", thresholds=about.thresholds)
         found = Found(card, lambda: cast("nn.Module", _open(request).network))
     else:
         found = _open(request)

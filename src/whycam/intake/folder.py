@@ -30,7 +30,8 @@ def _is_anothers(folder: Path) -> bool:
 
 
 def _open(request: Request) -> Found:
-    from whycam.model.gap import load_classifier, read_hash  # noqa: PLC0415 - torch, which other kinds do without
+    from whycam.model.folder_config import read_hash  # noqa: PLC0415 - torch, which other kinds do without
+    from whycam.model.gap import load_classifier  # noqa: PLC0415 - as above
 
     if (find_model(Path(request.name)) / "config.json").is_file():
         request.refuse("folder of whycam's", "weights", "class_names", "preprocess", "image_size")
@@ -55,7 +56,11 @@ def describe(network: GapClassifier, name: str, *, kind: str, device: str, prepr
         "versions": read_versions(),
     }
     return Card(
-        name, network.class_names, network.preprocess, origin, device, kind=kind, preprocess_from=preprocess_from
+        *(name, network.class_names, network.preprocess, origin, device),
+        kind=kind,
+        preprocess_from=preprocess_from,
+        output="multi-label logits" if network.thresholds else "logits",
+        thresholds=network.thresholds,
     )
 
 

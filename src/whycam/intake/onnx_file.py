@@ -62,7 +62,8 @@ def _open(request: Request) -> Found:
     preprocess, told = request.choose_preprocess(
         file.size_px, file.preprocess, file.preprocess_from, channels=file.channels
     )
-    output: Output = "multi-label logits" if file.output == "sigmoid" and file.class_count > 1 else "logits"
+    is_several = (file.output == "sigmoid" and file.class_count > 1) or bool(file.thresholds)
+    output: Output = "multi-label logits" if is_several else "logits"
     is_bare = file.explains == "logits"
     card = Card(
         request.name,
@@ -79,6 +80,7 @@ def _open(request: Request) -> Found:
         answers=_ANSWERS if file.no_exact_map else _ANSWERS | {"gradients"},
         layer=file.layer,
         tail=file.tail,
+        thresholds=file.thresholds,
     )
     return Found(card, OnnxRuntime(file))
 

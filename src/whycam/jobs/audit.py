@@ -14,7 +14,7 @@ from whycam.audit import KINDS, Audit, audit
 from whycam.audit.asker import AskBy, ask_here
 from whycam.audit.compare import compare_audits
 from whycam.config import AuditOptions
-from whycam.data.annotations import read_both
+from whycam.data.annotations import Annotation, read_both
 from whycam.data.folder import Sample
 from whycam.data.regions import find_masks
 from whycam.errors import UserError, make_unknown_name
@@ -97,7 +97,9 @@ def read_samples(model: Classifier, folder: Path) -> tuple[list[Sample], list[Pa
     Raises:
         UserError: no photos, or folders that name classes, and none that the model has.
     """
-    photos, beside = read_both(folder)
+    photos, beside = read_both(folder, is_multi_label=model.card.is_multi_label)
+    if any(photo.is_whole for photo in photos):
+        return _read_sets(model, folder, photos), [photo.photo for photo in beside]
     words = {photo.classes[0] for photo in photos if photo.classes}
     indices = {word: seek_class(str(word), model.card.class_names) for word in words}
     if words and all(index is None for index in indices.values()):
@@ -109,6 +111,28 @@ def read_samples(model: Classifier, folder: Path) -> tuple[list[Sample], list[Pa
     labels = {word: -1 if index is None else index for word, index in indices.items()}
     samples = [Sample(photo.photo, labels[photo.classes[0]] if photo.classes else -1) for photo in photos]
     return samples, [photo.photo for photo in beside]
+
+
+def _read_sets(model: Classifier, folder: Path, photos: Sequence[Annotation]) -> list[Sample]:
+    """The photos of a list whose classes go together, with those that the model has."""
+    names = model.card.class_names
+    words = {str(word) for photo in photos for word in photo.classes or ()}
+    if not model.card.is_multi_label:
+        raise UserError(
+            f"'{folder}' gives photos several classes, and {model.card.name!r} names one of its {len(names)} a photo; "
+            "expected a model of classes that go together, as whycam train makes of such a list."
+        )
+    index = {word: seek_class(word, names) for word in words}
+    if words and all(found is None for found in index.values()):
+        raise UserError(
+            f"Not one of the {len(words)} classes in '{folder}' ({', '.join(sorted(words)[:5])}, ...) is one of the "
+            f"model's {len(names)} ({', '.join(names[:5])}, ...). Rename them."
+        )
+    known = {word: found for word, found in index.items() if found is not None}
+    return [
+        Sample(photo.photo, -1, tuple(known[word] for word in map(str, photo.classes or ()) if word in known))
+        for photo in photos
+    ]
 
 
 def print_audit(found: Audit, console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -132,6 +156,7 @@ def print_audit(found: Audit, console: Console, rows: Sequence[Mapping[str, Any]
         console.print("Nothing found.")
     for row in rows[:_REMEDIES]:
         console.print(f"{row['id']}: {row['remedy']}", markup=False, highlight=False)
-        console.print(f"    {row['command']}", markup=False, highlight=False, soft_wrap=True)
+        if row["command"]:
+            console.print(f"    {row['command']}", markup=False, highlight=False, soft_wrap=True)
     for note in found.notes:
         console.print(note, markup=False, highlight=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -25,10 +26,11 @@ def check_folder(folder: Path, out: Path, options: CheckOptions) -> Audit:
     split_kinds(options.fail_on, KINDS)
     with open_run(out, overwrite=options.overwrite) as partial:
         photos, train = read_both(folder)
-        words = sorted({one.classes[0] for one in (*photos, *train) if one.classes})
+        is_several = any(one.is_whole for one in photos)
+        words = [] if is_several else sorted({one.classes[0] for one in (*photos, *train) if one.classes})
         index = {word: k for k, word in enumerate(words)}
         samples, kept = (
-            [Sample(one.photo, index[one.classes[0]] if one.classes else -1) for one in part]
+            [Sample(one.photo, index[one.classes[0]] if one.classes and not is_several else -1) for one in part]
             for part in (photos, train)
         )
         total = 2 * min(options.limit, len(samples) + len(kept))
@@ -41,6 +43,9 @@ def check_folder(folder: Path, out: Path, options: CheckOptions) -> Audit:
                 seed=options.seed,
                 progress=advance,
             )
+        if is_several:
+            note = "Classes go together in this list: nothing that compares them was looked for."
+            found = replace(found, notes=(note, *found.notes))
         told = found.to_json(FOLDER=str(folder), FINDING=str(out / "audit.json"))
         content = {"command": command_line(), "options": options.model_dump(mode="json"), **told}
         write_json(partial / "audit.json", content)

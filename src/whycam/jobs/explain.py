@@ -222,9 +222,11 @@ def _write_table(folder: Path) -> int:
     """The table of all rows; how many photos could not be read."""
     import pyarrow as pa  # noqa: PLC0415 - slow to import, and not needed before the end
 
+    is_said = (folder / _RECORD).is_file()
+    has_several = is_said and "output" in json.loads((folder / _RECORD).read_text(encoding="utf-8"))
     schema = pa.schema(
         [
-            *(pa.field(name, pa.string()) for name in TEXTS),
+            *(pa.field(name, pa.string()) for name in (*TEXTS, *(["given"] if has_several else []))),
             *(pa.field(name, pa.int32()) for name in WHOLE_NUMBERS),
             *(pa.field(name, pa.float32()) for name in NUMBERS),
             *(pa.field(name, pa.string()) for name in REMARKS),

@@ -169,7 +169,8 @@ def _write_openvino(model: Model, network: GapClassifier, out: Path, options: Ex
                 "name. Free some space, or choose a folder on another disk."
             ) from None
         onnx_file.unlink()
-        (folder / "card.json").write_text(json.dumps(card.model_dump(mode="json"), indent=2), encoding="utf-8")
+        said = card.model_dump(mode="json", exclude={"thresholds"} if card.thresholds is None else None)
+        (folder / "card.json").write_text(json.dumps(said, indent=2), encoding="utf-8")
         compiled = openvino.compile_model(folder / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         return _check(network, graph, lambda images: list(compiled(images).values()), "OpenVINO")
 
@@ -181,7 +182,10 @@ def _write_torchscript(model: Model, network: GapClassifier, out: Path, options:
         traced = torch.jit.trace(net, make_batches(network, graph)[0])
         # Into memory first: on a full disk PyTorch's own writer ends the process.
         buffer = io.BytesIO()
-        torch.jit.save(traced, buffer, _extra_files={"class_names": json.dumps(model.class_names)})
+        about = {"class_names": json.dumps(model.class_names)}
+        if network.thresholds:  # classes that go together: each logit's sigmoid is its probability
+            about["thresholds"] = json.dumps(network.thresholds)
+        torch.jit.save(traced, buffer, _extra_files=about)
         part.write_bytes(buffer.getbuffer())
         buffer.seek(0)  # what was written: PyTorch's own reader takes no path that isn't UTF-8
         loaded = torch.jit.load(buffer)

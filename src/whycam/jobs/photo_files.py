@@ -84,6 +84,7 @@ def describe_target(reading: Reading, t: int) -> dict[str, Any]:
         "height_px": height,
         "p_target": float(reading.probabilities[index]),
         "p_predicted": float(reading.probabilities[top]),
+        **({"given": ";".join(map(reading.name, reading.given))} if "output" in reading.record else {}),
     }
 
 

@@ -30,6 +30,7 @@ from whycam.jobs.report_photos import (
     Run,
     add_evidence,
     find_photos_to_report,
+    find_truths,
     make_truth_finder,
     read_items,
     read_run,
@@ -37,7 +38,7 @@ from whycam.jobs.report_photos import (
 from whycam.runs import find_source, read_result, read_versions
 from whycam.show.entries import make_entry
 from whycam.show.report import EVIDENCE_PHOTOS, PICTURED_FINDINGS, Report, render_report
-from whycam.show.tally import OVER_HALF, Tally
+from whycam.show.tally import Tally
 
 
 def make_report(model: str, folder: Path | None, out: Path, options: ReportOptions) -> Outcome:
@@ -75,6 +76,7 @@ def make_report(model: str, folder: Path | None, out: Path, options: ReportOptio
             title=Path(model).resolve().name if run else model,
             class_names=kept.reader.class_names,
             is_multi_label=kept.reader.is_multi_label,
+            thresholds=kept.reader.thresholds,
             entries=entries,
             tally=kept.tally,
             photos_told=reported.told,
@@ -132,8 +134,12 @@ class _Kept:
         if read.item.is_evidence:
             self._evidence.append((self._seen, self._make_entry(read, read.reading)))
             return
-        self.tally.add(read.reading, read.truth)
-        is_wrong = read.truth is not None and not self._is_right(read.reading, read.truth)
+        if read.truths is not None:
+            self.tally.add_whole(read.reading, read.truths)
+            is_wrong = set(read.reading.given) != set(read.truths)
+        else:
+            self.tally.add(read.reading, read.truth)
+            is_wrong = read.truth is not None and not self._is_right(read.reading, read.truth)
         rank = (read.item.name in self.wanted, is_wrong, self._draw.random(), self._seen)
         if len(self._kept) < self.options.limit:
             heapq.heappush(self._kept, (*rank, self._make_entry(read, read.reading)))
@@ -143,7 +149,7 @@ class _Kept:
     def _is_right(self, reading: Reading, truth: int) -> bool:
         """Whether the class is named; of labels that may go together, whether its own is given."""
         if self.reader.is_multi_label:
-            return bool(reading.probabilities[truth] > OVER_HALF)
+            return truth in reading.given
         return truth == reading.predicted
 
     def _begin(self, reading: Reading) -> None:
@@ -156,9 +162,10 @@ class _Kept:
         keep = None
         if len(reading.class_names) > ALL_CLASSES:
             keep = [int(k) for k in np.argsort(-reading.logits, kind="stable")[:BEST]]
-            keep += [] if read.truth is None else [read.truth]
+            keep += [*reading.given, *(read.truths or ()), *([] if read.truth is None else [read.truth])]
         entry = make_entry(reading, read.item.name, read.item.name, image=read.image, truth=read.truth, keep=keep)
-        return entry | {"isEvidence": read.item.is_evidence}
+        whole = {} if read.truths is None else {"truths": list(read.truths)}
+        return entry | whole | {"isEvidence": read.item.is_evidence}
 
     def entries(self) -> list[dict[str, Any]]:
         """Those that were kept, in the order of the photos."""
@@ -211,8 +218,11 @@ def _find_audit(
 
     found, limit = open_classifier(model, **options.describe_model(), photos=len(reported.items)), AuditOptions().limit
     find_truth = make_truth_finder(found.card.class_names)
-    truths = [(item.path, find_truth(item.words)) for item in reported.items]
-    samples = [Sample(path, -1 if truth is None else truth) for path, truth in truths]
+    names, samples = found.card.class_names, []
+    for item in reported.items:
+        truth = None if item.is_whole else find_truth(item.words)
+        labels = find_truths(item.words, names) if item.is_whole else None
+        samples.append(Sample(item.path, -1 if truth is None else truth, labels))
     try:
         result = make_audit(
             found,

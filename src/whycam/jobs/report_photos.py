@@ -18,6 +18,7 @@ from whycam.data.images import ImageError, open_picture
 from whycam.data.listed import read_labels
 from whycam.data.loader import Photo, in_batches, map_ahead
 from whycam.data.preprocess import Preprocess
+from whycam.data.several import split_words
 from whycam.data.shards import is_there
 from whycam.data.walk import find_images
 from whycam.errors import UserError, as_clause
@@ -41,7 +42,8 @@ class Run:
         place: where it is said: the folder itself, or that of the version of the run that was kept.
         summary: summary.json.
         epochs: the lines of metrics.jsonl.
-        photos: (path below the data's folder, true class) of each held-out photo.
+        photos: (path below the data's folder, true class) of each held-out photo; of classes that go together all of
+            them, with ; between.
     """
 
     folder: Path
@@ -49,6 +51,11 @@ class Run:
     summary: dict[str, Any]
     epochs: tuple[dict[str, Any], ...]
     photos: tuple[tuple[str, str], ...]
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether its photos have several classes, all of which are known."""
+        return bool(self.summary.get("multi_label"))
 
 
 @dataclass(frozen=True)
@@ -59,12 +66,14 @@ class ReportPhoto:
         name: what the page calls it.
         words: its class by name or index; none where it is not known.
         is_evidence: shown with a finding only, and in no figure.
+        is_whole: its words are all of its classes, none to several.
     """
 
     path: Path
     name: str
     words: tuple[str | int, ...] = ()
     is_evidence: bool = False
+    is_whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,12 +87,16 @@ class ReportPhotos:
 
 @dataclass(frozen=True)
 class Read:
-    """One photo that was read, as small as the page needs it; or why it was not."""
+    """One photo that was read, as small as the page needs it; or why it was not.
+
+    `truth` is its class; of a photo all of whose classes are known `truths` are these.
+    """
 
     item: ReportPhoto
     truth: int | None = None
     reading: Reading | None = None
     image: str = ""
+    truths: tuple[int, ...] | None = None
     error: str = ""
 
 
@@ -118,7 +131,15 @@ def find_photos_to_report(model: str, run: Run | None, folder: Path | None) -> R
     """
     if run is not None:
         root = folder or find_data(run.place, run.summary["data"])
-        items = tuple(ReportPhoto(_find_photo(root.absolute(), path), path, (truth,)) for path, truth in run.photos)
+        items = tuple(
+            ReportPhoto(
+                _find_photo(root.absolute(), path),
+                path,
+                tuple(split_words(truth or "")) if run.is_multi_label else (truth,),
+                is_whole=run.is_multi_label,
+            )
+            for path, truth in run.photos
+        )
         found = sum(is_there(item.path) for item in items)
         if found:
             held = {item.path for item in items}
@@ -151,7 +172,9 @@ def _list_photos(run: Run, root: Path) -> Sequence[Path]:
     if "listed" not in run.summary["data"]:
         found = find_images([root / "train" if (root / "train").is_dir() else root])
         return [path.absolute() for path in found]
-    return list(read_labels(place).labels) if place.exists() else ()
+    if not place.exists():
+        return ()
+    return list(read_labels(place, is_multi_label=run.is_multi_label).labels)
 
 
 def _find_photo(root: Path, told: str) -> Path:
@@ -184,6 +207,7 @@ class MapReader:
         card = self._classifier.card
         self.class_names, self.preprocess, self.is_exact = card.class_names, card.preprocess, card.is_exact
         self.is_multi_label, self._stand_in = card.is_multi_label, choose_stand_in(card)
+        self.thresholds = card.thresholds
         # A network changes its state while a method runs.
         self._lock = threading.Lock()
 
@@ -217,13 +241,17 @@ def read_items(items: Sequence[ReportPhoto], reader: MapReader, batch_size: int)
 
     def read_batch(batch: Sequence[ReportPhoto]) -> list[Read]:
         photos = [_load(item.path, reader.preprocess) for item in batch]
-        truths = [find_truth(item.words) for item in batch]
+        truths = [None if item.is_whole else find_truth(item.words) for item in batch]
         good = [i for i, photo in enumerate(photos) if photo.pixels is not None]
         found: dict[int, Reading] = {}
         if good:
             pixels = np.stack([photo.pixels for photo in photos if photo.pixels is not None])
             found = dict(zip(good, reader(pixels, [truths[i] for i in good]), strict=True))
-        return [_to_read(item, truths[i], found.get(i), photos[i]) for i, item in enumerate(batch)]
+        reads = [_to_read(item, truths[i], found.get(i), photos[i]) for i, item in enumerate(batch)]
+        return [
+            replace(read, truths=find_truths(read.item.words, reader.class_names)) if read.item.is_whole else read
+            for read in reads
+        ]
 
     for reads in map_ahead(read_batch, in_batches(items, batch_size), ahead=4):
         yield from reads
@@ -246,6 +274,12 @@ def _to_read(item: ReportPhoto, truth: int | None, reading: Reading | None, phot
     if not np.isfinite(reading.logits).all():
         return Read(item, error=f"'{item.path}' was read, but the model's scores of it are not finite.")
     return Read(item, truth, replace(reading, size_px=photo.size_px), encode_photo(photo.image))
+
+
+def find_truths(words: Sequence[str | int], class_names: Sequence[str]) -> tuple[int, ...]:
+    """The classes that words name, of those that the model has."""
+    found = (seek_class(word, class_names) for word in words)
+    return tuple(k for k in found if k is not None)
 
 
 def make_truth_finder(class_names: Sequence[str]) -> Callable[[Sequence[str | int]], int | None]:

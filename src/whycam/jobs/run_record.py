@@ -126,6 +126,7 @@ def read_record(run: Path, audit: Path | None, evaluation: Path | None) -> RunRe
     place = find_run(run)
     prefix = "" if place == run else f"{place.relative_to(run).as_posix()}/"
     files = {name: _read(place / name, prefix + name, "whycam train") for name in _SAID}
+    _check_several(run, files["summary.json"])
     _check_whole(run, files)
     summary, options, config = files.values()
     found = {
@@ -149,6 +150,15 @@ def read_record(run: Path, audit: Path | None, evaluation: Path | None) -> RunRe
         versions={one.number: _read_version(run, one.folder) for one in versions},
         kept=next(one.number for one in versions if one.is_kept),
     )
+
+
+def _check_several(run: Path, summary: SourceFile) -> None:
+    if summary.get("/multi_label"):
+        raise UserError(
+            f"The photos of the run '{run.absolute()}' have several classes each; a card tells of one class a photo "
+            "(accuracy, what is taken for what). summary.json has the figures of each class, and whycam report shows "
+            "them."
+        )
 
 
 def _check_run(run: Path) -> None:

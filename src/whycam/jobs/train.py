@@ -155,4 +155,29 @@ def tell(summary: Mapping[str, Any], out: Path) -> Iterator[str]:
         interval = f"95 % interval {about['low']:.3f} to {about['high']:.3f}"
         yield f"Accuracy {about['accuracy']:.3f} on {about['photos']} test photos ({interval}). {about['note']}"
     photos = summary["data"]["val"]
+    if summary.get("multi_label"):
+        yield from _tell_labels(summary)
+        yield f"{photos} photos were held out; the run is in {out}"
+        return
     yield f"Accuracy {summary['val_accuracy']:.3f} on {photos} held-out photos{told}; the run is in {out}"
+
+
+def _tell_labels(summary: Mapping[str, Any]) -> Iterator[str]:
+    """The figures of classes that go together; a class that ranks worst is named."""
+    yield from summary["notes"]
+    classes = {name: one for name, one in summary["classes"].items() if one["ap"] is not None}
+    if not classes:
+        return
+    worst = min(classes, key=lambda name: classes[name]["ap"])
+    low, high = summary["val_mean_ap_low"], summary["val_mean_ap_high"]
+    yield (
+        f"Several classes a photo: mean AP {summary['val_mean_ap']:.3f} (95 % interval {low:.3f} to {high:.3f}) over "
+        f"{len(classes)} classes, the lowest {classes[worst]['ap']:.3f} of {worst!r}; mean AUROC "
+        f"{summary['val_mean_auroc']:.3f}"
+    )
+    unseen = summary.get("val_f1_of_unseen")
+    told = "" if unseen is None else f" ({unseen:.3f} by thresholds that were chosen on other photos)"
+    yield (
+        f"At the thresholds: mean F1 {summary['val_f1']:.3f}{told}; {summary['val_right']} classes found, "
+        f"{summary['val_missed']} missed, {summary['val_false']} given that are not there"
+    )

@@ -78,6 +78,11 @@ class EditedRun:
                 "that it was trained on. Name the folder where they are now."
             )
         source = read_source(place, options)
+        if source.is_multi_label:
+            raise UserError(
+                f"The photos of the run '{run.absolute()}' have several classes each; edits and the page Mend give a "
+                "photo one class. Correct the classes in the list that it was trained on, and train again."
+            )
         versions.sweep(run)
         hashes, unreadable = hash_photos([sample.path for sample in source.samples])
         source = drop_unreadable(source, unreadable, allow_empty=options.allow_empty)

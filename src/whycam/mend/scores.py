@@ -15,6 +15,7 @@ from torch import Tensor
 from whycam.data.folder import PhotoFolder, Sample
 from whycam.data.loader import in_batches, stream_photos
 from whycam.errors import UserError
+from whycam.mend.several_scores import set_thresholds, summarise_labels, write_label_predictions
 from whycam.metrics.groups import find_interval, score_groups
 from whycam.model.gap import GapClassifier, check_identity, measure_identity
 from whycam.model.input import normalise_on
@@ -59,6 +60,10 @@ def score(work: Work) -> Scored:
         some = work.photos.val[:: -(-len(work.photos.val) // _IDENTITY_PHOTOS)]
         scored = replace(scored, errors=_score_photos(work, work.model, some).errors)
     check_identity(scored.identity_error, "The trained model")
+    if work.photos.is_multi_label:
+        set_thresholds(work, scored.logits)
+        write_label_predictions(scored.logits, work.model.thresholds, work.photos, work.run)
+        return scored
     labels = torch.tensor([sample.label for sample in work.photos.val])
     _write_predictions(scored.logits, labels, work.photos, work.run)
     return scored
@@ -67,6 +72,9 @@ def score(work: Work) -> Scored:
 def summarise(work: Work, scored: Scored, more: Mapping[str, Any]) -> dict[str, Any]:
     """The scores of held-out photos, as `summary.json` holds them, and `more`."""
     photos, logits = work.photos, scored.logits
+    about = {"identity_error": scored.identity_error, "identity_photos": len(scored.errors), **more}
+    if photos.is_multi_label:
+        return {**summarise_labels(work, logits), **about}
     labels = torch.tensor([sample.label for sample in photos.val])
     views = SWAPPED_VIEWS if work.swaps else 0
     focus = {"focus": work.focus.describe(photos.val, scored.evidence, views=views)} if work.focus else {}
@@ -79,9 +87,7 @@ def summarise(work: Work, scored: Scored, more: Mapping[str, Any]) -> dict[str, 
         **_compute_groups(work, logits, labels),
         **retrained,
         **focus,
-        "identity_error": scored.identity_error,
-        "identity_photos": len(scored.errors),
-        **more,
+        **about,
         "confusion": count_confusion(work, scored).tolist(),
     }
 

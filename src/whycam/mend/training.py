@@ -24,6 +24,7 @@ from whycam.data.folder import PhotoFolder, count_labels, fingerprint, read_fold
 from whycam.data.groups import read_groups
 from whycam.data.listed import is_listed, read_listed
 from whycam.data.tested import Tested, compare_tested, read_tested
+from whycam.errors import UserError
 from whycam.intake.request import read_classes
 from whycam.mend.apply import Applied, find_photos
 from whycam.mend.cures import CauseMaker
@@ -31,13 +32,14 @@ from whycam.mend.scores import Scored, score, summarise
 from whycam.mend.state import State
 from whycam.mend.tested import measure_more
 from whycam.model.backbone import make_backbone
-from whycam.model.gap import GapClassifier, save_classifier
+from whycam.model.gap import save_classifier
 from whycam.runs import command_line, find_way, read_versions, write_json
 from whycam.train.focus import make_focus
+from whycam.train.multi_label import check_multi_label
 from whycam.train.phases import train_phases
 from whycam.train.ranks import ALONE, Ranks
 from whycam.train.retrain import check_groups, check_retraining
-from whycam.train.work import Work, log
+from whycam.train.work import Work, log, make_classifier
 
 _MANY = 1000
 # Under this name `options.json` has the ids of the edits that count.
@@ -112,6 +114,7 @@ class Training:
                 "train": len(work.photos.train),
                 "val": len(work.photos.val),
                 "is_split_by_us": work.photos.is_split_by_us,
+                **({"multi_label": True} if work.photos.is_multi_label else {}),
                 "classes_left_out": list(work.photos.left_out),
                 "unreadable": {str(path): why for path, why in sorted(work.unreadable.items())},
             },
@@ -139,14 +142,23 @@ def read_source(folder: Path, options: TrainOptions, state: State | None = None)
         UserError: a folder that can't be trained on, or options that don't go together.
     """
     check_retraining(options, has_causes=state is not None and state.has_causes)
-    read = read_listed if is_listed(folder) else read_folder
-    return read(
-        folder,
-        val_fraction=options.val_fraction,
-        seed=options.seed,
-        allow_empty=options.allow_empty,
-        order=read_classes(options.classes) if options.classes else (),
-    )
+    how: dict[str, Any] = {
+        "val_fraction": options.val_fraction,
+        "seed": options.seed,
+        "allow_empty": options.allow_empty,
+        "order": read_classes(options.classes) if options.classes else (),
+    }
+    if is_listed(folder):
+        source = read_listed(folder, is_multi_label=options.multi_label, **how)
+    elif options.multi_label:
+        raise UserError(
+            f"Found --multi-label beside '{folder}', a folder in which each photo lies in one class's; expected a list "
+            "(path,labels), COCO JSON or shards. Write one, or leave --multi-label out."
+        )
+    else:
+        source = read_folder(folder, **how)
+    check_multi_label(options, source, has_edits=state is not None)
+    return source
 
 
 def prepare(
@@ -194,7 +206,7 @@ def prepare(
         image_size=options.image_size,
         map_stride=options.map_stride,
     )
-    model = GapClassifier(origin, photos.class_names, options.head).to(device).eval()
+    model = make_classifier(origin, photos, options).to(device).eval()
     notes: list[str] = []
 
     def edit(folder: PhotoFolder) -> PhotoFolder:
@@ -253,6 +265,9 @@ def _log_start(work: Work) -> None:
         origin.map_stride,
         work.device,
     )
+    if work.photos.is_multi_label:
+        each = sum(counts) / max(1, len(work.photos.train))
+        log.info("Classes go together: %.2f a photo on average, thresholds by %s", each, work.options.threshold)
     if max(counts) > 5 * min(counts) and not work.options.class_weights:
         log.warning(
             "The largest class has %.0f times the photos of the smallest; consider --class-weights.",

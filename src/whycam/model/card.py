@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError, with_article
 
 Output = Literal["logits", "multi-label logits"]
+# Of labels that may go together, one is given from here on, where the model does not say otherwise.
+HALF = 0.5
 # Where exact maps come from, in the words that are recorded.
 POOLED, LINEAR = "features before pooling", "GAP + linear"
 
@@ -32,6 +36,7 @@ class Card:
         no_exact_map: why it has no exact maps; empty where it has.
         answers: what map methods may need of it (`Method.needs`); None: whatever they do.
         layer, tail: whose features the exact maps weigh, and what stands between those and the logits.
+        thresholds: of multi-label logits, K probabilities from which on a class is given; empty: over one half.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Card:
     answers: frozenset[str] | None = None
     layer: str = POOLED
     tail: str = LINEAR
+    thresholds: tuple[float, ...] = ()
 
     @property
     def is_exact(self) -> bool:
@@ -63,6 +69,10 @@ class Card:
     def is_multi_label(self) -> bool:
         """Whether several labels may be right at once."""
         return self.output == "multi-label logits"
+
+    def is_given(self, shares: np.ndarray) -> np.ndarray:
+        """Which labels are given, by probabilities (..., K): those at their threshold, or over one half."""
+        return np.asarray(shares >= np.asarray(self.thresholds, shares.dtype) if self.thresholds else shares > HALF)
 
     def answers_for(self, need: str) -> bool:
         """Whether it gives what a map method needs (`Method.needs`)."""

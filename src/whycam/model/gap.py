@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import timm
 import torch
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from safetensors.torch import load, save
 from timm.data import ImageNetInfo
 from torch import Tensor, nn
@@ -32,10 +30,10 @@ from whycam.model.backbone import (
     resolve_architecture,
     to_nchw,
 )
+from whycam.model.folder_config import FORMAT, FolderConfig, read_folder_config
 from whycam.model.onnx.engine import IDENTITY_LIMIT
 from whycam.runs import open_atomic, read_versions, write_json
 
-FORMAT: Literal[1] = 1
 CONV_CHANNELS = 1024
 
 
@@ -46,9 +44,12 @@ class GapClassifier(nn.Module):
         backbone: images -> last features.
         neck: Identity, or the paper's 3x3 convolution with 1,024 channels and ReLU.
         classifier: the linear layer, (K, C).
+        thresholds: K probabilities from which on a class is given, where classes go together; else empty.
     """
 
-    def __init__(self, backbone: Backbone, class_names: Sequence[str], head: Head = "linear") -> None:
+    def __init__(
+        self, backbone: Backbone, class_names: Sequence[str], head: Head = "linear", thresholds: Sequence[float] = ()
+    ) -> None:
         super().__init__()
         if len(class_names) > MAX_CLASSES:
             raise UserError(
@@ -57,6 +58,7 @@ class GapClassifier(nn.Module):
         self.origin = backbone
         self.class_names = tuple(class_names)
         self.head = head
+        self.thresholds = tuple(thresholds)
         self.backbone = backbone.module
         self.neck, channels = make_neck(head, count_channels(backbone.module))
         self.classifier = nn.Linear(channels, len(self.class_names))
@@ -215,28 +217,6 @@ def name_classes(count: int) -> list[str]:
     return [s if times[s] == 1 else f"{w} ({index})" for index, (s, w) in enumerate(zip(short, whole, strict=True))]
 
 
-class _TimmFields(BaseModel):
-    """What `config.json` says to timm, as far as it is read here."""
-
-    architecture: str = Field(min_length=1, max_length=100)
-
-
-class FolderConfig(BaseModel):
-    """What `config.json` says beside timm's own fields: all that the model needs to be used elsewhere."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format: Literal[1]
-    head: Head
-    class_names: list[str] = Field(min_length=1, max_length=MAX_CLASSES)
-    map_stride: int = Field(ge=1, le=64)
-    preprocess: Preprocess
-    source: str
-    identity_error: FiniteFloat
-    sha256: str
-    versions: dict[str, str]
-
-
 def save_classifier(model: GapClassifier, folder: Path, identity_error: float) -> None:
     """Writes `config.json` and `model.safetensors`; with a linear head timm itself loads the folder (`local-dir:`)."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -258,8 +238,10 @@ def save_classifier(model: GapClassifier, folder: Path, identity_error: float) -
         identity_error=identity_error,
         sha256=hashlib.sha256(content).hexdigest(),
         versions=read_versions(),
+        thresholds=list(model.thresholds) or None,
     )
-    write_json(folder / "config.json", _describe_for_timm(model) | {"whycam": own.model_dump()})
+    said = own.model_dump(exclude={"thresholds"} if own.thresholds is None else None)
+    write_json(folder / "config.json", _describe_for_timm(model) | {"whycam": said})
 
 
 def _describe_for_timm(model: GapClassifier) -> dict[str, Any]:
@@ -293,7 +275,7 @@ def load_classifier(folder: Path) -> GapClassifier:
     Raises:
         UserError: a missing, tampered or foreign file, or a broken identity.
     """
-    config, architecture = _read_config(folder)
+    config, architecture = read_folder_config(folder)
     path = folder / "model.safetensors"
     if not path.is_file():
         raise UserError(
@@ -309,7 +291,7 @@ def load_classifier(folder: Path) -> GapClassifier:
         ) from None
     load_backbone_weights(origin.module, tensors, str(path))
     origin = replace(origin, preprocess=config.preprocess, source=config.source)
-    model = GapClassifier(origin, config.class_names, config.head).eval()
+    model = GapClassifier(origin, config.class_names, config.head, config.thresholds or ()).eval()
     prefix = f"{origin.classifier_name}."
     try:
         model.classifier.load_state_dict({k: tensors[prefix + k] for k in ("weight", "bias")})
@@ -321,15 +303,6 @@ def load_classifier(folder: Path) -> GapClassifier:
         ) from None
     check_identity(probe_identity(model), f"The model in '{folder.absolute()}'")
     return model
-
-
-def read_hash(folder: Path) -> str:
-    """The SHA-256 of a model folder's weights, as its config.json says it; it tells one model from another.
-
-    Raises:
-        UserError: no config.json, or none that this version reads.
-    """
-    return _read_config(folder)[0].sha256
 
 
 def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
@@ -356,35 +329,6 @@ def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
             f"(such as {broken[0]!r}); expected numbers. Train again, with a smaller --lr."
         )
     return tensors
-
-
-def _read_config(folder: Path) -> tuple[FolderConfig, str]:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(
-            f"Found no 'config.json' in '{folder.absolute()}'; "
-            "expected a model folder (config.json + model.safetensors). Check the path."
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-        config = FolderConfig.model_validate(content["whycam"])
-        for name in Preprocess.model_fields.keys() - {"channels"}:
-            # No default may stand in for what the weights were trained with; there were no other channels once.
-            content["whycam"]["preprocess"][name]
-        return config, resolve_architecture(_TimmFields.model_validate(content).architecture)
-    except (UserError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"'{path.absolute()}' is not a model description that this version reads ({_tell_fault(error)}); "
-            f"expected format {FORMAT}. Copy the model folder again, or train again."
-        ) from None
-
-
-def _tell_fault(error: Exception) -> str:
-    """The first thing wrong with a config.json, in a line."""
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'whycam'}: {first['msg'].lower()}"
-    return f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, features
 
 from whycam.runs import open_atomic
+from whycam.show.curves import CURVES
 from whycam.show.lettering import find_families, label_classes, shorten_text, split_runs
 from whycam.train.loop import Epoch, find_best
 
@@ -27,13 +28,13 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(part, dpi=120, bbox_inches="tight", format=path.suffix[1:])
 
 
-def plot_curves(epochs: Sequence[Epoch], folder: Path) -> None:
+def plot_curves(epochs: Sequence[Epoch], folder: Path, *, is_multi_label: bool = False) -> None:
     """`accuracy.png` and `loss.png`: training and validation by epoch, the best epoch marked."""
     # A training on all photos for as many epochs as were chosen is measured by none; alone it is drawn as it is.
     epochs = [line for line in epochs if line.val_loss is not None] or epochs
     words_of = {"slice": "training photos set apart", "val": "val", "none": "not measured"}
     told = words_of[epochs[-1].measured_on]
-    for name, unit in (("accuracy", "share of photos"), ("loss", "cross entropy, nats")):
+    for name, unit in CURVES[is_multi_label].items():
         figure = Figure(figsize=(6, 4))
         axes = figure.subplots()
         steps = np.arange(1, len(epochs) + 1)

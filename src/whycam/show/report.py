@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from whycam.metrics.groups import find_interval
+from whycam.show.curves import CURVES
 from whycam.show.entries import encode_colormaps
 from whycam.show.page import render_page
-from whycam.show.tally import Tally
+from whycam.show.tally import OUTCOMES, Tally
 
 # Of more classes, the confusions are a list.
 MATRIX_CLASSES = 20
@@ -51,6 +54,7 @@ class Report:
         audit_told: why there is none, or what would make one.
         evidence: path as a finding says it -> id of its entry.
         evaluation: as `overall.json` holds it, where there is one.
+        thresholds: of labels that go together, from which probability on each is given; empty: over one half.
         versions: of the libraries.
     """
 
@@ -70,6 +74,7 @@ class Report:
     audit_told: str = ""
     evidence: Mapping[str, str] = field(default_factory=dict)
     evaluation: Mapping[str, Any] | None = None
+    thresholds: tuple[float, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -85,10 +90,15 @@ def render_report(report: Report) -> str:
         score=describe_score(report),
         tested=find_test(report),
         mirrored=(report.summary or {}).get("tta"),
+        labels=describe_labels(report),
         groups=find_groups(report),
         findings=_list_findings(report),
         open_findings=_OPEN_FINDINGS,
-        curves=[curve for name in ("accuracy", "loss") if (curve := make_curve(report.epochs, name))],
+        curves=[
+            curve
+            for name in CURVES[report.is_multi_label]
+            if (curve := make_curve(report.epochs, name, is_multi_label=report.is_multi_label))
+        ],
         # Where labels go together, none is taken for another.
         confusion=None if report.is_multi_label else _make_confusion(report),
         classes=report.tally.rows(),
@@ -102,6 +112,7 @@ def _make_data(report: Report) -> dict[str, Any]:
     return {
         "classNames": report.class_names,
         "isMultiLabel": report.is_multi_label,
+        "thresholds": [float(np.float32(value)) for value in report.thresholds] or None,
         "colormaps": encode_colormaps(),
         "bias": report.bias,
         "entries": report.entries,
@@ -162,6 +173,27 @@ def find_test(report: Report) -> Mapping[str, Any] | None:
     return found if found and found["photos"] else None
 
 
+def describe_labels(report: Report) -> dict[str, Any] | None:
+    """How the classes that go together are told, where all classes of the photos are known; else None."""
+    tally, run = report.tally, report.summary or {}
+    if not tally.whole:
+        return None
+    low, high = find_interval(tally.whole - tally.wrong, tally.whole)
+    counts = {word: sum(count for (_, one), count in tally.outcomes.items() if one == word) for word in OUTCOMES}
+    trained = run.get("classes", {}) if run.get("multi_label") else {}
+    return {
+        "photos": tally.whole,
+        "wrong": tally.wrong,
+        "right_share": 1 - tally.wrong / tally.whole,
+        "low": low,
+        "high": high,
+        **counts,
+        "run": run if trained else None,
+        "of_class": {k: trained.get(name) for k, name in enumerate(report.class_names)},
+        "thresholds": dict(enumerate(report.thresholds)),
+    }
+
+
 def find_groups(report: Report) -> Mapping[str, Any] | None:
     """The accuracy of each group, by the training run, else by the evaluation; None where no groups are known."""
     known = [(source or {}).get("groups") for source in (report.summary, report.evaluation)]
@@ -192,7 +224,9 @@ def _list_findings(report: Report) -> list[dict[str, Any]]:
     return rows
 
 
-def make_curve(epochs: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any] | None:
+def make_curve(
+    epochs: Sequence[Mapping[str, Any]], name: str, *, is_multi_label: bool = False
+) -> dict[str, Any] | None:
     """Training and validation by epoch as points of a picture `_CURVE_SIZE`; None with fewer than two epochs."""
     # A training on all photos for as many epochs as were chosen is measured by none.
     epochs = [epoch for epoch in epochs if epoch["val_loss"] is not None]
@@ -214,7 +248,7 @@ def make_curve(epochs: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]
     best = max(whole or range(len(epochs)), key=lambda i: (epochs[i]["val_accuracy"], -epochs[i]["val_loss"]))
     return {
         "name": name,
-        "unit": "share of photos" if name == "accuracy" else "cross entropy, nats",
+        "unit": CURVES[is_multi_label][name],
         "low": low,
         "high": high,
         "width": width,

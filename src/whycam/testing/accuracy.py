@@ -12,9 +12,6 @@ from whycam.testing.photos import Asked, PhotosLike, read_asked, tell_left_out
 from whycam.testing.pictures import draw_classes
 from whycam.testing.verdict import Measured, Verdict, Worst
 
-# Of labels that may go together, a photo's own is given from here on.
-OVER_HALF = 0.5
-
 
 def check_accuracy(model: object, folder: PhotosLike, at_least: float, *, each_class: bool = False) -> Verdict:
     """Whether the share of a folder's photos that are named rightly is surely under `at_least`, surely not, or neither.
@@ -44,7 +41,9 @@ def check_accuracy(model: object, folder: PhotosLike, at_least: float, *, each_c
         ((find_lead(tested, one, answer), one, answer) for one, answer in read if not is_right(tested, one, answer)),
         key=lambda found: (-found[0], found[1].path),
     )
-    how = "are given their folder's label with over 50 %" if tested.card.is_multi_label else "are right"
+    how = "are right"
+    if tested.card.is_multi_label:
+        how = "are given their folder's label" + ("" if tested.card.thresholds else " with over 50 %")
     missed = {one.path for _, one, _ in wrong}
     return Measured(
         "accuracy",
@@ -63,7 +62,8 @@ def is_right(tested: Tested, one: Asked, answer: Answer) -> bool:
     """Whether its class is the top one; of labels that may go together, whether it is given at all."""
     if tested.card.is_multi_label:
         shares = to_probabilities(answer.logits[None], tested.card.output)[0]
-        return any(shares[k] > OVER_HALF for k in one.labels)
+        is_given = tested.card.is_given(shares)
+        return any(is_given[k] for k in one.labels)
     return answer.predicted in one.labels
 
 

@@ -41,10 +41,11 @@ def choose_sample(labels: Tensor, steps: int, options: TrainOptions) -> Tensor |
 
     By itself as many as the epoch trains on, where all would be over twice as many: a step on a photo costs two to
     three times its validation, so that this takes less time than the training. The rows are the same in each epoch, so
-    that what differs is the model; they follow from the seed and have the classes in their proportions.
+    that what differs is the model; they follow from the seed and have the classes in their proportions, those that go
+    together by chance alone.
 
     Args:
-        labels: (N,) classes of all validation photos.
+        labels: (N,) classes of all validation photos; (N, K) of classes that go together.
         steps: of an epoch.
         options: `val_photos`, `batch_size` and `seed` count.
     """
@@ -53,6 +54,8 @@ def choose_sample(labels: Tensor, steps: int, options: TrainOptions) -> Tensor |
     if wanted >= len(labels):
         return None
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(options.seed))
+    if labels.ndim > 1:
+        return order[:wanted].sort().values
     place = torch.empty(len(labels), dtype=torch.float64)
     for label in labels.unique().tolist():
         members = order[labels.cpu()[order] == label]

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.nn import functional
 
 from whycam.runs import open_atomic
+from whycam.train.multi_label import ONE_OF_ALL, Goal
 from whycam.train.ranks import ALONE, Ranks
 
 # Of an epoch: inputs, labels and, where the phase has `focus`, cells.
@@ -27,7 +27,7 @@ _FINALISTS = 3
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of `metrics.jsonl`; losses in nats, accuracies in [0, 1].
+    """One line of `metrics.jsonl`; losses in nats, accuracies in [0, 1]: see `Goal`.
 
     `val_loss` and `val_accuracy` are of `val_photos` of the photos `measured_on`: all there are, or (`is_val_whole`
     false) a sample. Where nothing measures the epochs they are None, of no photos.
@@ -68,6 +68,7 @@ class Phase:
         measured_on: which photos `val` has.
         label_smoothing: share of each target that all classes have alike (Szegedy et al., arXiv:1512.00567, section 7).
         ema: what is measured and kept is the weights' moving average, of which each step keeps this share in the end.
+        goal: what is learnt.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Phase:
     measured_on: Literal["slice", "val", "none"] = "val"
     label_smoothing: float = 0.0
     ema: float | None = None
+    goal: Goal = ONE_OF_ALL
 
 
 def fit(
@@ -112,7 +114,7 @@ def fit(
 
     Args:
         phase: what to train.
-        train: epoch -> batches (inputs, labels (N,)), the same for the same epoch.
+        train: epoch -> batches (inputs, labels as the goal has them), the same for the same epoch.
         val: the same of the photos that measure an epoch; None: nothing does.
         checkpoint: a file; replaced whole after each epoch.
         on_epoch: told of each finished epoch, and again of those measured on all photos in the end.
@@ -140,15 +142,13 @@ def fit(
                 for group, lr in zip(optimizer.param_groups, base_lrs, strict=True):
                     group["lr"] = lr * factor
                 logits, penalty = phase.focus(inputs, *cells) if phase.focus else (forward(inputs), None)
-                loss = functional.cross_entropy(
-                    logits, labels, weight=phase.class_weight, label_smoothing=phase.label_smoothing
-                )
+                loss = phase.goal.loss(logits, labels, phase.class_weight, phase.label_smoothing)
                 optimizer.zero_grad(set_to_none=True)
                 ranks.backward(loss if penalty is None else loss + penalty, labels, phase.class_weight)
                 optimizer.step()
                 if average is not None:
                     average.update(phase.trained, step=epoch * phase.steps_per_epoch + step + 1)
-                seen += _count(logits.detach(), labels, loss.detach())
+                seen += _count(phase.goal.right(logits.detach(), labels), loss.detach())
                 on_step()
             phase.trained.eval()
             ranks.agree(phase.trained)
@@ -156,7 +156,7 @@ def fit(
             batches = val_sample or val
             measured = phase.forward if average is None else average.module
             val_loss, val_accuracy, val_photos = (
-                (None, None, 0) if batches is None else measure(measured, batches(epoch), ranks)
+                (None, None, 0) if batches is None else measure(measured, batches(epoch), phase.goal, ranks)
             )
             line = Epoch(
                 phase.name,
@@ -174,7 +174,7 @@ def fit(
             state.add(line)
             on_epoch(line)
     if val_sample is not None and val is not None:
-        for line in state.judge(phase.forward, val):
+        for line in state.judge(phase.forward, val, phase.goal):
             on_epoch(line)
     state.restore(find_kept(state.history, phase.keeps))
     phase.trained.eval()
@@ -202,21 +202,24 @@ def _rank(line: Epoch) -> tuple[float, float]:
 
 @torch.no_grad()
 def measure(
-    forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, ...]], ranks: Ranks = ALONE
+    forward: Callable[[Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, ...]],
+    goal: Goal = ONE_OF_ALL,
+    ranks: Ranks = ALONE,
 ) -> tuple[float, float, int]:
     """(mean loss, accuracy, photos) over batches, those of all processes."""
     seen = torch.zeros(3, dtype=torch.float64)
     for inputs, labels in batches:
         logits = forward(inputs)
-        seen += _count(logits, labels, functional.cross_entropy(logits, labels))
+        seen += _count(goal.right(logits, labels), goal.loss(logits, labels, None, 0.0))
     seen = ranks.sum(seen)
     return (*_average(seen), int(seen[2]))
 
 
-def _count(logits: Tensor, labels: Tensor, loss: Tensor) -> Tensor:
-    right = (logits.argmax(dim=1) == labels).sum()
+def _count(right: Tensor, loss: Tensor) -> Tensor:
+    """(loss, right photos, photos) of a batch, summed; right (N,)."""
     return torch.stack(
-        [loss.double().cpu() * len(labels), right.double().cpu(), torch.tensor(len(labels), dtype=torch.float64)]
+        [loss.double().cpu() * len(right), right.sum().double().cpu(), torch.tensor(len(right), dtype=torch.float64)]
     )
 
 
@@ -310,7 +313,7 @@ class _Progress:
         self.history = []
         return content if is_whole else None
 
-    def judge(self, forward: Callable[[Tensor], Tensor], val: Batches) -> Iterator[Epoch]:
+    def judge(self, forward: Callable[[Tensor], Tensor], val: Batches, goal: Goal) -> Iterator[Epoch]:
         """Measures the kept epochs and the last one on all validation photos; gives their new lines."""
         last = len(self.history) - 1
         finalists = sorted({*self.kept, last})
@@ -318,7 +321,7 @@ class _Progress:
             _save(self._measured.state_dict(), self._place(last))
         for epoch in finalists:
             self.restore(epoch)
-            val_loss, val_accuracy, photos = measure(forward, val(epoch), self.ranks)
+            val_loss, val_accuracy, photos = measure(forward, val(epoch), goal, self.ranks)
             self.history[epoch] = replace(
                 self.history[epoch], val_loss=val_loss, val_accuracy=val_accuracy, val_photos=photos, is_val_whole=True
             )

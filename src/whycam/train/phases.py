@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from whycam.data.folder import Sample, count_labels
+from whycam.data.folder import Sample
 from whycam.data.views import ViewDataset
 from whycam.model.input import normalise_on
 from whycam.runs import write_lines
@@ -23,6 +23,7 @@ from whycam.train.evidence import compute_evidence, compute_share
 from whycam.train.features import FeatureStore, Stores
 from whycam.train.finetune import freeze_batch_norm, make_groups
 from whycam.train.loop import Batches, Epoch, Phase, find_kept, fit
+from whycam.train.multi_label import find_goal, weigh_classes
 from whycam.train.ranks import ALONE, Ranks
 from whycam.train.retrain import retrain
 from whycam.train.stores import WORKERS, compute_stores, make_reader
@@ -135,6 +136,7 @@ def _fit_head(
         weight_decay=0.0,
         seed=options.seed,
         class_weight=_weigh_classes(work),
+        goal=find_goal(work.photos),
         is_fused=options.head == "conv",
         focus=None if cells is None else lambda features, cells: _focus(work, features, cells),
         stop_after=refit_epochs,
@@ -166,8 +168,7 @@ def _focus(work: Work, features: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]
 def _weigh_classes(work: Work) -> Tensor | None:
     if not work.options.class_weights:
         return None
-    counts = torch.tensor(count_labels(work.photos.train, len(work.photos.class_names)), dtype=torch.float32)
-    return (counts.sum() / (len(counts) * counts)).to(work.device)
+    return weigh_classes(work.photos).to(work.device)
 
 
 def _train_network(work: Work, name: Literal["finetune", "scratch"]) -> None:
@@ -181,8 +182,8 @@ def _train_network(work: Work, name: Literal["finetune", "scratch"]) -> None:
     learnt, measured = [work.photos.train[row] for row in choice.learnt], _pick_measured(work, choice)
     make_views = partial(ViewDataset, seed=options.seed, load=work.swaps, strength=options.randaugment)
     datasets = {
-        True: make_views(learnt, model.preprocess, is_random=True),
-        False: ViewDataset(measured, model.preprocess, is_random=False),
+        True: make_views(learnt, model.preprocess, is_random=True, labels=work.labels(learnt).cpu()),
+        False: ViewDataset(measured, model.preprocess, is_random=False, labels=work.labels(measured).cpu()),
     }
     epochs = options.epochs if is_scratch else options.finetune_epochs
     steps = count_steps(len(learnt), options)
@@ -209,6 +210,7 @@ def _train_network(work: Work, name: Literal["finetune", "scratch"]) -> None:
         weight_decay=_WEIGHT_DECAY,
         seed=options.seed,
         class_weight=_weigh_classes(work),
+        goal=find_goal(work.photos),
         set_mode=None if is_scratch else lambda: freeze_batch_norm(model.backbone),
         keeps=_keeps(choice),
         measured_on=_MEASURED[choice.on],

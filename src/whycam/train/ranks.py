@@ -113,11 +113,18 @@ class Ranks:
                 values.copy_(broadcast(values.clone()))
 
     def backward(self, loss: Tensor, labels: Tensor, class_weight: Tensor | None) -> None:
-        """The backward pass of the mean loss over this process's part of a step, whose classes are `labels`."""
+        """The backward pass of the mean loss over this process's part of a step, whose classes are `labels`.
+
+        Args:
+            loss: a mean over photos, or one weighted by their classes.
+            labels: (N,) class indices, or (N, K) of classes that go together.
+            class_weight: (K,); how often a photo that has a class counts changes nothing of a mean over all.
+        """
         if self.accelerator is None:
             loss.backward()
             return
-        own = torch.ones(len(labels)).sum() if class_weight is None else class_weight[labels].sum()
+        is_plain = class_weight is None or labels.ndim > 1
+        own = torch.ones(len(labels)).sum() if is_plain else class_weight[labels].sum()  # type: ignore[index]
         # Gradients are averaged; the step's loss is the mean over all its photos, however many this process has.
         self.accelerator.backward(loss * (own * self.count / self.sum(own)).to(loss.device))
 

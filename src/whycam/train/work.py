@@ -20,10 +20,13 @@ from whycam.data.folder import PhotoFolder, Sample
 from whycam.data.loader import stream_photos
 from whycam.data.tested import Tested
 from whycam.data.views import Swaps
+from whycam.model.backbone import Backbone
+from whycam.model.card import HALF
 from whycam.model.gap import GapClassifier
 from whycam.train.features import Stores
 from whycam.train.focus import Focus
 from whycam.train.loop import Epoch
+from whycam.train.multi_label import to_labels
 from whycam.train.ranks import ALONE, Ranks
 
 log = logging.getLogger("whycam.train")
@@ -100,8 +103,15 @@ class Work:
         self.times_s[step] = self.times_s.get(step, 0.0) + time.perf_counter() - start
 
     def labels(self, samples: Sequence[Sample]) -> Tensor:
-        """(N,) class indices."""
-        return torch.tensor([sample.label for sample in samples], device=self.device)
+        """(N,) class indices; of classes that go together (N, K) float32 of 0 and 1."""
+        count = len(self.photos.class_names) if self.photos.is_multi_label else None
+        return to_labels(samples, count).to(self.device)
+
+
+def make_classifier(origin: Backbone, photos: PhotoFolder, options: TrainOptions) -> GapClassifier:
+    """A classifier of the photos' classes that has learnt nothing; where these go together one half gives each."""
+    thresholds = [HALF] * len(photos.class_names) if photos.is_multi_label else ()
+    return GapClassifier(origin, photos.class_names, options.head, thresholds)
 
 
 def drop_photos(work: Work, reasons: Mapping[Path, str]) -> None:
@@ -117,7 +127,7 @@ def drop_photos(work: Work, reasons: Mapping[Path, str]) -> None:
         log.warning("Left out the classes whose photos can't be read: %s", ", ".join(map(repr, work.photos.left_out)))
         torch.manual_seed(work.options.seed)
         origin = work.model.origin
-        work.model = GapClassifier(origin, work.photos.class_names, work.options.head).to(work.device).eval()
+        work.model = make_classifier(origin, work.photos, work.options).to(work.device).eval()
 
 
 def find_undecodable(work: Work) -> dict[Path, str]:

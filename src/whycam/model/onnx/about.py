@@ -51,6 +51,14 @@ def _read_value(text: str) -> Any:
     return None
 
 
+def find_thresholds(metadata: Mapping[str, str], classes: int) -> tuple[float, ...]:
+    """From which probability on each of K classes that go together is given; empty where the file does not say so."""
+    values = _read_value(metadata.get("whycam.thresholds", ""))
+    if not isinstance(values, list) or len(values) != classes or not all(isinstance(one, float) for one in values):
+        return ()
+    return tuple(values)
+
+
 def find_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
     """(height, width) in pixels that the metadata name; None where they don't."""
     with suppress(ValidationError):

@@ -64,6 +64,8 @@ class GraphMetadata(BaseModel):
         topk: the maps are those of so many best classes; None: all.
         model: backbone, weights, head and stride.
         records: of each method that the maps serve, what is recorded with a result.
+        thresholds: of classes that go together, from which probability (its logit's sigmoid) each is given; else None,
+            and no entry: the probabilities are the logits' softmax.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -79,10 +81,13 @@ class GraphMetadata(BaseModel):
     model: dict[str, Any]
     records: dict[str, dict[str, Any]]
     versions: dict[str, str]
+    thresholds: tuple[FiniteFloat, ...] | None = None
 
     def to_metadata(self) -> dict[str, str]:
         """The entries of an ONNX file."""
-        return {f"{_PREFIX}{name}": json.dumps(value) for name, value in self.model_dump(mode="json").items()}
+        left_out = {"thresholds"} if self.thresholds is None else None
+        said = self.model_dump(mode="json", exclude=left_out)
+        return {f"{_PREFIX}{name}": json.dumps(value) for name, value in said.items()}
 
     @classmethod
     def from_metadata(cls, entries: dict[str, str], path: Path) -> Self:

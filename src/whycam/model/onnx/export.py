@@ -109,6 +109,7 @@ def export_onnx(
         model=dict(origin),
         records={name: dict(record) for name, record in records.items()},
         versions=read_versions(),
+        thresholds=model.thresholds or None,
     )
     with open_atomic(path) as part:
         for graph in iter_exchanged(find_engines(), model, options):

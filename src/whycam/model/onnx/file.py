@@ -17,7 +17,7 @@ from whycam.data.images import content_hash
 from whycam.data.preprocess import Preprocess
 from whycam.data.samples import load_samples
 from whycam.errors import UserError, as_clause
-from whycam.model.onnx.about import find_class_names, find_preprocess, find_size
+from whycam.model.onnx.about import find_class_names, find_preprocess, find_size, find_thresholds
 from whycam.model.onnx.axes import Cells, choose_cells, find_cells, find_named
 from whycam.model.onnx.engine import Answer
 from whycam.model.onnx.graph import Graph, Part, load_graph
@@ -45,6 +45,7 @@ class OnnxFile:
         height_px, width_px: of the input; None where any size is taken.
         size_px: (height, width) that it was measured at.
         class_count: K.
+        thresholds: of classes that go together, as whycam wrote them; else empty.
         class_names, names_from: K names and where they are from; None where the file has none.
         preprocess, preprocess_from: from a photo to the input; None where the file does not say.
         output: see `Scores`; of a file that ends in a softmax the logits before it are explained.
@@ -88,6 +89,7 @@ class OnnxFile:
         self._learned: Shapes | None = None
         self._infer_sizes(graph)
         self._measure(graph, self._own)
+        self.thresholds = find_thresholds(graph.metadata, self.class_count)
         names, self.names_from = find_class_names(graph.metadata)
         self.class_names = names if names and len(names) == self.class_count else None
         if names and self.class_names is None:

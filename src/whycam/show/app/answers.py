@@ -152,6 +152,9 @@ class ModelAnswer(CamelAnswer):
     is_multi_label: bool = Field(
         description="Several labels may be right at once: probabilities are each label's own, and need not add up to 1."
     )
+    thresholds: list[float] | None = Field(
+        None, description="Of such labels, from which probability on each is given; null: over one half."
+    )
     bias: list[float] | None = Field(description="mean(map) + bias = logit, where maps are exact.")
     identity_error: float | None = Field(description="The largest error of that, as a share of the logits' range.")
     methods: list[MethodAnswer] = Field(description="The default first.")

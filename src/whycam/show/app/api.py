@@ -123,6 +123,7 @@ async def model(served: ModelHere, options: OptionsHere) -> ModelAnswer:
         name=served.classifier.card.name,
         class_names=list(served.classifier.card.class_names),
         is_multi_label=classifier.card.is_multi_label,
+        thresholds=[float(np.float32(value)) for value in classifier.card.thresholds] or None,
         bias=classifier.bias,
         identity_error=about.get("identity_error"),
         methods=[MethodAnswer(name=m.name, differs=m.differs, cost=m.cost, paper=m.paper) for m in served.methods],

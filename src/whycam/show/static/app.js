@@ -2,7 +2,7 @@
    in the browser. It gives readModel(), readSample(name), explain(photo, question) and save(kind, photo, question), and may
    have an onShow(photo); what it can't do, it says by an Error whose message is for people. */
 
-import { Viewer, bindTheme, isOverHalf, make, tellName, tellShare } from "./viewer.js";
+import { Viewer, bindTheme, make, makeGiven, tellName, tellShare } from "./viewer.js";
 
 const AT_ONCE = 4;
 const MAX_CHIPS = 10;
@@ -75,7 +75,8 @@ async function start(photo) {
 /** The class; of labels that may go together, all that are given, or the strongest where none is. */
 function tellAnswer({ classes, probabilities }) {
   const told = classes.map((classIndex, i) => `${tellShare(probabilities[i])} ${tellName(model.classNames[classIndex])}`);
-  const given = told.filter((_, i) => model.isMultiLabel && isOverHalf(probabilities[i]));
+  const isGiven = makeGiven(model.thresholds);
+  const given = told.filter((_, i) => model.isMultiLabel && isGiven(probabilities[i], classes[i]));
   return given.length ? given.join(", ") : told[0];
 }
 

@@ -1,27 +1,35 @@
 /* The report's own behaviour: thumbnails, mistakes, filters, and the dialog with the viewer. */
 
 import { PhotoDialog, drawLater, makePicture } from "whycam/pictures";
-import { Viewer, bindTheme, findPeak, isOverHalf, make, resizeMap, tell, tellName, tellShare } from "whycam/viewer";
+import { Viewer, bindTheme, findPeak, make, makeGiven, resizeMap, tell, tellName, tellShare } from "whycam/viewer";
 
 const MISTAKES_AT_ONCE = 6;
 const find = (selector) => document.querySelector(selector);
 
 const data = JSON.parse(find("#data").textContent);
-const { classNames, entries, findings, isMultiLabel } = data;
+const { classNames, entries, findings, isMultiLabel, thresholds } = data;
 const byId = new Map(entries.map((entry) => [entry.id, entry]));
 const listed = entries.filter((entry) => !entry.isEvidence);
 const viewer = new Viewer(find("#viewer"), data);
 
 const nameOf = (classIndex) => tellName(classNames[classIndex]);
-const isKnown = (entry) => entry.truth !== null;
+/** The photo's classes: all of them where they are known, else its folder's; null where none is known. */
+const truthsOf = (entry) => entry.truths ?? (entry.truth === null ? null : [entry.truth]);
+const isKnown = (entry) => truthsOf(entry) !== null;
+const isGiven = makeGiven(thresholds);
 const predicted = (entry) => entry.classes[0];
 const probability = (entry, classIndex) => entry.probabilities[entry.classes.indexOf(classIndex)] ?? 0;
-/** Whether another class was named; of labels that may go together, whether its own was missed. */
+const givenTo = (entry) => entry.classes.filter((k) => isGiven(probability(entry, k), k));
+const missedOf = (entry) => truthsOf(entry).filter((k) => !isGiven(probability(entry, k), k));
+/** Labels that are given and not there; of a photo in a folder it is not known which else are there. */
+const falseOf = (entry) => (entry.truths ? givenTo(entry).filter((k) => !entry.truths.includes(k)) : []);
+/** Whether another class was named; of labels that may go together, whether one was missed or is not there. */
 const isWrong = (entry) => isKnown(entry)
-  && (isMultiLabel ? !isOverHalf(probability(entry, entry.truth)) : predicted(entry) !== entry.truth);
-/** How far a photo is from being right: the named class's probability less the true one's. */
+  && (isMultiLabel ? missedOf(entry).length + falseOf(entry).length > 0 : predicted(entry) !== entry.truth);
+/** How far a photo is from being right: the named class's probability less the true one's; of labels the worst one's. */
 const margin = (entry) => {
   if (!isKnown(entry)) return 0;
+  if (entry.truths) return Math.max(0, ...missedOf(entry).map((k) => 1 - probability(entry, k)), ...falseOf(entry).map((k) => probability(entry, k)));
   return (isMultiLabel ? 1 : probability(entry, predicted(entry))) - probability(entry, entry.truth);
 };
 const badness = (entry) => (isKnown(entry) ? margin(entry) : 1 - entry.probabilities[0]) + (isWrong(entry) ? 1 : 0);
@@ -32,6 +40,12 @@ const picture = (entry, how) => makePicture(entry, { colors: viewer.colors, ...h
 function describe(entry) {
   const called = `${tellShare(entry.probabilities[0])} ${nameOf(predicted(entry))}`; // a long name is cut at its end
   if (!isKnown(entry)) return [called, ""];
+  if (entry.truths) {
+    const given = givenTo(entry).map((k) => `${tellShare(probability(entry, k))} ${nameOf(k)}`).join(", ") || "nothing given";
+    const missed = missedOf(entry).map(nameOf).join(", ");
+    const wrong = falseOf(entry).map(nameOf).join(", ");
+    return [`${isWrong(entry) ? "✗" : "✓"} ${given}`, [missed && `lacks ${missed}`, wrong && `not there: ${wrong}`].filter(Boolean).join("; ")];
+  }
   if (isMultiLabel) {
     const own = `${tellShare(probability(entry, entry.truth))} ${nameOf(entry.truth)}, its own`;
     if (predicted(entry) === entry.truth) return [isWrong(entry) ? `✗ ${own}` : `✓ ${called}`, ""];
@@ -62,9 +76,14 @@ const dialog = new PhotoDialog((entry, classIndex = null) => {
 
 /** The labels that are given, and what the photo's own one has; no label excludes another. */
 function tellLabels(entry) {
-  const over = entry.classes.filter((classIndex) => isOverHalf(probability(entry, classIndex)));
+  const over = givenTo(entry);
   const list = (indices) => indices.map((k) => `${nameOf(k)} (${tellShare(probability(entry, k))})`).join(", ");
-  const given = over.length ? `Over 50 %: ${list(over)}.` : `No label has over 50 %; the strongest: ${list(entry.classes.slice(0, 1))}.`;
+  const [word, none] = thresholds ? ["Given", "No label reaches its threshold"] : ["Over 50 %", "No label has over 50 %"];
+  const given = over.length ? `${word}: ${list(over)}.` : `${none}; the strongest: ${list(entry.classes.slice(0, 1))}.`;
+  if (entry.truths) {
+    const [missed, wrong] = [missedOf(entry), falseOf(entry)];
+    return [given, missed.length && `Missed: ${list(missed)}.`, wrong.length && `Not there: ${list(wrong)}.`, !missed.length && !wrong.length && "All of that is right."].filter(Boolean).join(" ");
+  }
   return isWrong(entry) ? `${given} Its own label is missed: ${list([entry.truth])}.` : given;
 }
 
@@ -94,7 +113,19 @@ for (const finding of findings) {
 
 const mistakes = listed.filter(isWrong).sort((a, b) => margin(b) - margin(a));
 
+/** Of a photo all of whose labels are known: the evidence for those that are wrong, then for its own. */
+function makeLabelMistake(entry) {
+  const [missed, wrong] = [missedOf(entry), falseOf(entry)];
+  const own = entry.truths.filter((k) => !missed.includes(k));
+  const shown = [...missed.map((k) => [k, `missed: ${nameOf(k)}`]), ...wrong.map((k) => [k, `not there: ${nameOf(k)}`]), ...own.map((k) => [k, `its ${nameOf(k)}`])];
+  const pictures = make("button", { type: "button", className: "trio", ariaLabel: `Open ${entry.name}` },
+    ...shown.slice(0, 3).map(([classIndex, caption]) => make("figure", {}, picture(entry, { classIndex }), make("figcaption", { className: "name", title: caption }, caption))));
+  pictures.addEventListener("click", () => dialog.open(entry, mistakes, shown[0][0]));
+  return make("article", { className: "mistake" }, pictures, make("p", {}, tellLabels(entry), make("span", { className: "path" }, entry.name)));
+}
+
 function makeMistake(entry) {
+  if (entry.truths) return makeLabelMistake(entry);
   const [wrong, right] = [predicted(entry), entry.truth];
   const score = (classIndex) => entry.logits[entry.classes.indexOf(classIndex)];
   const gap = score(wrong) - score(right);
@@ -156,8 +187,9 @@ function paintWhole(canvas, map) {
 
 for (const cell of document.querySelectorAll(".class-example")) {
   const classIndex = Number(cell.dataset.class);
-  const own = listed.filter((entry) => (entry.truth ?? predicted(entry)) === classIndex);
-  const example = own.filter((entry) => !isWrong(entry)).sort(surest)[0] ?? own[0];
+  const own = listed.filter((entry) => (truthsOf(entry) ?? [predicted(entry)]).includes(classIndex));
+  const sureOfIt = (a, b) => probability(b, classIndex) - probability(a, classIndex);
+  const example = own.filter((entry) => !isWrong(entry)).sort(sureOfIt)[0] ?? own[0];
   if (example) cell.append(makeCard(example, { classIndex, list: () => own }));
 }
 
@@ -172,7 +204,7 @@ function fillClasses(select, indices) {
   select.replaceChildren(make("option", { value: "" }, "any"), ...names.map((k) => make("option", { value: String(k) }, classNames[k])));
 }
 
-fillClasses(filters.truth, new Set(listed.filter(isKnown).map((entry) => entry.truth)));
+fillClasses(filters.truth, new Set(listed.filter(isKnown).flatMap(truthsOf)));
 fillClasses(filters.predicted, new Set(listed.map(predicted)));
 
 const orders = {
@@ -186,8 +218,8 @@ function shown() {
   const words = text.toLowerCase();
   const evidence = finding ? findings.find((one) => one.id === finding).photos.map((photo) => photo.entry) : null;
   const isShown = (entry) =>
-    (!words || [entry.name, classNames[predicted(entry)], classNames[entry.truth] ?? ""].some((one) => one.toLowerCase().includes(words)))
-    && (!truth || entry.truth === Number(truth))
+    (!words || [entry.name, classNames[predicted(entry)], ...(truthsOf(entry) ?? []).map((k) => classNames[k])].some((one) => one.toLowerCase().includes(words)))
+    && (!truth || truthsOf(entry)?.includes(Number(truth)))
     && (!named || predicted(entry) === Number(named))
     && (!outcome || (isKnown(entry) && isWrong(entry) === (outcome === "wrong")))
     && (!evidence || evidence.includes(entry.id));

@@ -156,8 +156,8 @@ export function tell(value) {
   return (value < 0 && Number(text) !== 0 ? "−" : "") + text;
 }
 
-/** Whether a label that excludes no other is given. */
-export const isOverHalf = (share) => share > 0.5;
+/** (share, class) -> whether a label that excludes no other is given: at its threshold, or over one half. */
+export const makeGiven = (thresholds) => (share, classIndex) => (thresholds ? share >= thresholds[classIndex] : share > 0.5);
 
 export const tellShare = (share) => `${share > 0 && share < 0.01 ? "<1" : Math.round(100 * share)}\u00a0%`;
 
@@ -188,10 +188,12 @@ export class Viewer extends EventTarget {
   #parts = {};
 
   /** @param root an empty element. @param bias of each class, where mean(map) + bias is the score; else null. */
-  constructor(root, { classNames, colormaps, isMultiLabel = false, bias = null, defaults = {} }) {
+  constructor(root, { classNames, colormaps, isMultiLabel = false, thresholds = null, bias = null, defaults = {} }) {
     super();
     this.classNames = classNames;
     this.isMultiLabel = isMultiLabel;
+    this.givenWord = thresholds ? "given" : "over 50 %";
+    this.isGiven = makeGiven(thresholds);
     this.bias = bias;
     this.colors = Object.fromEntries(Object.entries(colormaps).map(([name, text]) => [name, decodeBytes(text)]));
     this.settings = { heat: true, opacity: 0.6, threshold: 0, boxes: false, signed: false, colormap: "inferno", ...defaults };
@@ -397,13 +399,14 @@ export class Viewer extends EventTarget {
   }
 
   #fillChip(chip, i) {
-    const { classes, probabilities, truth, told: given } = this.entry;
+    const { classes, probabilities, truth, truths, told: given } = this.entry;
     const classIndex = classes[i];
     const bar = make("span", { className: "viewer-bar" });
     bar.style.setProperty("--share", probabilities[i]);
-    const isGiven = this.isMultiLabel ? isOverHalf(probabilities[i]) : i === 0;
+    const isGiven = this.isMultiLabel ? this.isGiven(probabilities[i], classIndex) : i === 0;
     const own = this.isMultiLabel ? "its label" : "true class";
-    const told = given?.[i] ?? [isGiven && (this.isMultiLabel ? "over 50 %" : "predicted"), classIndex === truth && own].filter(Boolean).join(", ");
+    const isOwn = truths ? truths.includes(classIndex) : classIndex === truth;
+    const told = given?.[i] ?? [isGiven && (this.isMultiLabel ? this.givenWord : "predicted"), isOwn && own].filter(Boolean).join(", ");
     chip.replaceChildren(...[bar,
       make("span", { className: "viewer-chip-name name", dir: "auto", title: this.classNames[classIndex] }, this.classNames[classIndex]),
       told ? make("span", { className: "viewer-tag" }, told) : null,

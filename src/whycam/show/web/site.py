@@ -86,6 +86,7 @@ def _describe(folder: Path, model: Model, card: GraphMetadata, runtime: WebRunti
         "name": Path(model.classifier.card.name).name,
         "classNames": list(card.class_names),
         "isMultiLabel": model.classifier.card.is_multi_label,
+        "thresholds": list(model.classifier.card.thresholds) or None,
         "bias": list(card.bias),
         "identityError": card.identity_error,
         "methods": [{"name": "cam", "differs": "", "cost": "", "paper": "arXiv:1512.04150"}],
