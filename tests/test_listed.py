@@ -184,7 +184,7 @@ def test_lists_with_faults(photos: Path, tmp_path: Path) -> None:
     check_refused(write_csv(place, rows), "'star' has no label", order=(*NAMES, "star"))
     check_refused(photos / "none.csv", "No file")
     place.write_bytes(b"path,label\n\xff\xfe\x00,a\n")
-    check_refused(place, "can't be read as a list")
+    check_refused(place, "is not in UTF-8")
     (photos / "list.parquet").write_bytes(b"no table")
     check_refused(photos / "list.parquet", "can't be read as a list")
     (tmp_path / "a.tar").write_bytes(b"no tar" * 200)
