@@ -1,4 +1,4 @@
-"""Marks in a fixed place: pixels that are alike in all photos of a class, or of two, and differ in those of others."""
+"""Marks in a fixed place: alike in the photos of a class, of two, or in a part of one's, and not in those of others."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import skimage
 from scipy import ndimage
 
+from whycam.audit.bearers import find_alike, find_bars
 from whycam.audit.data import AuditData
 from whycam.audit.findings import Box, Region
 from whycam.audit.regions import name_box
@@ -20,27 +21,56 @@ _ERRORS = 2
 _LEAST_AREA, _MOST_MARKS, _GROW_PX, _FILLED = 0.0006, 2, 5, 0.6
 # Even a ground that fills most of the photo leaves a fifth of it to the object.
 _USUAL_QUANTILE = 0.8
+# What more of its photos than this have, all of them are compared for; two places that share so much are one.
+_MOST_BEAR, _SAME = 0.9, 0.3
 
 
 def suspect_marks(data: AuditData) -> list[Suspect]:
-    """For each class the connected places of alike pixels, the larger ones first."""
+    """For each class the connected places of alike pixels, the larger ones first; then what a part of it has."""
     suspects, classes = [], list_classes(data)
     for label in classes if len(classes) > 1 else []:
-        spread, partners = measure_spread(data, label)
-        alike = skimage.filters.apply_hysteresis_threshold(-spread, -_NEARLY_ALIKE, -_ALIKE)
-        parts, count = ndimage.label(ndimage.binary_closing(alike, iterations=3, border_value=0) | alike)
-        sizes = ndimage.sum_labels(np.ones_like(parts), parts, range(1, count + 1))
-        for part in np.argsort(-sizes)[:_MOST_MARKS] + 1:
-            if sizes[part - 1] >= _LEAST_AREA * alike.size:
-                mask = ndimage.binary_dilation(fill_holes(parts == part), iterations=_GROW_PX)
-                give, take = swap_place(data, mask), swap_place(data, mask, is_matched=True)
-                same = tuple(k for k, one in partners.items() if np.median(one[parts == part]) < _ALIKE)
-                words = "The pixels there are almost the same in the photos of this class."
-                region = to_region(mask)
-                around = region.name.startswith(("frame", "background"))
-                title = f"a {region.name}" if around else f"a mark ({region.name})"
-                suspects.append(Suspect("mark", label, region, give, take, title, words, mask, partners=same))
+        found = [_suspect(data, label, place, partners) for place, partners in find_places(data, label)]
+        for some in (find_alike(data, label), find_bars(data, label)):
+            if some is None or len(some.rows) > _MOST_BEAR * len(data.groups[label]):
+                continue
+            if not any((one.mask & some.place).sum() > _SAME * some.place.sum() for one in found):
+                found.append(_suspect(data, label, some.place, members=some.rows))
+        suspects += found
     return suspects
+
+
+def find_places(data: AuditData, label: int) -> list[tuple[np.ndarray, tuple[int, ...]]]:
+    """The largest places (H, W) in which a class's photos are alike, each with the other classes that are so there."""
+    spread, apart = measure_spread(data, label)
+    alike = skimage.filters.apply_hysteresis_threshold(-spread, -_NEARLY_ALIKE, -_ALIKE)
+    parts, count = ndimage.label(ndimage.binary_closing(alike, iterations=3, border_value=0) | alike)
+    sizes = ndimage.sum_labels(np.ones_like(parts), parts, range(1, count + 1))
+    places = [parts == part + 1 for part in np.argsort(-sizes)[:_MOST_MARKS] if sizes[part] >= _LEAST_AREA * alike.size]
+    return [(place, tuple(k for k, one in apart.items() if np.median(one[place]) < _ALIKE)) for place in places]
+
+
+def _suspect(
+    data: AuditData,
+    label: int,
+    place: np.ndarray,
+    partners: tuple[int, ...] = (),
+    members: np.ndarray | None = None,
+) -> Suspect:
+    mask = ndimage.binary_dilation(fill_holes(place), iterations=_GROW_PX)
+    region = to_region(mask)
+    which = "the photos" if members is None else f"{len(members)} of the {len(data.groups[label])} photos"
+    return Suspect(
+        kind="mark",
+        label=label,
+        region=region,
+        give=swap_place(data, mask),
+        take=swap_place(data, mask, is_matched=True),
+        title=f"a {region.name}" if region.name.startswith(("frame", "background")) else f"a mark ({region.name})",
+        words=f"The pixels there are almost the same in {which} of this class.",
+        mask=mask,
+        members=members,
+        partners=partners,
+    )
 
 
 def measure_spread(data: AuditData, label: int) -> tuple[np.ndarray, dict[int, np.ndarray]]:
