@@ -193,7 +193,7 @@ def test_signals_and_volumes(dims: int, tmp_path: Path) -> None:
     for draw in (why.heatmap, why.boxes):
         with pytest.raises(UserError, match=r"signal or a volume.*raw values"):
             draw()
-    assert why._repr_png_() is None
+    assert why.to_png() is None
     why.save(tmp_path)
     assert np.load(tmp_path / "0001-1.npy").shape == (7,) * dims
 
@@ -216,7 +216,7 @@ def test_a_single_logit_explains_the_side_it_predicts(sign: int, method: str) ->
 
 def test_picture_and_save(model: whycam.Model, tmp_path: Path) -> None:
     why = model.explain(PHOTOS[:2], "top:2")
-    picture = why._repr_png_()
+    picture = why.to_png()
     assert picture is not None
     assert picture.startswith(b"\x89PNG")
     folder = why.save(tmp_path / "out")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from whycam.metrics.evaluation import Evaluation, evaluate
     from whycam.metrics.pairs.comparison import Comparison, compare
     from whycam.model.cut.tap import cut_model
+    from whycam.show.notebook import grid
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "cut_model",
     "evaluate",
     "explain",
+    "grid",
     "load",
 ]
 
@@ -40,6 +42,7 @@ _HOMES = {
     "cut_model": "whycam.model.cut.tap",
     "evaluate": "whycam.metrics.evaluation",
     "explain": "whycam.explainer.explain",
+    "grid": "whycam.show.notebook",
     "load": "whycam.explainer.model",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,8 +18,11 @@ from whycam.maps import boxes as localize
 from whycam.maps import render
 from whycam.runs import write_json
 
+# Of so many photos a line of text names the class.
+_MOST_TOLD = 4
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """Class maps for a batch, with the prediction they explain.
 
@@ -185,8 +189,8 @@ class Explanation:
     def _logit(self, photo: int, index: int) -> float | None:
         return float(self.logits[photo, index]) if index >= 0 else None
 
-    def _repr_png_(self) -> bytes | None:
-        """What a notebook shows: the overlays side by side, eight photos at the most."""
+    def to_png(self) -> bytes | None:
+        """The overlays side by side, eight photos at the most; None of signals and volumes."""
         if not self.has_pictures:
             return None
         shown = [
@@ -196,3 +200,18 @@ class Explanation:
         buffer = io.BytesIO()
         render.join_pictures(shown).save(buffer, "PNG")
         return buffer.getvalue()
+
+    def __repr__(self) -> str:
+        told = [
+            f"{self.name(k)} {float(self.probabilities[i, k]):.0%}" if k >= 0 else self.name(k)
+            for i, k in enumerate(self.targets[:_MOST_TOLD, 0].tolist())
+        ]
+        rest = f", and {len(self) - len(told)} more" if len(self) > len(told) else ""
+        count = f"{len(self)} photo{'s' * (len(self) != 1)}"
+        end = "overlay() gives the picture, save(FOLDER) writes all" if self.has_pictures else "map() gives the numbers"
+        return f"Explanation of {count} by {self.record['method']}: {', '.join(told)}{rest}; {end}"
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        """What a notebook shows. The viewer lies further up in the house, so it is looked up by its name."""
+        bundle: dict[str, Any] = importlib.import_module("whycam.show.notebook").to_mimebundle(self)
+        return bundle

@@ -1,0 +1,46 @@
+"""The notebooks: the pair of files says the same, keeps no outputs, and runs from top to bottom."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+import whycam
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+
+
+def test_there_are_four() -> None:
+    assert [path.stem for path in NOTEBOOKS] == ["original_experiment", "own_model", "shortcut", "which_method"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_its_script_and_keeps_no_outputs(path: Path) -> None:
+    script, notebook = jupytext.read(path.with_suffix(".py")), nbformat.read(path, 4)
+    cells = [[(cell.cell_type, cell.source) for cell in one.cells] for one in (script, notebook)]
+    assert cells[0] == cells[1], "one was changed without the other: jupytext --sync notebooks/*.ipynb"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(Path(whycam.__file__).parents[1]))
+    notebook = nbformat.read(path, 4)
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    frames = [output.data["text/html"] for output in shown if "text/html" in output.get("data", {})]
+    assert frames
+    assert all("<iframe" in frame for frame in frames)
+    told = "".join(output.text for output in shown if output.output_type == "stream")
+    assert "Traceback" not in told
+    assert "Error: " not in told
