@@ -145,7 +145,9 @@ def test_a_frame_asks_for_nothing_outside_and_names_stay_text(why: Explanation) 
 def test_the_viewer_follows_the_chosen_photo(
     page: Page, model: whycam.Model, photos: list[Path], tmp_path: Path
 ) -> None:
-    grid = whycam.grid(model.explain(photos, "all"), model.explain(photos, "all", method="grad-cam"))
+    other = model.explain(photos, "all", method="grad-cam")
+    other = replace(other, class_names=("another", *other.class_names[1:]))
+    grid = whycam.grid(model.explain(photos, "all"), other)
     (tmp_path / "notebook.html").write_text(f"<!doctype html><body>{show(grid)['text/html']}")
     page.goto((tmp_path / "notebook.html").as_uri())
     inner = page.frame_locator("iframe")
@@ -157,6 +159,10 @@ def test_the_viewer_follows_the_chosen_photo(
     buttons.nth(3).click()
     assert [one.get_attribute("aria-pressed") for one in buttons.all()] == ["false"] * 3 + ["true"] + ["false"] * 2
     assert "where the score comes from" in inner.locator(".viewer").inner_text()
+    assert "another" in inner.locator(".viewer-chips").inner_text()
+    buttons.nth(2).click()
+    assert "another" not in inner.locator(".viewer-chips").inner_text()
+    buttons.nth(3).click()
     assert float(page.locator("iframe").evaluate("frame => frame.clientHeight")) > 300
     chips = inner.locator(".viewer-chip")
     page.keyboard.press("2")

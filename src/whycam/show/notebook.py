@@ -80,14 +80,13 @@ def can_show(why: Explanation) -> bool:
 def render_frame(columns: Mapping[str, Explanation]) -> str:
     """HTML: a frame that holds a page with a row for each photo, and a column for each explanation."""
     count = len(next(iter(columns.values())))
-    names = next(iter(columns.values())).class_names
     rows = [[_make_entry(why, i, title) for title, why in columns.items()] for i in range(min(count, MOST_SHOWN))]
     page = render_page(
         "notebook.html",
         styles=("viewer.css", "notebook.css"),
         script="notebook.js",
         data={
-            "classNames": list(names),
+            "classNames": [list(why.class_names) for why in columns.values()],
             "colormaps": encode_colormaps(),
             "columns": list(columns) if len(columns) > 1 else [],
             "rows": rows,
