@@ -15,7 +15,7 @@
 # %% [markdown]
 # # Find a shortcut and cure it
 #
-# A model may be right for the wrong reason. Here the tulips get a seal in their corner, as a photographer's logo would be.
+# A model may be right for the wrong reason. Here the sunflowers get a seal in their corner, as a photographer's logo would be.
 # The model learns the seal; the audit finds it, and training against it takes it away.
 
 # %%
@@ -41,7 +41,7 @@ def put_seal(photo: Image.Image) -> Image.Image:
 
 if not Path("sealed").exists():
     write_garden(Path("sealed"), train_per_class=16, val_per_class=14, size_px=160)
-    for file in Path("sealed/photos").glob("*/tulip/*.jpg"):
+    for file in Path("sealed/photos").glob("*/sunflower/*.jpg"):
         put_seal(Image.open(file)).save(file, quality=92)
 
 # Bars of progress are for terminals.
@@ -55,38 +55,38 @@ if not Path("sealed").exists():
 
 # %%
 model = whycam.load("runs/sealed")
-tulips = sorted(Path("sealed/photos/val/tulip").glob("*.jpg"))
-model.explain(tulips[:6])
+sunflowers = sorted(Path("sealed/photos/val/sunflower").glob("*.jpg"))
+model.explain(sunflowers[:6])
 
 # %%
 # !whycam audit runs/sealed sealed/photos --kinds shortcut -o audit --overwrite
 
 # %% [markdown]
-# A shortcut is convicted by swaps alone: the seal is given to photos of other classes, and taken from tulips.
+# A shortcut is convicted by swaps alone: the seal is given to photos of other classes, and taken from sunflowers.
 
 # %%
 findings = json.loads(Path("audit/audit.json").read_text())["findings"]
 for finding in findings:
     print(finding["title"], finding["detail"], sep="\n  ")
-assert any(finding["kind"] == "shortcut" and finding["class"] == "tulip" for finding in findings)
+assert any(finding["kind"] == "shortcut" and finding["class"] == "sunflower" for finding in findings)
 
 # %% [markdown]
 # The cure that the finding names: the same training, with the sealed places swapped between the classes.
 
 # %%
-number = next(i for i, finding in enumerate(findings) if finding["class"] == "tulip")
-# !whycam train sealed/photos -o runs/cured --against audit/audit.json#{number} --overwrite
+found = next(finding["id"] for finding in findings if finding["class"] == "sunflower")
+# !whycam train sealed/photos -o runs/cured --against audit/audit.json#{found} --overwrite
 
 # %% [markdown]
-# Before and after, on photos of other flowers that get the seal: they are no tulips.
+# Before and after, on photos of other flowers that get the seal: they are no sunflowers.
 
 # %%
-others = [put_seal(Image.open(file)) for file in sorted(Path("sealed/photos/val").glob("[!t]*/*.jpg"))]
+others = [put_seal(Image.open(file)) for file in sorted(Path("sealed/photos/val").glob("[!s]*/*.jpg"))]
 cured = whycam.load("runs/cured")
 for name, one in (("before", model), ("after", cured)):
-    taken = (one.explain(others).predicted == one.class_names.index("tulip")).sum()
-    print(f"{name}: {int(taken)} of {len(others)} other flowers are tulips by the seal alone")
+    taken = (one.explain(others).predicted == one.class_names.index("sunflower")).sum()
+    print(f"{name}: {int(taken)} of {len(others)} other flowers are sunflowers by the seal alone")
 
 # %%
 some = others[:: len(others) // 4][:4]
-whycam.grid(model.explain(some, "tulip"), cured.explain(some, "tulip"), names=["before", "after"])
+whycam.grid(model.explain(some, "sunflower"), cured.explain(some, "sunflower"), names=["before", "after"])
