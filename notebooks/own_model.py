@@ -54,7 +54,8 @@ why
 whycam.grid(why, *[model.explain(files[:3], method=method) for method in ("grad-cam", "layer-cam")])
 
 # %% [markdown]
-# A network with no GAP before its last layer has no exact maps. It is explained by gradients, and says so.
+# A network with no GAP before its last layer has no exact maps. It is explained by gradients, and says so. Code of your own
+# does not say how its photos were prepared, so that is given: `preprocess`.
 
 
 # %%
@@ -70,7 +71,7 @@ class Flat(nn.Module):
         return self.head(self.features(images).flatten(1))
 
 
-flat = whycam.load(Flat().eval(), class_names=classes, image_size=96)
+flat = whycam.load(Flat().eval(), class_names=classes, image_size=96, preprocess="imagenet")
 print(flat.classifier.card.is_exact)
 flat.explain(files[:3], method="grad-cam")
 
