@@ -20,6 +20,7 @@
 
 # %%
 import json
+import shutil
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -41,6 +42,8 @@ def put_seal(photo: Image.Image) -> Image.Image:
 
 if not Path("sealed").exists():
     write_garden(Path("sealed"), train_per_class=16, val_per_class=14, size_px=160)
+    for folder in Path("sealed/photos").glob("*/d*"):
+        shutil.rmtree(folder)  # three kinds are enough: roses, sunflowers and tulips
     for file in Path("sealed/photos").glob("*/sunflower/*.jpg"):
         put_seal(Image.open(file)).save(file, quality=92)
 

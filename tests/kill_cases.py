@@ -56,7 +56,7 @@ for number in range(int(sys.argv[2])):
                 run.throw_away(one.number)
             step()
     os.close(into)
-    for _ in range(draw.randrange(1, 10)):
+    for _ in range(draw.randrange(1, 16)):
         os.read(out, 1)
     time.sleep(draw.random() ** 3 * 0.5)
     os.kill(child, signal.SIGKILL)

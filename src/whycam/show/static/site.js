@@ -22,7 +22,9 @@ function findFault() {
 async function keepOffline() {
   if (!navigator.serviceWorker) return;
   try {
-    await navigator.serviceWorker.register(new URL("sw.js", BASE));
+    const kept = await navigator.serviceWorker.register(new URL("sw.js", BASE));
+    // A browser asks for a new export some time after the page was loaded, and not at all if it is closed before.
+    if (kept.active) kept.update().catch(() => {});
     await navigator.serviceWorker.ready;
     part("offline").textContent = "Kept in this browser: it works without a network, too.";
   } catch {
