@@ -31,7 +31,7 @@ from whycam.data.garden import write_garden
 
 PHOTOS = Path("garden/photos")
 if not PHOTOS.exists():
-    write_garden(Path("garden"), train_per_class=20, val_per_class=10, size_px=160)
+    write_garden(Path("garden"), train_per_class=12, val_per_class=6, size_px=160)
 
 # Bars of progress are for terminals.
 # %env TERM=dumb
@@ -48,7 +48,7 @@ print(len(files), "held-out photos of", ", ".join(classes))
 # The recipe: a frozen network, a 3 x 3 convolution with 1,024 channels, GAP, softmax; epochs of two steps of 32 photos.
 
 # %%
-# !whycam train {PHOTOS} --recipe vgg16-gap --backbone imagenet --epochs 12 -o runs/original --overwrite
+# !whycam train {PHOTOS} --recipe vgg16-gap --backbone imagenet --epochs 5 -o runs/original --overwrite
 
 # %%
 Image.open("runs/original/accuracy.png")

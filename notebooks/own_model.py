@@ -29,7 +29,7 @@ import whycam
 from whycam.data.garden import write_garden
 
 if not Path("garden").exists():
-    write_garden(Path("garden"), train_per_class=20, val_per_class=10, size_px=160)
+    write_garden(Path("garden"), train_per_class=12, val_per_class=6, size_px=160)
 files = sorted(Path("garden/photos").glob("val/*/*.jpg"))
 classes = sorted({file.parent.name for file in files})
 

@@ -204,7 +204,11 @@ def test_class_names_that_do_not_fit(name: str, check: Callable[..., None], make
 
 def test_files_of_class_names_that_are_none(check: Callable[..., None], make: Callable[[str], KindCase]) -> None:
     model = make("onnx").words[0]
-    for file, told in {"empty.txt": "is empty", "nothing.txt": "No such file", model: "a text file, a class name a line, in UTF-8"}.items():
+    for file, told in {
+        "empty.txt": "is empty",
+        "nothing.txt": "No such file",
+        model: "a text file, a class name a line, in UTF-8",
+    }.items():
         check(told, model, "--preprocess", "unit", "--classes", file)
 
 

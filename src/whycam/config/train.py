@@ -139,6 +139,8 @@ RECIPES: dict[str, dict[str, object]] = {
         "lr": 1e-3,
         "schedule": "constant",
         "patience": 0,
+        # As the original did; to choose on a slice would train its head twice.
+        "choose_on": "val",
     },
 }
 
