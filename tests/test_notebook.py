@@ -106,6 +106,11 @@ def test_what_cannot_stand_side_by_side_is_refused(model: whycam.Model, photos: 
         whycam.grid()
     with pytest.raises(whycam.UserError, match="2 and of 3 photos"):
         whycam.grid(three, two)
+    with pytest.raises(whycam.UserError, match="the same photos in the same order"):
+        whycam.grid(three, model.explain(photos[::-1]))
+    with pytest.raises(whycam.UserError, match="Found a list among"):
+        whycam.grid([three, three])  # type: ignore[arg-type]
+    assert list(whycam.grid(three, three, names=[1, 2]).columns) == ["1", "2"]  # type: ignore[list-item]
     with pytest.raises(whycam.UserError, match="1 names of 2 explanations"):
         whycam.grid(three, three, names=["one"])
     with pytest.raises(whycam.UserError, match="can't draw"):

@@ -103,6 +103,7 @@ def test_copies_of_training_photos_are_told(photos: Path, others: Path, random_w
     copies = summary["test"]["copies"]
     assert copies == {"train": 6, "val": 2}
     assert "6 of these photos are trained on, too: the figure is too kind." in summary["test"]["note"]
+    assert "Nothing was chosen" not in summary["test"]["note"]
     log = (tmp_path / "run" / "train.log").read_text()
     assert "6 of the 20 photos of --test are trained on, too" in log
 
@@ -145,9 +146,12 @@ def test_tests_that_measure_nothing_are_refused(
         run(photos, tmp_path / "run", random_weights, test=others)
     shutil.rmtree(others)
     (others / "circle").mkdir(parents=True)
-    (others / "circle" / "a.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match=r"None of the 1 photos of --test .* can be read"):
-        run(photos, tmp_path / "run", random_weights, test=others)
+    for content in (b"", b"no photo"):
+        (others / "circle" / "a.jpg").write_bytes(content)
+        with pytest.raises(UserError, match=r"None of the 1 photos of --test .* can be read"):
+            run(photos, tmp_path / "run", random_weights, test=others)
+    with pytest.raises(UserError, match=r"All 24 photos of --test .* are trained on or held out, too"):
+        run(photos, tmp_path / "run", random_weights, test=photos)
     shutil.copytree(photos, tmp_path / "split" / "train")
     shutil.copytree(photos, tmp_path / "split" / "val")
     with pytest.raises(UserError, match=r"All 24 photos of --test .* are trained on, too; expected others"):
@@ -171,3 +175,13 @@ def test_maps_of_both_views_are_exactly_the_mean_of_their_scores(
         assert float(why.maps[0].mean() + network.classifier.bias[k].detach()) == pytest.approx(
             float(mean[k]), abs=1e-4
         )
+
+
+@pytest.mark.parametrize("option", [{"randaugment": 3}, {"ema": 0.9}, {"finetune_decay": 0.8}])
+def test_options_of_a_networks_training_are_refused_for_a_frozen_one(
+    photos: Path, random_weights: Path, tmp_path: Path, option: dict[str, float]
+) -> None:
+    word = "--" + next(iter(option)).replace("_", "-")
+    with pytest.raises(UserError, match=f"Found {word} for a frozen backbone.*--unfreeze"):
+        run(photos, tmp_path / "run", random_weights, **option)
+    assert not (tmp_path / "run").exists()

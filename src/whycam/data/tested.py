@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from whycam.data.folder import PhotoFolder, Sample, read_class_folders, sort_names
+from whycam.data.images import ImageError, read_size
 from whycam.data.listed import is_listed, read_labels
 from whycam.errors import UserError
 
@@ -69,6 +70,17 @@ def read_tested(place: Path, class_names: Sequence[str]) -> Tested:
     return Tested(place, dict(classes), tuple(name for name in class_names if name not in classes))
 
 
+def find_no_pictures(paths: Iterable[Path]) -> dict[Path, str]:
+    """The files whose header is no picture's, and why; a training would tell of them after hours."""
+    found = {}
+    for path in paths:
+        try:
+            read_size(path)
+        except ImageError as error:
+            found[path] = str(error)
+    return found
+
+
 def compare_tested(
     tested: Tested, photos: PhotoFolder, hashes: Mapping[Path, str], unreadable: Mapping[Path, str]
 ) -> Tested:
@@ -81,7 +93,7 @@ def compare_tested(
         unreadable: the photos of `tested` that can't be read, and why.
 
     Raises:
-        UserError: none can be read, or each of them is trained on.
+        UserError: none can be read, or each of them is trained on or held out.
     """
     classes = {name: [path for path in paths if path not in unreadable] for name, paths in tested.classes.items()}
     kept = replace(tested, classes=classes, unreadable=dict(unreadable))
@@ -92,9 +104,10 @@ def compare_tested(
         )
     sets = {split: {hashes[one.path] for one in getattr(photos, split)} for split in ("train", "val")}
     copies = {split: _count(kept.paths, hashes, words) for split, words in sets.items()}
-    if copies["train"] == len(kept.paths):
+    if _count(kept.paths, hashes, sets["train"] | sets["val"]) == len(kept.paths):
+        what = "trained on" if copies["train"] == len(kept.paths) else "trained on or held out"
         raise UserError(
-            f"All {len(kept.paths):,} photos of --test '{tested.place}' are trained on, too; expected others: what a "
+            f"All {len(kept.paths):,} photos of --test '{tested.place}' are {what}, too; expected others: what a "
             "model has learnt by heart says nothing of photos that it has not seen. Name another folder."
         )
     return replace(kept, copies=copies)

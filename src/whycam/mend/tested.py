@@ -68,7 +68,7 @@ def _describe_test(work: Work, logits: Tensor, read: Sequence[Sample], unreadabl
         "classes_missing": [name for name in names if not counts[name]],
         "unreadable": {str(path): why for path, why in sorted({**work.test.unreadable, **unreadable}.items())},
         "copies": dict(work.test.copies),
-        "note": " ".join(["Nothing was chosen on these photos.", *told]),
+        "note": " ".join([*([] if told else ["Nothing was chosen on these photos."]), *told]),
     }
 
 
@@ -91,6 +91,8 @@ def _score(
     store = compute_more(work, samples, f"features of {words}", is_flipped=is_flipped)
     reasons = {sample.path: store.unreadable.get(work.hashes[sample.path], "") for sample in samples}
     read = [sample for sample in samples if not reasons[sample.path]]
+    if not read:
+        return torch.zeros(0, len(work.photos.class_names)), reasons
     return score_stored(work, work.model, store, read).logits, {path: why for path, why in reasons.items() if why}
 
 

@@ -23,7 +23,7 @@ from whycam.data.exchange import Exchange
 from whycam.data.folder import PhotoFolder, count_labels, fingerprint, read_folder
 from whycam.data.groups import read_groups
 from whycam.data.listed import is_listed, read_listed
-from whycam.data.tested import Tested, compare_tested, read_tested
+from whycam.data.tested import Tested, compare_tested, find_no_pictures, read_tested
 from whycam.errors import UserError
 from whycam.intake.request import read_classes
 from whycam.mend.apply import Applied, find_photos
@@ -34,6 +34,7 @@ from whycam.mend.tested import measure_more
 from whycam.model.backbone import make_backbone
 from whycam.model.gap import save_classifier
 from whycam.runs import command_line, find_way, read_versions, write_json
+from whycam.train.finetune import check_finetuning
 from whycam.train.focus import make_focus
 from whycam.train.multi_label import check_multi_label
 from whycam.train.phases import train_phases
@@ -142,6 +143,7 @@ def read_source(folder: Path, options: TrainOptions, state: State | None = None)
         UserError: a folder that can't be trained on, or options that don't go together.
     """
     check_retraining(options, has_causes=state is not None and state.has_causes)
+    check_finetuning(options)
     how: dict[str, Any] = {
         "val_fraction": options.val_fraction,
         "seed": options.seed,
@@ -197,6 +199,7 @@ def prepare(
     if tested is not None:
         more, lost = ranks.first(partial(hash_photos, tested.paths))
         hashes = {**more, **hashes}
+        lost |= ranks.first(partial(find_no_pictures, list(more)))
         tested = compare_tested(tested, photos, hashes, lost)
     torch.manual_seed(options.seed)
     origin = make_backbone(

@@ -53,12 +53,18 @@ def grid(*explanations: Explanation, names: Sequence[str] | None = None) -> Grid
     """
     if not explanations:
         raise UserError("Found no explanation; expected some to put side by side: whycam.grid(why, other).")
+    if wrong := next((one for one in explanations if not isinstance(one, Explanation)), None):
+        raise UserError(
+            f"Found a {type(wrong).__name__} among the explanations; expected what model.explain gives, one after the "
+            "other: whycam.grid(why, other)."
+        )
     counts = sorted({len(one) for one in explanations})
     if len(counts) > 1:
         raise UserError(
             f"Found explanations of {counts[0]} and of {counts[-1]} photos; expected all of the same photos."
         )
-    titles = list(names) if names is not None else [str(one.record["method"]) for one in explanations]
+    _check_same_photos(explanations)
+    titles = [str(name) for name in names] if names is not None else [str(one.record["method"]) for one in explanations]
     if len(titles) != len(explanations):
         raise UserError(f"Found {len(titles)} names of {len(explanations)} explanations; expected one for each.")
     for one in explanations:
@@ -70,6 +76,20 @@ def grid(*explanations: Explanation, names: Sequence[str] | None = None) -> Grid
     repeated = {title for title in titles if titles.count(title) > 1}
     unique = [f"{title} ({i})" if title in repeated else title for i, title in enumerate(titles, start=1)]
     return Grid(dict(zip(unique, explanations, strict=True)))
+
+
+def _check_same_photos(explanations: Sequence[Explanation]) -> None:
+    first = explanations[0]
+    for other in explanations[1:]:
+        for i, (own, its) in enumerate(zip(first.paths, other.paths, strict=False)):
+            if own.absolute() != its.absolute():
+                raise UserError(
+                    f"Found '{own}' and '{its}' at place {i}; expected explanations of the same photos in the same "
+                    "order: a row is one photo."
+                )
+        sizes = [[photo.size for photo in one.photos] for one in (first, other)]
+        if all(sizes) and sizes[0] != sizes[1]:
+            raise UserError("Found photos of other sizes; expected explanations of the same photos in the same order.")
 
 
 def can_show(why: Explanation) -> bool:

@@ -10,8 +10,31 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from whycam.config import TrainOptions
+from whycam.errors import UserError
+
 # "last" is this share of the backbone's blocks, counted from its end.
 _LAST_SHARE = 1 / 3
+
+
+def check_finetuning(options: TrainOptions) -> None:
+    """Refuses options of a network's training where the backbone stays frozen: they would do nothing in silence.
+
+    Raises:
+        UserError: there is one.
+    """
+    if options.scratch or options.unfreeze != "none":
+        return
+    usual = TrainOptions()
+    given = [
+        name for name in ("ema", "randaugment", "finetune_decay") if getattr(options, name) != getattr(usual, name)
+    ]
+    if given:
+        word = "--" + given[0].replace("_", "-")
+        raise UserError(
+            f"Found {word} for a frozen backbone, on whose stored features it does nothing; expected it beside "
+            f"--unfreeze or --scratch. Give one of them, or leave {word} out."
+        )
 
 
 def list_trainable(backbone: nn.Module, depth: Literal["last", "all"]) -> Iterator[nn.Parameter]:

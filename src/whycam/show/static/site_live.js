@@ -130,7 +130,7 @@ export class Live {
   #order(entry, before, wanted, best) {
     const kept = before ? before.classes.filter((k) => entry.classes.includes(k) || wanted.includes(k)) : [...entry.classes];
     const classes = [...new Set([...kept, ...entry.classes, ...wanted])];
-    return this.model.entryOf(this.#photo, classes, { told: classes.map((k) => (k === best ? "predicted" : "")) });
+    return this.model.entryOf(this.#photo, classes, this.model.isMultiLabel ? {} : { told: classes.map((k) => (k === best ? "predicted" : "")) });
   }
 
   #hold() {
