@@ -558,6 +558,14 @@ def test_an_evaluation_on_a_cluster_gives_the_same_bits_though_its_workers_die(
     assert read_result(tmp_path / "out" / "overall.json") == read_result(tmp_path / "here" / "overall.json")
 
 
+def test_workers_are_asked_every_question_that_an_audit_asks() -> None:
+    from whycam.ray.audit import AskerOfMany
+
+    questions = {name for name in vars(Asker) if not name.startswith("_")}
+    assert "map_classes" in questions
+    assert questions <= set(vars(AskerOfMany))
+
+
 @pytest.mark.slow
 def test_an_audit_on_a_cluster_finds_the_same_though_its_workers_die(
     *,

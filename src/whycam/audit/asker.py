@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -62,11 +62,11 @@ class Asker:
         difference: np.ndarray = maps[:, target] - maps[:, versus]
         return difference
 
-    def map_class(self, pixels: np.ndarray, target: int) -> np.ndarray:
-        """(B, h, w) maps of one class."""
+    def map_classes(self, pixels: np.ndarray, targets: Sequence[int]) -> np.ndarray:
+        """(B, T, h, w) maps of T classes; exact ones are of one pass."""
         if not self.classifier.card.is_exact:
-            return self._explain(pixels, target)[1]
-        maps: np.ndarray = self.classifier.read(pixels).maps[:, target]
+            return np.stack([self._explain(pixels, target)[1] for target in targets], axis=1)
+        maps: np.ndarray = self.classifier.read(pixels).maps[:, list(targets)]
         return maps
 
     def _explain(

@@ -75,6 +75,11 @@ class AuditData:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def asked(self) -> Asker:
+        """What answers for the model."""
+        return self.asker or Asker(self.classifier)
+
     @cached_property
     def predicted(self) -> np.ndarray:
         """(N,) each photo's top class."""
@@ -206,4 +211,4 @@ def _make_sets(samples: Sequence[Sample], classes: int) -> np.ndarray | None:
 
 def read_difference(data: AuditData, rows: np.ndarray, target: int, versus: int) -> np.ndarray:
     """(n, h, w) maps of photos (n,): what speaks for one class and against another."""
-    return (data.asker or Asker(data.classifier)).contrast(data.pixels[rows], target, versus)
+    return data.asked.contrast(data.pixels[rows], target, versus)

@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 import scipy
 
-from whycam.audit.asker import Asker
 from whycam.audit.chance import find_interval, to_certainty
 from whycam.audit.data import AuditData, ShowProgress
 from whycam.audit.findings import LEAST_CERTAINTY, EvidencePhoto, Finding, quote_word
@@ -39,15 +38,18 @@ def audit_labels(
         show_progress: see `audit`.
     """
     done = [kind for kind in (*_KINDS, "confusion") if kind in kinds]
+    tried = [kind for kind in _KINDS if kind in done]
     counts = _sets(data).sum(0)
     order = [int(k) for k in np.argsort(-counts, kind="stable") if 0 < counts[k] < len(data)]
     found: list[Finding] = []
     if "confusion" in done:
         found += find_outcomes(data)
     shared: dict[str, object] = {}
-    for k in order[:MOST_CLASSES]:
-        pair = make_pair(data, k, shared)
-        for kind in (kind for kind in _KINDS if kind in done):
+    looked_at = order[:MOST_CLASSES] if tried else []
+    maps = read_maps(data, looked_at)
+    for k in looked_at:
+        pair = make_pair(data, k, maps[k], shared)
+        for kind in tried:
             with show_progress(f"looking for: {kind} of {data.name(k)}", 0) as advance:
                 found += [_fit(data, k, one) for one in _KINDS[kind](pair.telling(advance)) if one.class_name]
         shared |= {
@@ -65,11 +67,20 @@ def audit_labels(
     return found, done, notes
 
 
-def make_pair(data: AuditData, k: int, shared: dict[str, object] | None = None) -> AuditData:
+def read_maps(data: AuditData, classes: Sequence[int]) -> dict[int, np.ndarray]:
+    """Class -> (N, h, w) its maps; the model is asked once for all of them."""
+    if not classes:
+        return {}
+    batches = (data.pixels[start : start + _BATCH] for start in range(0, len(data), _BATCH))
+    parts = [data.asked.map_classes(batch, classes) for batch in batches]
+    return dict(zip(classes, np.concatenate(parts).swapaxes(0, 1), strict=True))
+
+
+def make_pair(data: AuditData, k: int, maps: np.ndarray, shared: dict[str, object]) -> AuditData:
     """The photos as two classes: 0 without class k, 1 with it; the score of the first is 0.
 
     Logits are moved so that the threshold of the class lies at 0. Evidence is of the answer given, half of the class's
-    map or of its negative, as it is of two classes.
+    map (N, h, w) or of its negative, as it is of two classes.
     """
     name, cut = data.name(k), find_cut(data, k)
     card = replace(data.classifier.card, class_names=(f"no {name}", name), output="logits", thresholds=())
@@ -77,7 +88,6 @@ def make_pair(data: AuditData, k: int, shared: dict[str, object] | None = None) 
         engine=data.classifier.engine, class_names=card.class_names, output=card.output, thresholds=()
     )
     lead = data.logits[:, k] - cut
-    maps = np.concatenate([_read_maps(data, rows, k) for rows in _split_rows(len(data))])
     sign = np.where(lead > 0, 0.5, -0.5)[:, None, None].astype(maps.dtype)
 
     def run(pixels: np.ndarray) -> np.ndarray:
@@ -95,7 +105,7 @@ def make_pair(data: AuditData, k: int, shared: dict[str, object] | None = None) 
         weight=weight,
         sets=None,
         asker=None,
-        kept=dict(shared or {}),
+        kept=dict(shared),
     )
 
 
@@ -104,15 +114,6 @@ def find_cut(data: AuditData, k: int) -> float:
     thresholds = data.classifier.card.thresholds
     share = thresholds[k] if thresholds else HALF
     return float(np.log(share) - np.log1p(-share))
-
-
-def _split_rows(count: int) -> list[slice]:
-    return [slice(start, start + _BATCH) for start in range(0, count, _BATCH)]
-
-
-def _read_maps(data: AuditData, rows: slice, k: int) -> np.ndarray:
-    """(n, h, w) maps of class k."""
-    return (data.asker or Asker(data.classifier)).map_class(data.pixels[rows], k)
 
 
 def find_outcomes(data: AuditData) -> list[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -69,6 +69,10 @@ class AskerOfMany(Asker):
     def contrast(self, pixels: np.ndarray, target: int, versus: int) -> np.ndarray:
         """See Asker."""
         return np.asarray(self._workers("contrast", pixels, target, versus))
+
+    def map_classes(self, pixels: np.ndarray, targets: Sequence[int]) -> np.ndarray:
+        """See Asker."""
+        return np.asarray(self._workers("map_classes", pixels, targets))
 
 
 @dataclass(frozen=True)
