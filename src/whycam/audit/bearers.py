@@ -91,9 +91,10 @@ def find_bars(data: AuditData, label: int) -> Bearers | None:
     """The photos of a class that have a straight edge along a border, or several, where hardly another class's have."""
     drawn = _draw(data, label)
     height, width = data.pixels.shape[2:]
+    greys = [data.pixels[rows].mean(1, dtype=np.float32) for rows in (drawn.own, drawn.others)]
     sides: list[Bearers] = []
     for is_column in (False, True):
-        has, others_have = (_find_edges(data.pixels[rows], is_column=is_column) for rows in (drawn.own, drawn.others))
+        has, others_have = (_find_edges(grey.swapaxes(1, 2) if is_column else grey) for grey in greys)
         length = width if is_column else height
         for is_far in (False, True):
             near = np.arange(has.shape[1]) < _WIDEST * length
@@ -117,10 +118,8 @@ def find_bars(data: AuditData, label: int) -> Bearers | None:
     return Bearers(first.rows, place)
 
 
-def _find_edges(pixels: np.ndarray, *, is_column: bool) -> np.ndarray:
-    """(n, lines - 1) bool: whether there is an edge of photos (n, 3, H, W) after that row, or that column."""
-    grey = pixels.mean(1, dtype=np.float32)
-    lines = grey.swapaxes(1, 2) if is_column else grey
+def _find_edges(lines: np.ndarray) -> np.ndarray:
+    """(n, lines - 1) bool: whether there is an edge of grey photos (n, lines, length) after that line."""
     # Over two lines: a photo that was made smaller has softer edges.
     steps = np.pad(lines, ((0, 0), (1, 1), (0, 0)), mode="edge")
     steps = steps[:, 3:] - steps[:, :-3]
