@@ -12,7 +12,7 @@ from PIL import Image
 from whycam.errors import UserError
 from whycam.maps import boxes as localize
 from whycam.maps import render
-from whycam.model.card import HALF
+from whycam.model.card import find_given
 
 _BOX_SIDE_PX = 256
 
@@ -53,8 +53,7 @@ class Reading:
         """The classes that are given, the likeliest first: the top one; of classes that go together, any number."""
         if self.record.get("output") != "multi-label logits":
             return [self.predicted]
-        least = self.record.get("thresholds")
-        is_given = self.probabilities > HALF if least is None else self.probabilities >= np.float32(least)
+        is_given = find_given(self.probabilities, self.record.get("thresholds", ()))
         return [int(k) for k in np.argsort(-self.probabilities, kind="stable") if is_given[k]]
 
     def name(self, index: int) -> str:

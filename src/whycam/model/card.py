@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +16,11 @@ Output = Literal["logits", "multi-label logits"]
 HALF = 0.5
 # Where exact maps come from, in the words that are recorded.
 POOLED, LINEAR = "features before pooling", "GAP + linear"
+
+
+def find_given(shares: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
+    """Which labels are given, by probabilities (..., K): at their threshold, or over one half without one."""
+    return np.asarray(shares >= np.asarray(thresholds, shares.dtype) if thresholds else shares > HALF)
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,8 @@ class Card:
         return self.output == "multi-label logits"
 
     def is_given(self, shares: np.ndarray) -> np.ndarray:
-        """Which labels are given, by probabilities (..., K): those at their threshold, or over one half."""
-        return np.asarray(shares >= np.asarray(self.thresholds, shares.dtype) if self.thresholds else shares > HALF)
+        """Which labels are given, by probabilities (..., K)."""
+        return find_given(shares, self.thresholds)
 
     def answers_for(self, need: str) -> bool:
         """Whether it gives what a map method needs (`Method.needs`)."""

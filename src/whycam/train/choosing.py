@@ -38,11 +38,11 @@ def make_choice(work: Work) -> Choice:
     """What chooses, as the options say; the held-out photos where a class has too few training photos for a slice."""
     samples, asked = work.photos.train, work.options.choose_on
     rows = range(len(samples))
-    if asked == "slice" and work.photos.is_multi_label:
-        # Their thresholds need the held-out photos as it is.
-        return Choice("val", rows)
     if asked != "slice":
         return Choice(asked, rows)
+    if work.photos.is_multi_label:
+        # Their thresholds need the held-out photos as it is.
+        return Choice("val", rows)
     contents = _list_contents(samples, work.hashes)
     few = {work.photos.class_names[label]: len(words) for label, words in contents.items() if len(words) < LEAST}
     if few:
