@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import whycam
+from conftest import change
 from report_cases import decode_maps
 from test_explain import make_images, make_net
 from whycam.explainer.explanation import Explanation
@@ -144,6 +145,23 @@ def test_a_frame_asks_for_nothing_outside_and_names_stay_text(why: Explanation) 
     assert "alert(1)</script>" not in page
     assert "default-src 'none'" in html.unescape(page)
     assert not re.search(r'(src|href)="?https?:', page)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("thresholds", "told"), [((), "over 50 %"), ((0.01, 0.01, 0.99), "given")])
+def test_classes_that_go_together_are_marked_as_given(
+    *, page: Page, model: whycam.Model, photos: list[Path], tmp_path: Path, thresholds: tuple[float, ...], told: str
+) -> None:
+    several = change(model, output="multi-label logits", thresholds=thresholds)
+    why = several.explain(photos[0], "all")
+    (tmp_path / "notebook.html").write_text(f"<!doctype html><body>{show(why)['text/html']}")
+    page.goto((tmp_path / "notebook.html").as_uri())
+    chips = page.frame_locator("iframe").locator(".viewer-chip")
+    chips.nth(2).wait_for()
+    marked = [told in chip.inner_text() for chip in chips.all()]
+    order = why.logits[0].argsort(descending=True).tolist()
+    assert marked == [model.class_names[k] in why.given() for k in order]
+    assert any(marked)
 
 
 @pytest.mark.browser

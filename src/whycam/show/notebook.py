@@ -106,7 +106,7 @@ def render_frame(columns: Mapping[str, Explanation]) -> str:
         styles=("viewer.css", "notebook.css"),
         script="notebook.js",
         data={
-            "classNames": [list(why.class_names) for why in columns.values()],
+            "models": [_describe_model(why) for why in columns.values()],
             "colormaps": encode_colormaps(),
             "columns": list(columns) if len(columns) > 1 else [],
             "rows": rows,
@@ -119,6 +119,15 @@ def render_frame(columns: Mapping[str, Explanation]) -> str:
         f'<iframe title="{title}" srcdoc="{html.escape(page)}" '
         f'style="width: 100%; height: {_HEIGHT_PX}px; border: 0" loading="lazy"></iframe>'
     )
+
+
+def _describe_model(why: Explanation) -> dict[str, Any]:
+    """What the viewer has to know of the model."""
+    return {
+        "classNames": list(why.class_names),
+        "isMultiLabel": "output" in why.record,
+        "thresholds": why.record.get("thresholds"),
+    }
 
 
 def _make_entry(why: Explanation, index: int, title: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A page that holds all it shows and opens from the disk: style, scripts and data in one file of HTML.
 
-Add a script that pages share as one row of `_MODULES`; a page's own template extends `page.html`.
+Add a script that pages share as one row of `_MODULES`; a page's own template extends `page.html`, or `document.html`
+where it has neither a head line nor a dialog.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def render_page(template: str, *, styles: Sequence[str], script: str, data: Mapp
     """The page as HTML: one file, which asks for nothing outside itself.
 
     Args:
-        template: its file; it extends `page.html`.
+        template: its file; it extends `document.html`.
         styles: files of CSS, in their order.
         script: the file of its own behaviour.
         data: what the script reads.

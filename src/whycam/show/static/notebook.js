@@ -5,14 +5,14 @@ import { Viewer, make, tellName, tellShare } from "whycam/viewer";
 
 const find = (selector) => document.querySelector(selector);
 const data = JSON.parse(find("#data").textContent);
-const viewer = new Viewer(find("#viewer"), { ...data, classNames: data.classNames[0] });
+const viewer = new Viewer(find("#viewer"), { ...data, ...data.models[0] });
 const entries = data.rows.flat();
-/** Each column's model has classes of its own. */
-const namesOf = (index) => data.classNames[index % data.classNames.length];
+/** Each column is of a model of its own. */
+const modelOf = (index) => data.models[index % data.models.length];
 const buttons = [];
 
 function choose(index) {
-  viewer.classNames = namesOf(index);
+  viewer.setModel(modelOf(index));
   viewer.bias = entries[index].bias;
   viewer.show(entries[index]);
   buttons.forEach((button, i) => { button.ariaPressed = String(i === index); });
@@ -35,7 +35,7 @@ function buildGrid() {
   grid.append(...data.columns.map((title) => make("span", { className: "title" }, title)));
   entries.forEach((entry, index) => {
     const [first] = entry.classes;
-    const told = `${tellName(namesOf(index)[first])} ${tellShare(entry.probabilities[0])}`;
+    const told = `${tellName(modelOf(index).classNames[first])} ${tellShare(entry.probabilities[0])}`;
     const title = isTable ? `${data.columns[index % data.columns.length]}: ` : "";
     const stage = makePicture(entry, { colors: viewer.colors, classIndex: first });
     const button = make("button", { type: "button", className: "shown-photo", ariaLabel: `${title}${entry.name}, ${told}` }, stage, make("span", { className: "name", dir: "auto" }, told));

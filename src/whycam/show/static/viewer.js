@@ -190,10 +190,7 @@ export class Viewer extends EventTarget {
   /** @param root an empty element. @param bias of each class, where mean(map) + bias is the score; else null. */
   constructor(root, { classNames, colormaps, isMultiLabel = false, thresholds = null, bias = null, defaults = {} }) {
     super();
-    this.classNames = classNames;
-    this.isMultiLabel = isMultiLabel;
-    this.givenWord = thresholds ? "given" : "over 50 %";
-    this.isGiven = makeGiven(thresholds);
+    this.setModel({ classNames, isMultiLabel, thresholds });
     this.bias = bias;
     this.colors = Object.fromEntries(Object.entries(colormaps).map(([name, text]) => [name, decodeBytes(text)]));
     this.settings = { heat: true, opacity: 0.6, threshold: 0, boxes: false, signed: false, colormap: "inferno", ...defaults };
@@ -201,6 +198,14 @@ export class Viewer extends EventTarget {
     this.selected = null;
     this.versus = null;
     this.#build(root);
+  }
+
+  /** What is shown from now on is another model's. */
+  setModel({ classNames, isMultiLabel = false, thresholds = null }) {
+    this.classNames = classNames;
+    this.isMultiLabel = isMultiLabel;
+    this.givenWord = thresholds ? "given" : "over 50 %";
+    this.isGiven = makeGiven(thresholds);
   }
 
   /**
