@@ -13,7 +13,7 @@ import tomllib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import entry_points
 from itertools import count
 from pathlib import Path
@@ -291,20 +291,27 @@ def browser() -> Iterator[Browser]:
         found.close()
 
 
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A tab of a browser of its own; the test fails on an error in the console and on a request to another machine."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
+@contextmanager
+def open_tab(browser: Browser, **how: Any) -> Iterator[Page]:
+    """A tab that fails on an error in the console and on a request to another machine."""
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **how})
     tab = context.new_page()
     errors: list[str] = []
     requests: list[str] = []
     tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     tab.on("pageerror", lambda error: errors.append(str(error)))
-    tab.on("request", lambda request: requests.append(request.url))
+    context.on("request", lambda request: requests.append(request.url))
     yield tab
     context.close()
     assert not errors
-    assert not [url for url in requests if urlsplit(url).hostname not in {None, "", "127.0.0.1", "localhost"}]
+    assert not [url for url in requests if urlsplit(url).hostname not in {None, "", "127.0.0.1"}]
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A tab of a browser of its own."""
+    with open_tab(browser) as tab:
+        yield tab
 
 
 @pytest.fixture

@@ -16,13 +16,13 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import whycam
+from conftest import open_tab
 from whycam.config import ExportOptions
 from whycam.data.preprocess import _FILTERS
 from whycam.data.walk import find_images
@@ -31,7 +31,7 @@ from whycam.jobs.export import export
 from whycam.show.web.runtime import find_runtime
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.browser
 NEAR = 1e-4
@@ -87,20 +87,6 @@ def camera(browser: Browser) -> Iterator[Browser]:
     )
     yield found
     found.close()
-
-
-@contextmanager
-def open_tab(browser: Browser, **how: Any) -> Iterator[Page]:
-    """A tab that fails on an error in the console and on a request to another machine."""
-    context: BrowserContext = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **how})
-    tab, errors, asked = context.new_page(), [], []
-    tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    tab.on("pageerror", lambda error: errors.append(str(error)))
-    context.on("request", lambda request: asked.append(request.url))
-    yield tab
-    context.close()
-    assert not errors
-    assert not [url for url in asked if urlsplit(url).hostname not in {None, "", "127.0.0.1"}]
 
 
 def open_site(page: Page, address: str) -> None:
