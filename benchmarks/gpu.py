@@ -70,7 +70,10 @@ def clock(calls: Mapping[str, Callable[[], object]], rounds: int, device: str) -
 
 
 def make_calls(model: nn.Module, place: str, images: Tensor) -> dict[str, Callable[[], object]]:
-    """Ours, in three precisions where maps are exact, and the peers' calls that fit the network, a class each."""
+    """Ours, bare and as a user calls it, and the peers' calls that fit the network, a class each.
+
+    Where maps are exact, ours are those of all classes, in three precisions.
+    """
     is_exact = isinstance(model, GapClassifier)
     layer = (model.backbone if isinstance(model, GapClassifier) else model).get_submodule(place)
     target, device = [3] * len(images), images.device.type
@@ -97,22 +100,24 @@ def make_calls(model: nn.Module, place: str, images: Tensor) -> dict[str, Callab
             cam(target, model(images))
 
     peers = {"logits alone": run_plain, "grad-cam": run_grad_cam}
+    asked = whycam.load(copy.deepcopy(model), device=device, preprocess="imagenet")
     if not is_exact:
-        asked, classes = whycam.load(copy.deepcopy(model), device=device), torch.tensor(target, device=images.device)
+        classes = torch.tensor(target, device=images.device)
         # The same layer and formula; TorchCAM reads maps, and no tokens.
         return {OURS: lambda: asked.explain(images, classes, method="grad-cam", layer=place), **peers}
     explaining = ExplainingNet(model, GraphOptions())
     halves = {f"{OURS}, fp16": lambda: explain(torch.float16), f"{OURS}, bf16": lambda: explain(torch.bfloat16)}
-    return {OURS: explain, **halves, **peers, "torchcam": run_torchcam}
+    whole = {f"{OURS}, model.explain(images, 'all')": lambda: asked.explain(images, "all")}
+    return {OURS: explain, **whole, **halves, **peers, "torchcam": run_torchcam}
 
 
 @torch.inference_mode()
 def measure_halves(model: GapClassifier, images: Tensor) -> list[list[Any]]:
-    """For fp16 and bf16: how far logits and maps are from float32's, as a share of their range, and the top classes."""
+    """How far logits and maps are from float32's, as a share of their range, the identity, and the top classes."""
     explaining, rows = ExplainingNet(model, GraphOptions()), []
     logits, maps = explaining(images)
-    for kind in (torch.float16, torch.bfloat16):
-        with torch.autocast(images.device.type, kind):
+    for kind in (torch.float32, torch.float16, torch.bfloat16):
+        with torch.autocast(images.device.type, kind, enabled=kind != torch.float32):
             found = [value.float() for value in explaining(images)]
         errors = [float((a - b).abs().max() / (a.max() - a.min())) for a, b in zip((logits, maps), found, strict=True)]
         gap = found[1].mean((2, 3)) + model.classifier.bias - found[0]
@@ -138,18 +143,25 @@ def make_steps(model: nn.Module, images: Tensor) -> dict[str, Callable[[], objec
 
 
 def run_files(photos_per_class: int, device: str) -> tuple[int, dict[str, float]]:
-    """How many generated photos were explained, and the seconds of a cold process by part of its output."""
+    """How many generated photos were explained and trained on, and the seconds of each command, a cold process."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        write_garden(root / "garden", train_per_class=1, val_per_class=photos_per_class, size_px=256)
-        photos = root / "garden" / "photos" / "val"
-        for name, words in (("overlays and heatmaps", []), ("maps alone", ["--maps-only"])):
-            command = [sys.executable, "-m", "whycam", "explain", "imagenet", str(photos), "-o", str(root / name[:4])]
+        write_garden(root / "garden", train_per_class=photos_per_class, val_per_class=photos_per_class, size_px=256)
+        photos = root / "garden" / "photos"
+        explain, train = ("explain", "imagenet", photos / "val"), ("train", photos, "--cache-dir", root / "cache")
+        commands = {
+            "explain imagenet PHOTOS": explain,
+            "explain imagenet PHOTOS --maps-only": (*explain, "--maps-only"),
+            "train PHOTOS": train,
+            "train PHOTOS --unfreeze all --finetune-epochs 3": (*train, "--unfreeze", "all", "--finetune-epochs", "3"),
+        }
+        for number, (name, words) in enumerate(commands.items()):
+            command = [sys.executable, "-m", "whycam", *map(str, words), "-o", str(root / str(number))]
             start = time.perf_counter()
-            subprocess.run([*command, "--device", device, *words], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([*command, "--device", device], check=True, stdout=subprocess.DEVNULL)
             found[name] = time.perf_counter() - start
-        return len(list(photos.rglob("*.jpg"))), found
+        return len(list((photos / "val").rglob("*.jpg"))), found
 
 
 def main() -> None:
@@ -182,7 +194,7 @@ def main() -> None:
         seconds[f"{name} step"] = times
         ms = [1e3 * statistics.median(times[kind]) for kind in ("float32", "bf16")]
         steps.append([name, len(images), *ms, ratio(times, "float32", "bf16")])
-    count, files = run_files(2 if args.tiny else 100, args.device)
+    count, files = run_files(2 if args.tiny else 50, args.device)
     where = torch.cuda.get_device_name() if args.device == "cuda" else "a CPU: these figures say nothing of a GPU"
     lines = [
         "# On a GPU",
@@ -201,8 +213,8 @@ def main() -> None:
         *write_table(["network", "batch", "step, float32, ms", "bf16, ms", "times faster"], steps),
         "",
         *write_table(
-            ["`whycam explain imagenet`, cold", "photos", "seconds"],
-            [[name, count, own] for name, own in files.items()],
+            ["command, a cold process", "photos (of each split)", "seconds"],
+            [[f"`whycam {name}`", count, own] for name, own in files.items()],
         ),
     ]
     save("gpu", lines, {"seconds": seconds, "halves": halves, "files": files}, args.out)

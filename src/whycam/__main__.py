@@ -32,6 +32,12 @@ def main() -> None:
         _tell(str(error))
     except ValidationError as error:
         _tell("\n".join(map(_describe, error.errors())))
+    except RuntimeError as error:
+        # By name: torch's class is not there where torch was not needed.
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        first = str(error).split(". ", maxsplit=1)[0]
+        _tell(f"The GPU's memory is full: {first}. Give a smaller --batch-size or --image-size, or --device cpu.")
 
 
 def _describe(error: ErrorDetails) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -223,19 +224,23 @@ def describe_blank(
         why_zero: for each map, the reason if it is zero everywhere.
     """
     notes = []
-    for values, index, reason in zip(maps, target, why_zero, strict=True):
+    flat = maps.reshape(len(maps), -1)
+    # All at once, as there may be a thousand: what is not finite is in one of the two.
+    lows, highs = flat.min(1), flat.max(1)
+    is_odd = ~(np.isfinite(lows) & np.isfinite(highs)) | (highs <= 0) | (highs == lows)
+    for place in np.flatnonzero(is_odd).tolist():
+        index, low, high = target[place], float(lows[place]), float(highs[place])
         name = class_names[index] if 0 <= index < len(class_names) else "the score"
-        bad = int((~np.isfinite(values)).sum())
-        if bad:
+        if not (math.isfinite(low) and math.isfinite(high)):
             notes.append(
-                f"{bad} of {values.size} cells of the map of {name!r} are not finite: look for NaN "
-                "in the photo's features or the weights."
+                f"{int((~np.isfinite(flat[place])).sum())} of {flat.shape[1]} cells of the map of {name!r} are not "
+                "finite: look for NaN in the photo's features or the weights."
             )
-        elif not values.any():
-            notes.append(f"The map of {name!r} is zero everywhere: {reason}.")
-        elif values.max() == values.min():
+        elif low == high == 0:
+            notes.append(f"The map of {name!r} is zero everywhere: {why_zero[place]}.")
+        elif low == high:
             notes.append(f"The map of {name!r} is flat: every place counts the same.")
-        elif values.max() <= 0:
+        else:
             notes.append(
                 f"The map of {name!r} has no positive value: every place speaks against it, and the heatmap is empty."
             )

@@ -84,6 +84,11 @@ class GapClassifier(nn.Module):
 
     def compute_maps(self, features: Tensor) -> Tensor:
         """(N, K, h, w): every class's signed map by one 1x1 convolution; unit: the logit's."""
+        if features.is_cuda:
+            # cuDNN rounds a convolution's factors to 10 bits (TF32) unless told otherwise, and the linear layer's stay
+            # as they are: such maps would miss the logits by more than float error.
+            maps: Tensor = (self.classifier.weight @ features.flatten(2)).unflatten(2, features.shape[2:])
+            return maps
         return nn.functional.conv2d(features, self.classifier.weight[:, :, None, None])
 
     def forward(self, images: Tensor) -> Tensor:
