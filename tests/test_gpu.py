@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -27,6 +30,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that PyTorch can use"),
 ]
 METHODS = [method.name for method in iter_methods()]
+FINETUNED = ("--unfreeze", "last", "--finetune-epochs", "2")
 # Convolutions of a GPU round their factors to 10 bits (TF32).
 LOGITS_WITHIN, MAPS_CORRELATE = 5e-3, 0.995
 
@@ -125,9 +129,7 @@ def test_a_module_with_exact_maps_has_them(make: Callable[[], torch.nn.Module]) 
     assert why.maps.shape[0] == 4
 
 
-@pytest.mark.parametrize(
-    "words", [(), ("--head", "conv"), ("--unfreeze", "last", "--finetune-epochs", "2"), ("--scratch", "--epochs", "2")]
-)
+@pytest.mark.parametrize("words", [(), ("--head", "conv"), FINETUNED, ("--scratch", "--epochs", "2")])
 def test_a_training_gives_what_it_gives_on_a_cpu(runs: Callable[..., Path], words: tuple[str, ...]) -> None:
     gpu, cpu = (json.loads((runs(device, *words) / "summary.json").read_text()) for device in ("cuda", "cpu"))
     assert gpu["identity_error"] < 1e-4
@@ -156,6 +158,27 @@ def test_a_command_does_its_work(
     words = [word.format(**places, out=tmp_path / "out") for word in command]
     done = run_whycam(*words, *(() if command[0] in {"report", "export"} else ("--device", "cuda")), timeout_s=300)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_launched_training_computes_in_bfloat16_and_is_as_good(
+    runs: Callable[..., Path], garden: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("accelerate", reason="needs accelerate")
+    out = tmp_path / "launched"
+    words = ("-o", out, "--image-size", 128, "--cache-dir", tmp_path / "cache", *FINETUNED)
+    launched = (sys.executable, "-m", "accelerate.commands.launch", "--num_processes", 1, "-m", "whycam", "train")
+    done = subprocess.run(
+        [str(word) for word in (*launched, garden / "photos", *words)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    alone, half = (json.loads((run / "summary.json").read_text()) for run in (runs("cuda", *FINETUNED), out))
+    assert half["identity_error"] < 1e-4
+    assert half["val_accuracy"] > alone["val_accuracy"] - 0.1
 
 
 def test_numbers_of_an_evaluation_are_the_cpus(
