@@ -37,6 +37,7 @@ from whycam.callbacks.untouched import leave_untouched
 from whycam.data.annotations import Annotation
 from whycam.data.garden import FLOWERS
 from whycam.errors import UserError
+from whycam.made import tell_foreign
 
 NAMES = tuple(sorted(FLOWERS))
 
@@ -60,6 +61,11 @@ def trained(garden: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.
 @pytest.fixture(scope="module")
 def recording(trained: tuple[nn.Sequential, Path]) -> Recording:
     return read_recording(trained[1])
+
+
+def test_what_later_epochs_wrote_is_known_as_the_recording_s(recording: Recording) -> None:
+    assert len(recording.epochs) > 1
+    assert tell_foreign(recording.folder) == ""
 
 
 def test_training_goes_on_byte_for_byte(garden: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from whycam.config import TrainOptions
+from whycam.made import tell_foreign
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -55,6 +56,7 @@ def test_train_then_explain(run_whycam: Run, call_whycam: Run, shapes_folder: Pa
     done = run_whycam("train", shapes_folder, "-o", out, "--image-size", 64, "--epochs", 3)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith(f"the run is in {out}")
+    assert tell_foreign(out) == ""
     done = call_whycam("explain", out, shapes_folder / "circle", shapes_folder / "square" / "00.jpg", "-o", maps)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"Explained 13 photos; overlays, maps and table are in {maps}"

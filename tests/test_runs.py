@@ -8,15 +8,18 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from whycam.errors import UserError
+from whycam.made import LIST
 from whycam.runs import (
     TableWriter,
     name_beside,
@@ -40,7 +43,8 @@ with FileLock(sys.argv[1]):
 
 
 def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """All but the list of what is there."""
+    return sorted(path.name for path in folder.iterdir() if path.name != LIST)
 
 
 def make_run(folder: Path, word: str, **options: bool) -> None:
@@ -78,8 +82,9 @@ def test_what_a_resume_needs_is_left_under_the_partial_name(tmp_path: Path) -> N
 
 
 def test_without_resume_the_work_starts_anew(tmp_path: Path) -> None:
-    (tmp_path / "run.partial").mkdir()
-    (tmp_path / "run.partial" / "old.txt").write_text("old")
+    with pytest.raises(ZeroDivisionError), open_run(tmp_path / "run", keep="old.txt") as work:  # noqa: PT012
+        (work / "old.txt").write_text("old")
+        raise ZeroDivisionError
     with open_run(tmp_path / "run") as work:
         assert names_in(work) == []
 
@@ -117,11 +122,91 @@ def test_overwrite_keeps_the_old_until_the_new_is_whole(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["run"]
 
 
-def test_overwrite_replaces_a_file(tmp_path: Path) -> None:
-    (tmp_path / "run").write_text("x")
-    make_run(tmp_path / "run", "new", overwrite=True)
+def test_overwrite_leaves_what_is_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_text("x")
+    (tmp_path / "notes").write_text("x")
+    for name, words in (
+        ("photos", r"there already: a folder that WhyCAM did not make \(cat\.jpg\)"),
+        ("notes", "a file that"),
+    ):
+        with pytest.raises(UserError, match=f"{words}.*Take another name, or delete it yourself"):
+            make_run(tmp_path / name, "new", overwrite=True)
+        with pytest.raises(UserError, match=r"never replaced by itself\. Choose another name\.$"):
+            make_run(tmp_path / name, "new")
+    assert names_in(tmp_path) == ["notes", "photos"]
+    assert names_in(tmp_path / "photos") == ["cat.jpg"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "blank").touch()
+    for name in ("empty", "blank"):
+        with pytest.raises(UserError, match="or give --overwrite"):
+            make_run(tmp_path / name, "new")
+        make_run(tmp_path / name, "new", overwrite=True)
+        assert names_in(tmp_path / name) == ["a.txt"]
+
+
+def test_files_that_were_put_into_a_result_are_named_and_stay(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with open_run(run) as work:
+        (work / "maps").mkdir()
+        (work / "maps" / "1.npy").write_text("map")
+        make_run(work / "inner", "inner")
+    (run / ".DS_Store").write_text("the system's")
+    for place in ("notes.txt", "maps/mine.npy", "inner/mine.txt", "deep/er/mine.txt", "edits.jsonl"):
+        (run / place).parent.mkdir(parents=True, exist_ok=True)
+        (run / place).write_text("mine")
+        with pytest.raises(UserError, match=f"a result of WhyCAM's, but {place} in it WhyCAM did not make.*Move them"):
+            make_run(run, "new", overwrite=True)
+        (run / place).unlink()
+    (run / "link").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(UserError, match="but link in it"):
+        make_run(run, "new", overwrite=True)
+    (run / "link").unlink()
+    (run / "edits.jsonl").write_text("{}\n")
+    make_run(run, "new", overwrite=True, keeps="edits.jsonl")
+    assert names_in(run) == ["a.txt"]
     assert names_in(tmp_path) == ["run"]
-    assert names_in(tmp_path / "run") == ["a.txt"]
+
+
+def test_a_file_that_comes_while_a_result_is_replaced_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = tmp_path / "run"
+    make_run(run, "first")
+    with open_run(run, overwrite=True) as work:
+        (work / "a.txt").write_text("second")
+        (run / "mine.txt").write_text("mine")
+    assert (run / "a.txt").read_text() == "second"
+    (old,) = (path for path in tmp_path.iterdir() if path.name != "run")
+    assert (old / "mine.txt").read_text() == "mine"
+    assert f"is kept as '{old.name}'" in caplog.text
+
+
+def test_names_beside_a_result_are_not_taken_from_anybody(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", "first")
+    for name in ("run.old", "run.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.txt").write_text("mine")
+    for how in ({}, {"resume": True}):
+        with pytest.raises(UserError, match=r"run\.partial' is there, and is no unfinished work.*Rename it"):
+            make_run(tmp_path / "run", "second", overwrite=True, **how)
+    shutil.rmtree(tmp_path / "run.partial")
+    make_run(tmp_path / "run", "second", overwrite=True)
+    assert (tmp_path / "run.old" / "mine.txt").read_text() == "mine"
+
+
+def test_a_link_stays_and_what_it_points_to_is_the_result(tmp_path: Path) -> None:
+    (tmp_path / "latest").symlink_to("run", target_is_directory=True)
+    make_run(tmp_path / "latest", "first")
+    make_run(tmp_path / "latest", "second", overwrite=True)
+    assert (tmp_path / "latest").is_symlink()
+    assert (tmp_path / "run" / "a.txt").read_text() == "second"
+
+
+@pytest.mark.parametrize("name", ["audit.json", "page.HTML", "model.onnx"])
+def test_a_folder_is_not_called_like_a_file(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=rf"{name}' is a file's name.*folder.*Take '{Path(name).stem}'"):
+        make_run(tmp_path / name, "x")
+    make_run(tmp_path / "run.2", "x")
+    assert names_in(tmp_path) == ["run.2"]
 
 
 def test_a_run_that_another_process_works_on_is_refused(tmp_path: Path) -> None:
@@ -180,6 +265,20 @@ def test_atomic_file(tmp_path: Path) -> None:
         write_json(path, {"value": float("nan")})
     assert json.loads(path.read_text(encoding="utf-8"))["value"] == 1.5
     assert names_in(tmp_path) == ["a.json"]
+
+
+def test_float32_is_written_as_people_write_it(tmp_path: Path) -> None:
+    single = float(np.float32(0.1))
+    content = {"a": single, "b": [single, {"c": (float(np.float32(1 / 3)),)}], "d": 0.1, "e": 1 / 3, "f": 2.5, "g": 3}
+    write_json(tmp_path / "a.json", {**content, "h": 1e300, "i": float(np.float32(1e-30)), "j": -single})
+    text = (tmp_path / "a.json").read_text()
+    assert "0.100000" not in text
+    read = json.loads(text)
+    assert (read["a"], read["b"][0], read["b"][1]["c"][0], read["j"]) == (0.1, 0.1, 0.33333334, -0.1)
+    assert (read["d"], read["e"], read["f"], read["g"], read["h"]) == (0.1, 1 / 3, 2.5, 3, 1e300)
+    assert np.float32(read["i"]) == np.float32(1e-30)
+    write_lines(tmp_path / "a.jsonl", [content])
+    assert "0.100000" not in (tmp_path / "a.jsonl").read_text()
 
 
 def test_lines(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from PIL import Image
 import whycam
 from conftest import Run
 from whycam.errors import UserError
+from whycam.made import LIST, tell_foreign
 from whycam.model.onnx.engine import OnnxEngine
 from whycam.show.web import runtime as module
 from whycam.show.web.runtime import find_registry, find_runtime
@@ -101,6 +103,10 @@ def test_the_folder_is_whole(call_whycam: Run, tiny_folder: Path, package: Path,
     done = call_whycam("export", tiny_folder, "-o", site, "--format", "web", "--runtime", package)
     assert done.returncode == 0, done.stderr
     assert "Wrote" in done.stdout
+    assert LIST not in (site / "sw.js").read_text()
+    for _ in ("with its list", "as before there were lists"):
+        assert tell_foreign(site) == ""
+        (site / LIST).unlink(missing_ok=True)
     assert (site / "runtime" / "ort.wasm.min.mjs").read_bytes() == SCRIPT
     assert gzip.decompress((site / "runtime" / "ort-wasm-simd-threaded.wasm.gz").read_bytes()) == BINARY
 
@@ -178,6 +184,26 @@ def test_what_npm_did_not_publish_is_thrown_away(tmp_path: Path, monkeypatch: py
             find_runtime(None)
     with pytest.raises(UserError, match="can't be fetched from npm's registry"):
         find_runtime(None)
+
+
+def test_an_archive_that_is_none_is_told_in_a_line(call_whycam: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "junk.tgz").write_bytes(b"junk" * 99)
+    words = ("--format", "web", "--runtime", tmp_path / "junk.tgz")
+    done = call_whycam("export", tiny_folder, "-o", tmp_path / "site", *words)
+    assert done.returncode == 2
+    told = [line for line in done.stderr.splitlines() if "junk.tgz" in line or "method" in line]
+    assert len(told) == 1
+    assert "junk.tgz' is no whole .tgz (file could not be opened successfully); expected onnxruntime-web's" in told[0]
+
+
+def test_the_docs_name_the_buttons_as_the_page_does() -> None:
+    static, templates = (Path(whycam.__file__).parent / "show" / name for name in ("static", "templates"))
+    sources = [templates / "site.html", templates / "app_page.html", *static.glob("*.js")]
+    page = "".join(path.read_text(encoding="utf-8") for path in sources)
+    text = (Path(__file__).parents[1] / "docs" / "web.md").read_text(encoding="utf-8")
+    named = re.findall(r"(?<![*\w])\*([A-Z][^*\n]+)\*(?!\*)", text)
+    assert {"Camera", "Hold the class"} <= set(named)
+    assert [name for name in named if not re.search(rf"[>\"\x60 ]{re.escape(name)}[<\"\x60]", page)] == []
 
 
 def test_no_network_and_nothing_at_hand(call_whycam: Run, tiny_folder: Path, tmp_path: Path) -> None:

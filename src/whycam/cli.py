@@ -13,6 +13,7 @@ import typer
 
 from whycam import __version__
 from whycam.config import (
+    OVERWRITE,
     AuditOptions,
     CardOptions,
     CheckOptions,
@@ -30,12 +31,13 @@ from whycam.config import (
     UnitsOptions,
     make_train_options,
 )
-from whycam.jobs.options import GreedyCommand, with_options
+from whycam.jobs.options import GreedyCommand, PlainGroup, with_options
 
 if TYPE_CHECKING:
     from whycam.audit import Audit
 
 app = typer.Typer(
+    cls=PlainGroup,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -124,7 +126,7 @@ def export(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")] = Path("demo"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder of that name.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE.description)] = False,
 ) -> None:
     """Everything, offline: explain installed photos, train on generated flowers, measure the maps."""
     from whycam.jobs.demo import run_demo
@@ -138,7 +140,7 @@ def data(
     name: Annotated[str, typer.Argument(help="flowers, cifar10, stl10, flowers102 or oxford-pets.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")],
     source: Annotated[Path | None, typer.Option(help="An archive or folder that you fetched elsewhere.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that this command made.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE.description)] = False,
 ) -> None:
     """Fetch a known set of photos and lay it out as class folders (needs the internet, or --source)."""
     from whycam.jobs.data import fetch_with_progress

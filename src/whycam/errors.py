@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 EXIT_CODE = 2
 _DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -20,9 +22,25 @@ class UserError(Exception):
     """
 
 
+class PhotoIndexError(UserError, IndexError):
+    """A photo's number that an explanation does not have; an IndexError too, by which loops know their end."""
+
+
 def as_clause(reason: object) -> str:
-    """What an error or another reason says, inside a sentence: no dot at its end; its class where it is mute."""
-    return str(reason).strip().rstrip(".") or type(reason).__name__
+    """What an error or another reason says, inside a sentence: one line, no dot at its end; its class where it is mute.
+
+    Of a sentence with a list of tries below it, as tarfile's, the sentence stands.
+    """
+    first, *rest = str(reason).strip().splitlines() or [""]
+    if rest and not (first.endswith(":") and all(line.lstrip().startswith("- ") for line in rest)):
+        first = " ".join(" ".join((first, *rest)).split())
+    return first.strip().rstrip(".:") or type(reason).__name__
+
+
+def tell_wrong_value(fault: Mapping[str, Any]) -> str:
+    """What pydantic says of one wrong value, without its own word in front: "input should be greater than 0"."""
+    told = re.sub(r"^(Value error|Assertion failed), ", "", str(fault["msg"]))
+    return as_clause(told[:1].lower() + told[1:])
 
 
 def join_words(words: Sequence[str]) -> str:

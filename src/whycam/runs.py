@@ -10,12 +10,15 @@ import csv
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import re
 import shlex
 import shutil
+import struct
 import sys
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -26,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Self
 from filelock import FileLock, Timeout
 
 from whycam.errors import UserError, as_clause, make_busy_error, make_disk_error
+from whycam.made import begin_list, check_free, check_name, check_partial, tell_foreign, write_list
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -90,33 +94,50 @@ def tell_disk_errors(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def open_run(folder: Path, *, overwrite: bool = False, resume: bool = False, keep: str | None = None) -> Iterator[Path]:
+def open_run(
+    folder: Path, *, overwrite: bool = False, resume: bool = False, keep: str | None = None, keeps: str = ""
+) -> Iterator[Path]:
     """The folder to work in; it becomes `folder` when the block ends without an error.
 
     With `resume` an interrupted run's files are still there; otherwise the block starts with an empty folder. After an
     error the work is removed, unless it holds something of the name `keep`: what a later `resume` goes on with.
 
+    Args:
+        folder: what to make.
+        overwrite: whether a result of WhyCAM's, or an empty folder, of that name may be replaced; nothing else ever is.
+        resume: see above.
+        keep: see above.
+        keeps: a file of people's in the old folder that the caller carries over into the new one.
+
     Raises:
-        UserError: `folder` exists and `overwrite` is False; another process works on it; the disk is full.
+        UserError: `folder` exists and `overwrite` is False, or it is not WhyCAM's alone; it has a file's name; another
+            process works on it; the disk is full.
     """
     folder = folder.absolute()
+    with suppress(OSError):  # a name that is too long
+        if folder.is_symlink():  # what it points to is the result, the link stays
+            folder = folder.resolve()
+    check_name(folder)
     partial = name_beside(folder, "", ".partial")
     try:
         with tell_disk_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with hold_lock(folder):
                 # Under the lock: a process that was at work until now may just have given the folder its name.
-                _check_free(folder, overwrite=overwrite)
+                check_free(folder, overwrite=overwrite, keeps=keeps)
+                check_partial(partial)
                 if not resume:
                     shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(exist_ok=True)
+                begin_list(partial)
                 try:
                     yield partial
+                    write_list(partial)
                 except BaseException:
                     if keep is None or not (partial / keep).exists():
                         shutil.rmtree(partial, ignore_errors=True)
                     raise
-                _replace_folder(partial, folder)
+                _replace_folder(partial, folder, keeps)
     except Timeout:
         raise make_busy_error(folder) from None
     except KeyboardInterrupt:
@@ -128,25 +149,20 @@ def open_run(folder: Path, *, overwrite: bool = False, resume: bool = False, kee
         raise UserError(f"Interrupted. {left}") from None
 
 
-def _check_free(folder: Path, *, overwrite: bool) -> None:
-    if folder.exists() and not overwrite:
-        kind = "finished result" if folder.is_dir() else "file"
-        raise UserError(
-            f"'{folder}' is there already (a {kind}); it is never replaced by itself. "
-            "Choose another name, or give --overwrite."
-        )
-
-
-def _replace_folder(partial: Path, folder: Path) -> None:
-    """Renames, with the old folder kept until the new one has its name."""
-    if folder.exists():
-        old = name_beside(folder, "", ".old")
+def _replace_folder(partial: Path, folder: Path, keeps: str = "") -> None:
+    """Renames, with the old one kept until the new one has its name; and longer, where somebody wrote into it since."""
+    if not folder.exists():
+        partial.replace(folder)
+        return
+    old = name_beside(folder, "", f".{uuid.uuid4().hex[:8]}.old")
+    folder.replace(old)
+    partial.replace(folder)
+    if why := tell_foreign(old, keeps):
+        log.warning("The old '%s' is kept as '%s': it is %s", folder, old.name, why.partition(";")[0])
+    elif old.is_dir():
         shutil.rmtree(old, ignore_errors=True)
-        folder.replace(old)
-        partial.replace(folder)
-        shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink()
     else:
-        partial.replace(folder)
+        old.unlink()
 
 
 def find_run(folder: Path) -> Path:
@@ -259,13 +275,31 @@ def to_json(content: object, **how: Any) -> bytes:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes JSON that people can read, whole or not at all."""
     with open_atomic(path) as part:
-        part.write_bytes(to_json(content, indent=2, allow_nan=False))
+        part.write_bytes(to_json(shorten_floats(content), indent=2, allow_nan=False))
+
+
+def shorten_floats(content: Any) -> Any:
+    """The same with what was computed in float32 as people write it: 0.1, not 0.10000000149011612."""
+    if isinstance(content, Mapping):
+        return {key: shorten_floats(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [shorten_floats(value) for value in content]
+    # Others are float64, or short already.
+    if not isinstance(content, float) or len(repr(content)) < 12 or _to_float32(content) != content:
+        return content
+    return next(short for digits in range(6, 18) if _to_float32(short := float(f"{content:.{digits}g}")) == content)
+
+
+def _to_float32(value: float) -> float:
+    with suppress(OverflowError):
+        return float(struct.unpack("f", struct.pack("f", value))[0])
+    return math.inf
 
 
 def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes a .jsonl file, one object a line, whole or not at all."""
     with open_atomic(path) as part:
-        part.write_bytes(b"".join(map(to_json, rows)))
+        part.write_bytes(b"".join(to_json(shorten_floats(row)) for row in rows))
 
 
 def read_versions() -> dict[str, str]:

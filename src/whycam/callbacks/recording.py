@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from whycam.errors import UserError, as_clause
+from whycam.made import add_to_list
 from whycam.runs import open_atomic, read_result, tell_disk_errors, write_json, write_lines
 
 FILE, LINES = "recording.json", "epochs.jsonl"
@@ -137,6 +138,7 @@ def add_snapshot(folder: Path, snapshot: Snapshot, before: Sequence[Mapping[str,
                 on_masks=snapshot.on_masks,
                 moved=snapshot.moved,
             )
+        add_to_list(folder, str(snapshot.told["maps"]))
         lines = [*before, snapshot.told]
         write_lines(folder / LINES, lines)
     return lines

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from whycam.errors import UserError
 
@@ -16,6 +17,7 @@ Engine = Literal["auto", "onnx", "torch"]
 MAKES_MAPS: Any = Field(
     "auto", description="onnx: exact maps by the exported graph, several times faster. auto: that too, without a GPU."
 )
+OVERWRITE: Any = Field(False, description="Replace what WhyCAM made of that name, and nothing else.")
 
 
 class Options(BaseModel):
@@ -54,10 +56,16 @@ class ClusterOptions(Options):
     )
     workers: str | None = Field(
         None,
-        pattern=r"^[1-9]\d*(:[1-9]\d*)?$",
         description="Copies of the model on the cluster, MIN:MAX [1 to what it has room for].",
     )
     gpus_per_worker: float = Field(0, ge=0, description="GPUs of each copy; 0.5: two copies share one.")
+
+    @field_validator("workers")
+    @classmethod
+    def _check_workers(cls, workers: str | None) -> str | None:
+        if workers is not None and not re.fullmatch(r"[1-9]\d*(:[1-9]\d*)?", workers):
+            raise ValueError("expected a number of copies, such as 2, or MIN:MAX, such as 1:4")
+        return workers
 
     def check_used(self) -> None:
         """Lets no word on a cluster be passed over.

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from whycam.config.base import MAKES_MAPS, ClusterOptions, Engine, ModelOptions
+from whycam.config.base import MAKES_MAPS, OVERWRITE, ClusterOptions, Engine, ModelOptions
 
 
 class ExplainOptions(ModelOptions, ClusterOptions):
@@ -32,7 +32,7 @@ class ExplainOptions(ModelOptions, ClusterOptions):
     maps_only: bool = Field(False, description="Write raw maps and the table, no pictures.")
     batch_size: int = Field(8, ge=1, description="Photos a forward pass.")
     engine: Engine = MAKES_MAPS
-    overwrite: bool = Field(False, description="Replace an output folder of that name.")
+    overwrite: bool = OVERWRITE
     resume: bool = Field(False, description="Go on with an interrupted output folder of that name.")
 
 
@@ -53,7 +53,7 @@ class LocalizeOptions(ModelOptions):
         False, description="Classify each photo's first box once more by itself, and both together."
     )
     batch_size: int = Field(16, ge=1, description="Photos a forward pass.")
-    overwrite: bool = Field(False, description="Replace an output folder of that name.")
+    overwrite: bool = OVERWRITE
 
 
 class UnitsOptions(ModelOptions):
@@ -65,7 +65,7 @@ class UnitsOptions(ModelOptions):
         "contribution", description="Rank by the class's weight alone, or by weight times mean activation in FOLDER."
     )
     batch_size: int = Field(16, ge=1, description="Photos a forward pass.")
-    overwrite: bool = Field(False, description="Replace an output folder of that name.")
+    overwrite: bool = OVERWRITE
 
 
 class InspectOptions(ModelOptions):

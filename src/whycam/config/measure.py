@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from whycam.config.base import MAKES_MAPS, ClusterOptions, Device, Engine, ModelOptions, Options
+from whycam.config.base import MAKES_MAPS, OVERWRITE, ClusterOptions, Device, Engine, ModelOptions, Options
 
 
 class EvaluateOptions(ModelOptions, ClusterOptions):
@@ -40,7 +40,7 @@ class EvaluateOptions(ModelOptions, ClusterOptions):
     engine: Engine = Field(
         "auto", description="onnx: changed photos are scored by the exported graph. auto: that, without a GPU."
     )
-    overwrite: bool = Field(False, description="Replace an output folder of that name.")
+    overwrite: bool = OVERWRITE
 
 
 class AuditOptions(ModelOptions, ClusterOptions):
@@ -65,7 +65,7 @@ class AuditOptions(ModelOptions, ClusterOptions):
     engine: Engine = Field(
         "auto", description="onnx: the model is asked by the exported graph. auto: that, without a GPU."
     )
-    overwrite: bool = Field(False, description="Replace an output folder of that name.")
+    overwrite: bool = OVERWRITE
 
 
 class CheckOptions(Options):
@@ -76,7 +76,7 @@ class CheckOptions(Options):
         10_000, ge=2, description="So many photos, drawn by the seed as evenly over the classes as can be."
     )
     seed: int = Field(0, ge=0, description="All that is drawn at random follows from it.")
-    overwrite: bool = Field(False, description="Replace an output folder of that name.")
+    overwrite: bool = OVERWRITE
 
 
 class GuardOptions(ModelOptions):
@@ -106,7 +106,7 @@ class GuardOptions(ModelOptions):
         1000, ge=2, description="So many photos for --no-shortcut, drawn by the seed evenly over the classes."
     )
     seed: int = Field(0, ge=0, description="All that is drawn at random follows from it.")
-    overwrite: bool = Field(False, description="Replace an output folder of that name.")
+    overwrite: bool = OVERWRITE
 
 
 def _of(side: str, name: str) -> Any:
@@ -136,7 +136,7 @@ class CompareOptions(Options):
     limit: int = Field(400, ge=1, description="Photos that flip on the page at the most; flips.csv has all.")
     batch_size: int = Field(8, ge=1, description="Photos a forward pass.")
     engine: Engine = MAKES_MAPS
-    overwrite: bool = Field(False, description="Replace a comparison of that name.")
+    overwrite: bool = OVERWRITE
 
     def describe_model(self, side: str) -> dict[str, Any]:
         """The words of `whycam.intake.door.open_classifier` for A or B."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from whycam.config.base import MAKES_MAPS, Engine, ModelOptions, Options
+from whycam.config.base import MAKES_MAPS, OVERWRITE, Engine, ModelOptions, Options
 
 
 class ReportOptions(ModelOptions):
@@ -22,7 +22,7 @@ class ReportOptions(ModelOptions):
     batch_size: int = Field(8, ge=1, description="Photos a forward pass.")
     seed: int = Field(0, ge=0, description="The sample of --limit follows from it.")
     engine: Engine = MAKES_MAPS
-    overwrite: bool = Field(False, description="Replace a report of that name.")
+    overwrite: bool = OVERWRITE
 
 
 class ServeOptions(ModelOptions):
@@ -59,7 +59,7 @@ class ExportOptions(ModelOptions):
     dynamic_size: bool = Field(False, description="Take any height and width.")
     int8: bool = Field(False, description="Quantise; kept only if maps correlate over 0.98 and under 1 % change class.")
     calibrate: Path | None = Field(None, description="Photos for --int8: half give its ranges, half measure it.")
-    overwrite: bool = Field(False, description="Replace an output of that name.")
+    overwrite: bool = OVERWRITE
 
 
 class EditsOptions(Options):
@@ -68,7 +68,7 @@ class EditsOptions(Options):
     format: Literal["csv", "label-studio", "fiftyone"] = Field(
         "csv", description="csv: a table. label-studio, fiftyone: what these tools import; see docs/mend.md."
     )
-    overwrite: bool = Field(False, description="Replace an output folder of that name.")
+    overwrite: bool = OVERWRITE
 
 
 class CardOptions(Options):
@@ -84,4 +84,4 @@ class CardOptions(Options):
     license: str | None = Field(None, description="The model's licence, as Hugging Face names it: apache-2.0.")
     audit: Path | None = Field(None, description="An audit.json of this model [RUN/audit.json].")
     evaluation: Path | None = Field(None, description="What `whycam evaluate` made of this model [RUN/evaluation].")
-    overwrite: bool = Field(False, description="Replace files of these names.")
+    overwrite: bool = OVERWRITE

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from whycam.config.base import Device, Options
+from whycam.config.base import OVERWRITE, Device, Options
 
 Head = Literal["linear", "conv"]
 
@@ -119,7 +119,7 @@ class TrainOptions(Options):
     seed: int = Field(0, ge=0, description="Split, order, views and initial weights follow from it.")
     device: Device = Field("auto", description="auto takes a GPU where there is one.")
     cache_dir: Path | None = Field(None, description="Where features are kept [the user's cache folder].")
-    overwrite: bool = Field(False, description="Replace a finished run of that name.")
+    overwrite: bool = OVERWRITE
     resume: bool = Field(False, description="Go on with an interrupted run of that name.")
 
 

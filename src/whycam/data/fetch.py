@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from whycam.errors import UserError, as_clause, make_disk_error, make_unknown_name
+from whycam.made import check_replaceable, write_list
 
 Progress = Callable[[int, int], None]
 Place = Callable[[Path, Path], object]
@@ -170,14 +171,13 @@ def _check_target(folder: Path, overwrite: bool) -> None:
     """Only an empty folder, or with `overwrite` one that an earlier call made, may be replaced."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if not (folder / _ORIGIN_FILE).is_file():
-        raise UserError(
-            f"'{folder}' already exists and is no fetched dataset. Expected a new or empty folder. Name another one."
-        )
-    if not overwrite:
-        raise UserError(
-            f"'{folder}' already holds a dataset. Expected a new or empty folder. Use it as it is, or pass --overwrite."
-        )
+    is_fetched = (folder / _ORIGIN_FILE).is_file()
+    if is_fetched and overwrite:
+        check_replaceable(folder)
+        return
+    found = "already holds a dataset" if is_fetched else "already exists and is no fetched dataset"
+    do = "Use it as it is, or pass --overwrite." if is_fetched else "Name another one."
+    raise UserError(f"'{folder}' {found}. Expected a new or empty folder. {do}")
 
 
 def _find_unpacked(dataset: Dataset, source: Path) -> Path | None:
@@ -341,6 +341,7 @@ def _lay_out(dataset: Dataset, root: Path, new: Path, place: Place) -> None:
         _lay_out_folders(root / dataset.unpacked, new, place)
     origin = [dataset.title, f"Licence: {dataset.licence}", *dataset.downloads]
     (new / _ORIGIN_FILE).write_text("\n".join(origin) + "\n", encoding="utf-8")
+    write_list(new)
 
 
 def _lay_out_folders(unpacked: Path, new: Path, place: Place) -> None:

@@ -34,7 +34,8 @@ def make_card(run: Path, out: Path, options: CardOptions) -> list[Path]:
             f"-o and --evidence both name '{out}'; expected two files. Give the card a name such as card.md."
         )
     for path in files:
-        check_file(path, "a card" if path == out else "evidence", overwrite=options.overwrite)
+        what, endings = ("a card", (".md", ".markdown")) if path == out else ("evidence", (path.suffix.lower(),))
+        check_file(path, what, endings, overwrite=options.overwrite)
     record = read_record(run, options.audit, options.evaluation)
     evidence = make_evidence(record, options)
     content = {out: render_card(evidence, record.config.get("/whycam/head"), options.license).encode()}

@@ -18,6 +18,7 @@ from whycam.config import CompareOptions
 from whycam.data.annotations import read_photos
 from whycam.errors import UserError
 from whycam.intake.door import open_classifier
+from whycam.jobs.outputs import check_file
 from whycam.jobs.progress import show_progress
 from whycam.metrics.pairs.comparison import Comparison, compare
 from whycam.metrics.pairs.reader import Flip
@@ -124,15 +125,13 @@ def open_place(out: Path, *, overwrite: bool) -> Iterator[Place]:
         return
     paths = (out, out.with_name(NUMBERS), out.with_name(TABLE))
     for path in paths:
-        if path.is_dir() or (path.exists() and not overwrite):
-            raise UserError(
-                f"'{path.absolute()}' is there already; a comparison makes {', '.join(one.name for one in paths)}, and "
-                "replaces none of them by itself. Choose another folder, or give --overwrite."
-            )
-    with tell_disk_errors(out.absolute().parent):
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
-            yield Place(*(stack.enter_context(open_atomic(path)) for path in paths))
+        try:
+            check_file(path, "a comparison", (path.suffix.lower(),), overwrite=overwrite)
+        except UserError as error:
+            names = ", ".join(one.name for one in paths)
+            raise UserError(f"{error} A comparison that is named by its page makes {names}.") from None
+    with tell_disk_errors(out.absolute().parent), ExitStack() as stack:
+        yield Place(*(stack.enter_context(open_atomic(path)) for path in paths))
 
 
 def write_flips(found: Comparison) -> bytes:

@@ -20,6 +20,8 @@ from whycam.errors import UserError, as_clause
 from whycam.explainer.exact import record_methods
 from whycam.explainer.model import Model, load
 from whycam.intake.door import open_classifier
+from whycam.jobs.outputs import check_file
+from whycam.made import check_free, check_name
 from whycam.model.gap import GapClassifier, probe_identity, save_classifier
 from whycam.model.onnx.export import export_onnx, quiet
 from whycam.model.onnx.parity import ExplainingNet, GraphOptions, check_parity, make_batches, measure_parity
@@ -32,6 +34,8 @@ from whycam.show.web.site import GRAPH, write_site
 _CALIBRATION_PHOTOS, _MEASURED_PHOTOS, _LEAST_PHOTOS = 100, 400, 20
 # What a page may ask a visitor to load.
 _WEB_LIMIT_MB = 100
+# Of the formats that are one file: what programs know them by. The others are folders.
+_ENDINGS = {"onnx": (".onnx",), "torchscript": (".pt", ".pth", ".ts", ".torchscript")}
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,15 @@ def export(model_name: str, out: Path, options: ExportOptions) -> Exported:
     """
     _check_options(options)
     with tell_disk_errors(out):
-        if out.exists() and not options.overwrite:
-            raise UserError(f"'{out.absolute()}' is there already. Choose another name, or give --overwrite.")
+        # Before a model is loaded; a folder's name is looked at again where it is made.
+        if endings := _ENDINGS.get(options.format):
+            check_file(out, "an export", endings, overwrite=options.overwrite)
+        else:
+            check_name(out)
+            check_free(out, overwrite=options.overwrite)
         drawn = _draw_photos(options.calibrate) if options.int8 and options.calibrate else ()
         model = Model(open_classifier(model_name, **options.describe_model() | {"device": "cpu"}, engine="torch"))
         network = model.classifier.exact_network
-        out.parent.mkdir(parents=True, exist_ok=True)
         if options.format == "onnx":
             parity, drift = _write_onnx(model, network, out, options, drawn)
         else:

@@ -7,9 +7,11 @@ from inspect import Parameter, Signature, signature
 from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
+
+from whycam.errors import tell_wrong_value
 
 
 def with_options(model: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -51,6 +53,21 @@ def _to_option(name: str, field: FieldInfo) -> Parameter:
         default=field.default,
         annotation=Annotated[field.annotation, option],
     )
+
+
+class PlainGroup(TyperGroup):
+    """The commands; of an option's wrong value they say what was given and what it may be, and nothing of pydantic."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """As typer does."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if isinstance(cause := error.__cause__, ValidationError):
+                fault = cause.errors()[0]
+                told, given = tell_wrong_value(fault), repr(str(fault["input"]))
+                error.message = told if told.startswith(given) else f"{given}; {told}"
+            raise
 
 
 class GreedyCommand(TyperCommand):

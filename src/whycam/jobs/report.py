@@ -54,7 +54,7 @@ def make_report(model: str, folder: Path | None, out: Path, options: ReportOptio
     Raises:
         UserError: no photos, an unknown model, a file that exists, a full disk, or not one photo that can be read.
     """
-    check_file(out, "a report", overwrite=options.overwrite)
+    check_file(out, "a report", (".html", ".htm"), overwrite=options.overwrite)
     if is_recording(Path(model)):
         from whycam.jobs.recording import make_recording_page  # noqa: PLC0415 - a page that other reports do without
 

@@ -52,7 +52,7 @@ def _write_run(
     source: PhotoFolder, out: Path, options: TrainOptions, state: State | None, ranks: Ranks
 ) -> dict[str, Any]:
     with (
-        open_run(out, overwrite=options.overwrite, resume=options.resume, keep="checkpoints") as run,
+        open_run(out, overwrite=options.overwrite, resume=options.resume, keep="checkpoints", keeps=NAME) as run,
         log_to(run / "train.log"),
     ):
         _check_same_options(run, options, source.class_names, state)

@@ -140,7 +140,9 @@ def prune_cached(newest: Path, limit_bytes: int) -> None:
     """Removes the files of the newest one's kind that were used longest ago, beyond the limit."""
     sizes = {}
     for path in newest.parent.glob(f"*{newest.suffix}"):
+        # A folder that --cache-dir names may hold files of the user's; ours are described.
         with suppress(FileNotFoundError):  # another process prunes too
+            path.with_suffix(".json").stat()
             sizes[path] = path.stat()
     total = 0
     for path, found in sorted(sizes.items(), key=lambda item: item[1].st_mtime, reverse=True):

@@ -112,6 +112,7 @@ def open_place(out: str, options: ExplainOptions) -> Iterator[Place]:
     place = Place(out)
     if not options.resume:
         # The record first: what is half removed is not finished.
-        for name in (RECORD, PLAN, PLAN_LINES, TABLE):
+        parts = (f"{TABLE}/{name}" for name in sorted(place.list_names(TABLE)) if name.startswith("part-"))
+        for name in (RECORD, PLAN, PLAN_LINES, *parts):
             place.remove(name)
     yield place

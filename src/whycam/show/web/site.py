@@ -16,6 +16,7 @@ from PIL import Image
 from whycam import __version__
 from whycam.data.samples import write_samples
 from whycam.explainer.model import Model
+from whycam.made import LIST
 from whycam.maps import render
 from whycam.model.onnx.engine import GraphMetadata
 from whycam.show.entries import encode_colormaps
@@ -139,7 +140,9 @@ def _draw_icon(side_px: int) -> bytes:
 
 def _make_worker(folder: Path) -> str:
     """What keeps the site for later; changes with each of its files, so that browsers see that there are new ones."""
-    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    files = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != LIST
+    )
     digest = hashlib.sha256()
     for name in files:
         digest.update(f"{name}\0".encode())
