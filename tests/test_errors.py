@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import errno
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import whycam
+from conftest import Run
 from whycam.data.images import content_hash
 from whycam.errors import UserError, as_clause, make_disk_error, make_unknown_name, nearest_names
 
@@ -99,3 +101,24 @@ def test_what_else_is_hashed_is_not_called_a_photo(tmp_path: Path) -> None:
         with pytest.raises(UserError) as raised:
             content_hash(path)
         assert "picture" not in str(raised.value)
+
+
+def test_a_reason_of_many_lines_is_one_clause() -> None:
+    tar = "file could not be opened successfully:\n- method gz: ReadError('not a gzip file')\n- method bz2: ReadError()"
+    assert as_clause(tarfile.ReadError(tar)) == "file could not be opened successfully"
+    assert as_clause("Missing keys:\n\tweight\n\tbias.\n") == "Missing keys: weight bias"
+    assert as_clause(ValueError()) == "ValueError"
+
+
+def test_a_wrong_option_says_what_was_given_and_nothing_of_its_library(call_whycam: Run) -> None:
+    for words, told in (
+        (("--format", "bmp"), "Invalid value for '--format': 'bmp' is not one of 'jpg', 'png', 'webp'"),
+        (("--alpha", "3"), "Invalid value for '--alpha': '3"),
+        (("--batch-size", "0"), "Invalid value for '--batch-size': '0'; input should be greater than or equal to 1"),
+        (("--batch-size", "x"), "Invalid value for '--batch-size': 'x'; "),
+        (("--workers", "x"), "--workers is 'x'; expected a number of copies, such as 2, or MIN:MAX"),
+    ):
+        done = call_whycam("explain", "MODEL", "photo.jpg", "-o", "out", *words)
+        assert done.returncode == 2
+        assert told in done.stderr
+        assert "value error" not in done.stderr.lower()

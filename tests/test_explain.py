@@ -228,6 +228,21 @@ def test_picture_and_save(model: whycam.Model, tmp_path: Path) -> None:
     assert [len(one) for one in why] == [1, 1]
 
 
+def test_a_photo_that_is_not_there_is_told(model: whycam.Model) -> None:
+    why = model.explain(PHOTOS[:2])
+    asked = (lambda: why[30], lambda: why[-3], lambda: why.map(2), lambda: why.overlay(7), lambda: why.reading(-9))
+    for ask in asked:
+        told = r"Found photo -?\d+; expected 0 to 1, or -1 for the last: this explanation is of 2 photos"
+        with pytest.raises(UserError, match=told):
+            ask()
+    with pytest.raises(IndexError):
+        why[2]
+    with pytest.raises(UserError, match=r"Found slice\(0, 1, None\) \(slice\) for a photo; expected its number"):
+        why[0:1]
+    assert torch.equal(why[-1].maps, why[np.int64(1)].maps)
+    assert torch.equal(why.map(-2), why.map(0))
+
+
 def test_errors_name_what_is_near(model: whycam.Model) -> None:
     net, images = make_net(), make_images()
     wrong: list[tuple[dict[str, Any], str]] = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,26 @@ def test_a_difference_is_drawn_and_told_exactly(viewer: Page, data: dict[str, An
     assert mean == pytest.approx((maps[0] - maps[1]).mean(), abs=0.006)
     assert bias == pytest.approx(data["bias"][first] - data["bias"][second], abs=0.006)
     assert total == pytest.approx(entry["logits"][0] - entry["logits"][1], abs=0.006)
+
+
+def test_a_sum_is_told_with_as_many_digits_as_it_takes_to_add_up(opened: Page) -> None:
+    told = opened.evaluate(
+        """async () => {
+          const { tellSum } = await import("whycam/viewer");
+          const asked = [[1.004, 0.004, 1.008], [1.5, -0.25, 1.25], [104.4, 3.4, 107.8], [12.34, -0.04, 12.3]];
+          asked.push([0.0041, 0.0002, 0.0043]);
+          for (let i = 0; i < 999; i += 1) {
+            const [mean, bias] = [20 * Math.sin(i), Math.cos(7 * i)];
+            asked.push([mean, bias, Math.fround(mean + bias)]);
+          }
+          return asked.map(([mean, bias, total]) => tellSum([mean, bias], total));
+        }"""
+    )
+    assert told[:3] == [["1.004", "0.004", "1.008"], ["1.50", "−0.25", "1.25"], ["104.4", "3.4", "107.8"]]
+    assert told[3:5] == [["12.34", "−0.04", "12.30"], ["0.0041", "0.0002", "0.0043"]]
+    for words in told:
+        mean, bias, total = (Decimal(word.replace("−", "-")) for word in words)
+        assert mean + bias == total
 
 
 def test_sliders_change_pixels(viewer: Page) -> None:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from whycam.cli import app
-from whycam.errors import EXIT_CODE, UserError
+from whycam.errors import EXIT_CODE, UserError, tell_wrong_value
 from whycam.jobs.interrupt import hold_interrupts_in_logging
 
 
@@ -42,7 +42,7 @@ def main() -> None:
 
 def _describe(error: ErrorDetails) -> str:
     """One wrong option: what was given, and what it may be."""
-    return f"--{str(error['loc'][0]).replace('_', '-')} is {error['input']!r}; {error['msg'].lower()}."
+    return f"--{str(error['loc'][0]).replace('_', '-')} is {error['input']!r}; {tell_wrong_value(error)}."
 
 
 def _tell(message: str) -> NoReturn:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from whycam.errors import PhotoIndexError, UserError
 from whycam.explainer.reading import Reading
 from whycam.maps import boxes as localize
 from whycam.maps import render
@@ -56,10 +57,13 @@ class Explanation:
         return len(self.maps)
 
     def __getitem__(self, index: int) -> Explanation:
-        """The explanation of one photo, still a batch (of one)."""
-        at = slice(index, index + 1) if index != -1 else slice(index, None)
-        if not len(self.maps[at]):
-            raise IndexError(f"photo {index} of {len(self)}")
+        """The explanation of one photo, still a batch (of one).
+
+        Raises:
+            PhotoIndexError: a UserError and an IndexError: there is no such photo.
+        """
+        place = self._find(index)
+        at = slice(place, place + 1)
         return replace(
             self,
             maps=self.maps[at],
@@ -70,6 +74,21 @@ class Explanation:
             notes=self.notes[at],
             paths=self.paths[at],
         )
+
+    def _find(self, photo: int) -> int:
+        """The row of a photo; those below 0 count from the end."""
+        count = len(self)
+        if not hasattr(photo, "__index__"):
+            raise UserError(
+                f"Found {photo!r} ({type(photo).__name__}) for a photo; expected its number. To take some of them: "
+                "[why[i] for i in (0, 2)]."
+            )
+        if not -count <= photo < count:
+            raise PhotoIndexError(
+                f"Found photo {int(photo)}; expected 0 to {count - 1}, or -1 for the last: this explanation is of "
+                f"{count} photo{'s' * (count != 1)}. len() tells how many."
+            )
+        return int(photo) % count
 
     def __iter__(self) -> Iterator[Explanation]:
         return (self[index] for index in range(len(self)))
@@ -96,7 +115,12 @@ class Explanation:
         return self.class_names[index] if index >= 0 else "score"
 
     def reading(self, photo: int = 0) -> Reading:
-        """One photo's maps, (T, h, w), and numbers in NumPy."""
+        """One photo's maps, (T, h, w), and numbers in NumPy.
+
+        Raises:
+            PhotoIndexError: there is no such photo.
+        """
+        photo = self._find(photo)
         cells = self.maps.shape[self.target.ndim :]
         return Reading(
             self.maps[photo].reshape(-1, *cells).cpu().numpy(),
@@ -150,7 +174,7 @@ class Explanation:
     def map(self, photo: int = 0, target: int = 0) -> Tensor:
         """(h, w) float32: one raw map; (w,) of a signal, (d, h, w) of a volume."""
         cells = self.maps.shape[self.target.ndim :]
-        return self.maps.reshape(*self.targets.shape, *cells)[photo, target]
+        return self.maps.reshape(*self.targets.shape, *cells)[self._find(photo), target]
 
     @property
     def has_pictures(self) -> bool:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from whycam.data.csv_file import make_letters_error
 from whycam.data.preprocess import NAMED, Preprocess
-from whycam.errors import UserError, as_clause, make_unknown_name, with_article
+from whycam.errors import UserError, as_clause, make_unknown_name, tell_wrong_value, with_article
 from whycam.model.card import Card
 from whycam.model.runtime import Runtime
 
@@ -196,7 +196,7 @@ def _tell_first(error: OSError | ValueError) -> str:
     if not isinstance(error, ValidationError):
         return as_clause(error)
     first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+    return f"{'.'.join(map(str, first['loc']))}: {tell_wrong_value(first)}".removeprefix(": ")
 
 
 @dataclass(frozen=True)

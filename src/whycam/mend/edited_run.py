@@ -22,7 +22,7 @@ from whycam.audit import KINDS
 from whycam.config import TrainOptions
 from whycam.data.check import drop_unreadable, hash_photos
 from whycam.data.folder import PhotoFolder
-from whycam.errors import UserError, as_clause
+from whycam.errors import UserError, as_clause, tell_wrong_value
 from whycam.mend import retraining, versions
 from whycam.mend.apply import Applied, check_class, find_photos
 from whycam.mend.cures import CauseMaker
@@ -307,7 +307,7 @@ def _read_options(run: Path) -> TrainOptions:
         found = "Found no folder" if not run.is_dir() else "Found no options.json in"
         raise UserError(f"{found} '{run.absolute()}'; {expected}. Name a run's folder, or train it again.") from None
     except (OSError, ValueError, AttributeError) as error:
-        told = error.errors()[0]["msg"] if isinstance(error, ValidationError) else as_clause(error)
+        told = tell_wrong_value(error.errors()[0]) if isinstance(error, ValidationError) else as_clause(error)
         raise UserError(f"'{path.absolute()}' can't be read ({told}); {expected}. Train it again.") from None
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from whycam.data.drawn import Drawn, DrawnBox
-from whycam.errors import UserError, make_unknown_name
+from whycam.errors import UserError, make_unknown_name, tell_wrong_value
 
 # Of the lines of a journal; a later version that means something else by them counts on.
 FORMAT = 1
@@ -177,7 +177,7 @@ def tell_fault(error: ValidationError) -> str:
     """The first thing that is wrong, in a line."""
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
-    return f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
+    return f"{where + ': ' if where else ''}{tell_wrong_value(first)}"
 
 
 def keep_finding(finding: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from whycam.config import MAX_CLASSES, Head
 from whycam.data.preprocess import Preprocess
-from whycam.errors import UserError
+from whycam.errors import UserError, tell_wrong_value
 from whycam.model.backbone import resolve_architecture
 
 FORMAT: Literal[1] = 1
@@ -85,5 +85,5 @@ def _tell_fault(error: Exception) -> str:
     """The first thing wrong with a config.json, in a line."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'whycam'}: {first['msg'].lower()}"
+        return f"{'.'.join(map(str, first['loc'])) or 'whycam'}: {tell_wrong_value(first)}"
     return f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]

@@ -7,9 +7,10 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from types import ModuleType, TracebackType
 from typing import Any, Self
@@ -69,6 +70,33 @@ def connect(ray: ModuleType, address: str | None) -> Iterator[None]:
         return
     found = address or os.environ.get("RAY_ADDRESS") or "local"
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    with _without_its_first_line():
+        _start(ray, found, quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _without_its_first_line() -> Iterator[None]:
+    """What Ray's core says of its own log level goes nowhere: it says so because the level is set to be silent."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said, os.fdopen(kept, "w", encoding="utf-8", errors="backslashreplace") as screen:
+        os.dup2(said.fileno(), 2)
+        try:
+            with redirect_stderr(screen):  # what this process itself says meanwhile
+                yield
+        finally:
+            os.dup2(kept, 2)
+            said.seek(0)
+            for line in said:
+                if b"RAY_BACKEND_LOG_LEVEL" not in line:
+                    os.write(2, line)
+
+
+def _start(ray: ModuleType, found: str, quiet: Mapping[str, Any]) -> None:
     if found == "local":
         slow = threading.Timer(PATIENCE_S, log.warning, ["Ray is slow to start here; is the machine busy?"])
         slow.start()
@@ -78,10 +106,6 @@ def connect(ray: ModuleType, address: str | None) -> Iterator[None]:
     else:
         _check_answers(found)
         ray.init(address=found, **quiet)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _check_answers(address: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from fastapi import HTTPException
 from pydantic import BaseModel, ValidationError
 
-from whycam.errors import UserError
+from whycam.errors import UserError, tell_wrong_value
 from whycam.show.app.kserve_answers import OUTPUTS, InferAnswer, InferRequest, TensorAnswer
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
@@ -29,7 +29,7 @@ def read_json(body: bytes, model: type[M]) -> M:
         return model.model_validate_json(body)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False)
-        found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the body'}: {e['msg']}" for e in faults[:5])
+        found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the body'}: {tell_wrong_value(e)}" for e in faults[:5])
         if faults[0]["type"] == "json_invalid":
             raise HTTPException(400, f"The body is no JSON ({found}); expected an object. Send valid JSON.") from None
         needed = " and ".join(repr(name) for name, field in model.model_fields.items() if field.is_required())

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from whycam import __version__
 from whycam.config import ServeOptions
 from whycam.data.samples import write_samples
-from whycam.errors import UserError
+from whycam.errors import UserError, tell_wrong_value
 from whycam.show.app.api import BadFilesError, api
 from whycam.show.app.draining import Drain
 from whycam.show.app.guard import MB, Guard, is_loopback, make_policy
@@ -117,7 +117,9 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def tell_fields(request: Request, error: RequestValidationError) -> JSONResponse:
-        found = "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or 'the body'}: {e['msg']}" for e in error.errors())
+        found = "; ".join(
+            f"{'.'.join(map(str, e['loc'][1:])) or 'the body'}: {tell_wrong_value(e)}" for e in error.errors()
+        )
         reason = f"The form is not what was expected ({found}). /docs has each call's fields."
         return make_refusal(request.url.path, 422, reason)
 

@@ -156,6 +156,21 @@ export function tell(value) {
   return (value < 0 && Number(text) !== 0 ? "−" : "") + text;
 }
 
+/** The parts of a sum and what they come to, rounded to so many digits that what is printed adds up. */
+export function tellSum(parts, total) {
+  const all = [...parts, total];
+  const largest = Math.max(...all.map(Math.abs));
+  const least = largest >= 1000 ? 0 : largest >= 100 ? 1 : largest >= 0.01 || largest === 0 ? 2 : 1 - Math.floor(Math.log10(largest));
+  let digits, steps;
+  for (digits = least; digits < least + 4; digits += 1) {
+    steps = all.map((value) => Math.round(Number(value.toFixed(digits)) * 10 ** digits));
+    const rest = steps.at(-1) - steps.slice(0, -1).reduce((sum, step) => sum + step, 0);
+    if (rest === 0) break;
+    if (digits === least + 3) { steps[0] += rest; break; }  // one of the last digit
+  }
+  return steps.map((step) => (step < 0 ? "−" : "") + (Math.abs(step) / 10 ** digits).toFixed(digits));
+}
+
 /** (share, class) -> whether a label that excludes no other is given: at its threshold, or over one half. */
 export const makeGiven = (thresholds) => (share, classIndex) => (thresholds ? share >= thresholds[classIndex] : share > 0.5);
 
@@ -491,7 +506,9 @@ export class Viewer extends EventTarget {
     const bias = this.bias[this.selected] - gap;
     const [what, result] = this.versus === null ? ["Mean of the map", "score"] : ["Mean of the difference", "difference of the scores"];
     const [part, end] = this.entry.isChange ? ["change of the bias", `change of the ${result}`] : ["bias", result];
-    return `${what} ${tell(mean)} ${bias < 0 ? "−" : "+"} ${part} ${tell(Math.abs(bias))} = ${end} ${tell(total)}.`;
+    const [first, second, sum] = tellSum([mean, bias], total);
+    const isLess = second.startsWith("−");
+    return `${what} ${first} ${isLess ? "−" : "+"} ${part} ${isLess ? second.slice(1) : second} = ${end} ${sum}.`;
   }
 
   #describePeak() {
