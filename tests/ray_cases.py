@@ -55,7 +55,10 @@ class Cluster:
         self.nodes: list[subprocess.Popen[bytes]] = []
         self.add_node("--head", f"--port={self.port}", "--include-dashboard=false", "--disable-usage-stats")
         self.address = f"{find_ip()}:{self.port}"
+        # Asking Ray itself takes a Python that imports it: it is asked once, when both nodes are started.
+        self._wait_for_port()
         self.add_node(f"--address={self.address}")
+        self.wait(len(self.nodes))
 
     def add_node(self, *words: str) -> None:
         # Ports that are given need not be waited for, which a busy machine does in vain.
@@ -67,7 +70,14 @@ class Cluster:
         command += [f"--temp-dir={self.folder}"] if "--head" in words else []
         with (self.folder / f"node{len(self.nodes)}.log").open("wb") as log:
             self.nodes.append(subprocess.Popen(command, env=self.env, stdout=log, stderr=log, start_new_session=True))
-        self.wait(len(self.nodes))
+
+    def _wait_for_port(self) -> None:
+        deadline = time.monotonic() + 120
+        while True:
+            with suppress(OSError), socket.create_connection((find_ip(), self.port), timeout=5):
+                return
+            assert time.monotonic() < deadline, (self.folder / "node0.log").read_text()
+            time.sleep(0.1)
 
     def wait(self, nodes: int) -> None:
         """Until so many nodes are up."""

@@ -18,6 +18,7 @@ import pytest
 from compare_cases import explain_all, make_model, save_model
 from conftest import PHOTOS_A_CLASS, SHAPES
 from report_cases import decode_maps, make_finding, read_data, write_audit
+from whycam.made import LIST
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 PHOTOS = PHOTOS_A_CLASS * len(SHAPES)
@@ -73,7 +74,7 @@ def test_the_page_holds_what_it_shows(
     done = call_whycam("compare", models["a"], models["b"], shapes_folder, "-o", tmp_path / "out", "--limit", 5)
     assert done.returncode == 0, done.stderr
     page = tmp_path / "out" / "compare.html"
-    assert {path.name for path in page.parent.iterdir()} == FILES
+    assert {path.name for path in page.parent.iterdir()} == {*FILES, LIST}
     text, data, rows = page.read_text(), read_data(page), read_flips(tmp_path / "out" / "flips.csv")
     assert len(data["flips"]) == 5 < len(rows) == data["total"]
     assert f"5 of {len(rows)} are shown" in text
@@ -163,13 +164,20 @@ def test_what_is_there_is_never_replaced_by_itself(
     call_whycam: Run, models: dict[str, Path], shapes_folder: Path, tmp_path: Path
 ) -> None:
     photos = shapes_folder / "circle"
+    words = ("compare", models["a"], models["b"], photos, "-o", tmp_path / "page.html")
     (tmp_path / "flips.csv").write_text("mine")
-    done = call_whycam("compare", models["a"], models["b"], photos, "-o", tmp_path / "page.html")
+    for given in (words, (*words, "--overwrite")):
+        done = call_whycam(*given)
+        assert done.returncode == 2
+        assert f"'{tmp_path / 'flips.csv'}' is there already" in done.stderr
+        assert (tmp_path / "flips.csv").read_text() == "mine"
+        assert [path.name for path in tmp_path.iterdir()] == ["flips.csv"]
+    (tmp_path / "flips.csv").unlink()
+    assert call_whycam(*words).returncode == 0
+    done = call_whycam(*words)
     assert done.returncode == 2
-    assert f"'{tmp_path / 'flips.csv'}' is there already" in done.stderr
-    assert "--overwrite" in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["flips.csv"]
-    done = call_whycam("compare", models["a"], models["b"], photos, "-o", tmp_path / "page.html", "--overwrite")
+    assert "or give --overwrite" in done.stderr
+    done = call_whycam(*words, "--overwrite")
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"page.html", "compare.json", "flips.csv"}
     done = call_whycam("compare", models["a"], models["b"], photos, "-o", tmp_path)

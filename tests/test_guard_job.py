@@ -18,6 +18,7 @@ from kind_cases import NET, make_onnx, write_photos
 from whycam.config import GuardOptions
 from whycam.errors import UserError
 from whycam.jobs.guard import _open_old
+from whycam.made import LIST
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -58,7 +59,7 @@ def test_guards_that_hold_end_with_0(call_whycam: Run, world: Path, tmp_path: Pa
     assert {one["state"] for one in content["guards"]} == {"holds"}
     assert content["guards"][3]["numbers"]["kinds"] == ["property", "place"]
     assert content["options"]["at_least"] == 0.8
-    assert sorted(path.name for path in out.iterdir()) == ["guards.json", "index.html"]
+    assert sorted(path.name for path in out.iterdir()) == [LIST, "guards.json", "index.html"]
     assert "Nothing is broken, 5 hold" in (out / "index.html").read_text(encoding="utf-8")
 
 

@@ -49,7 +49,7 @@ FILES = {
     "compare page": ("out.html", ("MODEL", "MODEL", "PHOTOS/circle")),
 }
 # What takes long, or has no photos here, is looked at where it is tested itself.
-QUICK = sorted(FOLDERS.keys() - {"train", "demo", "data", "export openvino", "export web"})
+QUICK = sorted(FOLDERS.keys() - {"train", "demo", "data", "evaluate", "export openvino", "export web"})
 
 
 @pytest.fixture

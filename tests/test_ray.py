@@ -31,6 +31,7 @@ from whycam.data.images import content_hash
 from whycam.data.sources import gather_sources
 from whycam.errors import UserError
 from whycam.jobs.explain import explain_files
+from whycam.made import LIST
 from whycam.ray import Explainer, cluster, workers
 from whycam.ray import explain as job
 from whycam.ray.audit import AskerOfMany
@@ -250,6 +251,17 @@ def test_a_cluster_that_does_not_answer_is_told_in_time(
     assert not (tmp_path / "out.partial").exists()
 
 
+def test_what_ray_says_of_its_log_level_is_left_out_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ZeroDivisionError), cluster._without_its_first_line():  # noqa: PT012 - both are the point
+        os.write(2, b"[I 1] logging.cc:303: Set ray log level from environment variable RAY_BACKEND_LOG_LEVEL to 3\n")
+        os.write(2, b"the core: no room\n")
+        sys.stderr.write("slow to start\n")
+        sys.stderr.flush()
+        assert "slow to start" in capfd.readouterr().err
+        raise ZeroDivisionError
+    assert capfd.readouterr().err == "the core: no room\n"
+
+
 @pytest.fixture(scope="module")
 def nodes(tiny_cache: Path) -> Iterator[Cluster]:
     with start_cluster(tiny_cache) as made:
@@ -358,8 +370,8 @@ def test_a_cluster_writes_what_one_machine_does(
     assert len(to_parquet(pq.read_table(out / "explanations"))) < 1000 * len(rows)
     record = json.loads((out / "record.json").read_text())
     assert (record["photos"], record["doubles"], record["unreadable"]) == (38, 1, 2)
-    assert sorted(path.name for path in out.iterdir()) == ["explanations", "record.json"]
-    assert not list(out.rglob(".*"))
+    assert sorted(path.name for path in out.iterdir()) == [LIST, "explanations", "record.json"]
+    assert [path.name for path in out.rglob(".*")] == [LIST]
     assert "is there already" in call_whycam(*words, "--address", nodes.address).stderr
     few = call_whycam(*words[:-2], "--overwrite", "--on", "ray", "--address", nodes.address, "--workers", "40")
     assert "room for 5 workers" in few.stderr

@@ -16,7 +16,6 @@ from rich.table import Table
 
 from whycam.config import CompareOptions
 from whycam.data.annotations import read_photos
-from whycam.errors import UserError
 from whycam.intake.door import open_classifier
 from whycam.jobs.outputs import check_file
 from whycam.jobs.progress import show_progress
@@ -125,11 +124,8 @@ def open_place(out: Path, *, overwrite: bool) -> Iterator[Place]:
         return
     paths = (out, out.with_name(NUMBERS), out.with_name(TABLE))
     for path in paths:
-        try:
-            check_file(path, "a comparison", (path.suffix.lower(),), overwrite=overwrite)
-        except UserError as error:
-            names = ", ".join(one.name for one in paths)
-            raise UserError(f"{error} A comparison that is named by its page makes {names}.") from None
+        # Each by itself: by its page a comparison is three files, beside what else is in the folder.
+        check_file(path, f"a comparison's {path.name}", (path.suffix.lower(),), overwrite=overwrite)
     with tell_disk_errors(out.absolute().parent), ExitStack() as stack:
         yield Place(*(stack.enter_context(open_atomic(path)) for path in paths))
 
