@@ -34,7 +34,7 @@ def list_parts(args: argparse.Namespace, root: Path) -> dict[str, Callable[[], P
     scene = make_scene(root / "scene")
     workers, is_quick = args.workers, args.quick
     some = {"seed": args.seed, "workers": workers}
-    killed = ["train", "explain", "localize", "export safetensors"] if is_quick else []
+    killed = ["train", "explain", "export safetensors"] if is_quick else []
     named = ["not UTF-8", "twins"] if is_quick else []
     asked = {"rounds": 1, "requests": 150, "large": 0} if is_quick else {"rounds": 3, "requests": 2000, "large": 24}
     size = {"photos": 2, "side_px": 4000} if is_quick else {"photos": 6, "side_px": 13_000}

@@ -180,6 +180,16 @@ def test_a_file_that_comes_while_a_result_is_replaced_stays(tmp_path: Path, capl
     assert f"is kept as '{old.name}'" in caplog.text
 
 
+def test_what_a_killed_replacement_left_goes_with_the_next_result(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", "first")
+    (tmp_path / "run").replace(tmp_path / "run.0123abcd.old")
+    shutil.copytree(tmp_path / "run.0123abcd.old", tmp_path / "run.89abcdef.old")
+    (tmp_path / "run.89abcdef.old" / "mine.txt").write_text("mine")
+    shutil.copytree(tmp_path / "run.0123abcd.old", tmp_path / "run.may.old")
+    make_run(tmp_path / "run", "second")
+    assert names_in(tmp_path) == ["run", "run.89abcdef.old", "run.may.old"]
+
+
 def test_names_beside_a_result_are_not_taken_from_anybody(tmp_path: Path) -> None:
     make_run(tmp_path / "run", "first")
     for name in ("run.old", "run.partial"):

@@ -57,7 +57,7 @@ def fill(scene: Scene, root: Path, *, is_quick: bool, workers: int) -> Part:
 def _list_cases(scene: Scene, *, can_mount: bool, is_quick: bool) -> list[Case]:
     commands = [command for command in list_commands(scene) if command.name not in {"audit", "train --unfreeze last"}]
     if is_quick:
-        commands = [c for c in commands if c.name in {"train", "explain", "export safetensors", "export torchscript"}]
+        commands = [c for c in commands if c.name in {"train", "explain", "export torchscript"}]
     cases = [Case(command, "", kb) for command in commands for kb in ((4,) if is_quick else (0, 4, 60))]
     if can_mount:
         cases += [Case(command, OUT, kb) for command in commands for kb in ((-1, 40) if is_quick else (-1, 0, 40, 400))]

@@ -7,16 +7,15 @@ interrupted run leaves behind for `--resume`.
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import json
 import logging
-import math
 import os
 import platform
 import re
 import shlex
 import shutil
-import struct
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from filelock import FileLock, Timeout
 
 from whycam.errors import UserError, as_clause, make_busy_error, make_disk_error
 from whycam.made import begin_list, check_free, check_name, check_partial, tell_foreign, write_list
+from whycam.rounding import shorten_floats
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -153,6 +153,7 @@ def _replace_folder(partial: Path, folder: Path, keeps: str = "") -> None:
     """Renames, with the old one kept until the new one has its name; and longer, where somebody wrote into it since."""
     if not folder.exists():
         partial.replace(folder)
+        _remove_killed(folder, keeps)
         return
     old = name_beside(folder, "", f".{uuid.uuid4().hex[:8]}.old")
     folder.replace(old)
@@ -163,6 +164,14 @@ def _replace_folder(partial: Path, folder: Path, keeps: str = "") -> None:
         shutil.rmtree(old, ignore_errors=True)
     else:
         old.unlink()
+    _remove_killed(folder, keeps)
+
+
+def _remove_killed(folder: Path, keeps: str) -> None:
+    """Removes what was replaced by runs that were killed right then; not what somebody has written into."""
+    for old in folder.parent.glob(f"{glob.escape(folder.name)}.*.old"):
+        if re.fullmatch(r"\.[0-9a-f]{8}\.old", old.name.removeprefix(folder.name)) and not tell_foreign(old, keeps):
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def find_run(folder: Path) -> Path:
@@ -276,24 +285,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes JSON that people can read, whole or not at all."""
     with open_atomic(path) as part:
         part.write_bytes(to_json(shorten_floats(content), indent=2, allow_nan=False))
-
-
-def shorten_floats(content: Any) -> Any:
-    """The same with what was computed in float32 as people write it: 0.1, not 0.10000000149011612."""
-    if isinstance(content, Mapping):
-        return {key: shorten_floats(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [shorten_floats(value) for value in content]
-    # Others are float64, or short already.
-    if not isinstance(content, float) or len(repr(content)) < 12 or _to_float32(content) != content:
-        return content
-    return next(short for digits in range(6, 18) if _to_float32(short := float(f"{content:.{digits}g}")) == content)
-
-
-def _to_float32(value: float) -> float:
-    with suppress(OverflowError):
-        return float(struct.unpack("f", struct.pack("f", value))[0])
-    return math.inf
 
 
 def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
