@@ -117,7 +117,7 @@ def test_a_result_is_known_also_one_of_an_earlier_version(name: str, here: Path,
     for _ in ("with its list", "as before there were lists"):
         assert tell_foreign(out) == ""
         (out / "mine.txt").write_text("mine")
-        assert "but mine.txt in it WhyCAM did not make" in tell_foreign(out)
+        assert "but it holds mine.txt, which WhyCAM did not make" in tell_foreign(out)
         (out / "mine.txt").unlink()
         (out / LIST).unlink(missing_ok=True)
 
@@ -149,7 +149,7 @@ def test_a_run_keeps_what_people_said_and_is_known(scene: Path, here: Path) -> N
     run = here / "own" / "run"
     for _ in ("with its list", "as before there were lists"):
         assert tell_foreign(run, keeps="edits.jsonl") == ""
-        assert "edits.jsonl in it WhyCAM did not make or may not throw away" in tell_foreign(run)
+        assert "it holds edits.jsonl, which WhyCAM did not make or may not throw away" in tell_foreign(run)
         (run / LIST).unlink(missing_ok=True)
 
 
@@ -233,6 +233,6 @@ def test_a_dataset_keeps_photos_that_were_put_in(tmp_path: Path, call_whycam: Ru
     (place / "mine.jpg").write_text("mine")
     done = call_whycam("data", "flowers", "-o", tmp_path / "flowers", "--overwrite", "--source", tmp_path)
     assert done.returncode == 2
-    assert "but photos/rose/mine.jpg in it WhyCAM did not make" in done.stderr
+    assert "but it holds photos/rose/mine.jpg, which WhyCAM did not make" in done.stderr
     shutil.rmtree(place)
     assert tell_foreign(tmp_path / "flowers") == ""

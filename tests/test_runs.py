@@ -155,11 +155,13 @@ def test_files_that_were_put_into_a_result_are_named_and_stay(tmp_path: Path) ->
     for place in ("notes.txt", "maps/mine.npy", "inner/mine.txt", "deep/er/mine.txt", "edits.jsonl"):
         (run / place).parent.mkdir(parents=True, exist_ok=True)
         (run / place).write_text("mine")
-        with pytest.raises(UserError, match=f"a result of WhyCAM's, but {place} in it WhyCAM did not make.*Move them"):
+        with pytest.raises(
+            UserError, match=f"a result of WhyCAM's, but it holds {place}, which WhyCAM did not make.*Move them"
+        ):
             make_run(run, "new", overwrite=True)
         (run / place).unlink()
     (run / "link").symlink_to(tmp_path, target_is_directory=True)
-    with pytest.raises(UserError, match="but link in it"):
+    with pytest.raises(UserError, match="but it holds link, which"):
         make_run(run, "new", overwrite=True)
     (run / "link").unlink()
     (run / "edits.jsonl").write_text("{}\n")

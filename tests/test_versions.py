@@ -20,6 +20,7 @@ from kill_cases import KILL_TRAINING
 from whycam.audit import Audit, Finding
 from whycam.errors import UserError
 from whycam.intake.door import open_classifier
+from whycam.made import tell_foreign
 from whycam.mend import retraining
 from whycam.mend.apply import EmptyClassError
 from whycam.mend.compare import compare_findings
@@ -76,6 +77,9 @@ def test_numbers_are_not_given_twice_and_what_is_kept_stays(edited: EditedRun) -
     with pytest.raises(UserError, match="has no version '002'; expected one of 000, 001, 003"):
         edited.keep("002")
     assert sorted(path.name for path in (edited.run / "versions").iterdir()) == ["001", "003", "kept.json"]
+    assert tell_foreign(edited.run, keeps="edits.jsonl") == ""  # so that another training may take its name
+    (edited.run / "versions" / "003" / "mine.txt").write_text("mine")
+    assert "it holds versions/003/mine.txt, which" in tell_foreign(edited.run, keeps="edits.jsonl")
 
 
 def test_a_comparison_is_of_the_same_photos_with_the_labels_of_now(edited: EditedRun) -> None:

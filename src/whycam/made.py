@@ -131,8 +131,8 @@ def tell_foreign(path: Path, keeps: str = "") -> str:
         return f"a folder that WhyCAM did not make ({found}). {do}" if entries else ""
     if strangers := sorted(_find_strangers(path, keeps)):
         return (
-            f"a result of WhyCAM's, but {tell_names(strangers, 'files')} in it WhyCAM did not make or may not throw "
-            "away; --overwrite would. Move them elsewhere first, or take another name."
+            f"a result of WhyCAM's, but it holds {tell_names(strangers, 'files')}, which WhyCAM did not make or may "
+            "not throw away; --overwrite would. Move them elsewhere first, or take another name."
         )
     return ""
 
@@ -242,9 +242,11 @@ def _find_strangers(folder: Path, keeps: str) -> Iterator[str]:
             is_earlier = any(fnmatch(inside.partition("/")[0], one) for one in earlier or ())
             is_ours = name != JOURNAL and (name in known or is_earlier or any(fnmatch(name, one) for one in _LITTER))
             is_kept = name == keeps and (not way or way.startswith("versions/"))
-            if not (is_ours or is_kept or is_made_file(place / name)):
+            if not (is_ours or is_kept or inside == "versions/kept.json" or is_made_file(place / name)):
                 yield inside
     for place in _find_listed(folder):
+        if place.name.endswith(".partial"):  # unfinished: what is in it is on no list yet
+            continue
         way = place.relative_to(folder).as_posix()
         kept = keeps if way.startswith("versions/") else ""
         yield from (f"{way}/{name}" for name in _find_strangers(place, kept))
@@ -267,7 +269,7 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     for root, folders, names in os.walk(folder):
         place = Path(root)
         links = [name for name in folders if (place / name).is_symlink()]
-        folders[:] = [name for name in folders if name not in links and not _has_list(place / name)]
+        folders[:] = sorted(name for name in folders if name not in links and not _has_list(place / name))
         yield place, sorted([*names, *links])
 
 
