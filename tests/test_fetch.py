@@ -20,6 +20,7 @@ from PIL import Image
 from whycam.data import fetch as module
 from whycam.data.fetch import DATASETS, fetch
 from whycam.errors import UserError
+from whycam.made import LIST
 
 PHOTOS = ["daisy/1.jpg", "daisy/2.jpg", "tulips/3.jpg"]
 
@@ -115,7 +116,9 @@ def test_download_becomes_class_folders(server: Server, tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     photos = fetch("flowers", tmp_path / "out", progress=lambda done, total: steps.append((done, total)))
     assert photos == tmp_path / "out" / "photos"
-    assert list_files(tmp_path) == ["out/LICENSE.txt", "out/SOURCE.txt", *(f"out/photos/{name}" for name in PHOTOS)]
+    assert list_files(tmp_path) == sorted(
+        [f"out/{LIST}", "out/LICENSE.txt", "out/SOURCE.txt", *(f"out/photos/{name}" for name in PHOTOS)]
+    )
     assert (photos / "tulips/3.jpg").read_bytes() == make_photo(2)
     assert server.url in (tmp_path / "out/SOURCE.txt").read_text()
     assert steps[-1] == (len(server.data), len(server.data))

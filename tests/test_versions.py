@@ -223,7 +223,7 @@ def test_a_run_of_an_older_version_is_told(edited: EditedRun, name: str, message
 def test_what_an_older_or_a_later_version_wrote_is_told(edited: EditedRun, tmp_path: Path) -> None:
     options = json.loads((edited.run / "options.json").read_text())
     (edited.run / "options.json").write_text(json.dumps({**options, "unheard_of": 1}))
-    with pytest.raises(UserError, match=r"options.json' can't be read \(Extra inputs"):
+    with pytest.raises(UserError, match=r"options.json' can't be read \(extra inputs"):
         EditedRun.open(edited.run)
     (edited.run / "options.json").write_text(json.dumps(options))
     summary = json.loads((edited.run / "summary.json").read_text())
