@@ -33,6 +33,7 @@ from whycam.mend.state import State
 from whycam.mend.tested import measure_more
 from whycam.model.backbone import make_backbone
 from whycam.model.gap import save_classifier
+from whycam.rounding import shorten_floats
 from whycam.runs import command_line, find_way, read_versions, write_json
 from whycam.train.finetune import check_finetuning
 from whycam.train.focus import make_focus
@@ -88,8 +89,9 @@ class Training:
         if self.applied is not None:
             summary["edits"] = self._describe_edits(self.applied)
         save_classifier(self.work.model, self.work.run / "model", scored.identity_error)
+        summary = shorten_floats(summary)  # what comes back is what is written
         write_json(self.work.run / "summary.json", summary)
-        return summary
+        return dict(summary)
 
     def _describe(self) -> dict[str, Any]:
         """What the summary says beside the scores."""
