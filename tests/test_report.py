@@ -329,9 +329,13 @@ def read_plain(tmp_path: Path, run_folder: Path) -> str:
 def test_a_report_is_not_replaced_by_itself(tmp_path: Path, run_folder: Path) -> None:
     out = tmp_path / "report.html"
     out.write_text("mine")
+    for how in ({}, {"overwrite": True}):
+        with pytest.raises(UserError, match="is there already"):
+            report(run_folder, None, out, **how)
+        assert out.read_text() == "mine"
+    out.write_text('<!doctype html><meta name="generator" content="WhyCAM 0.1.0">')
     with pytest.raises(UserError, match=r"is there already .* --overwrite"):
         report(run_folder, None, out)
-    assert out.read_text() == "mine"
     report(run_folder, None, out, overwrite=True)
     assert "<h1>shapes-run</h1>" in read(out)
     with pytest.raises(UserError, match=r"\(a folder\).*report\.html"):

@@ -252,6 +252,16 @@ def test_a_result_that_was_finished_meanwhile_is_not_replaced(tmp_path: Path, mo
         make_run(tmp_path / "run", "mine")
 
 
+def test_a_disk_that_is_full_from_the_start_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("whycam.runs.begin_list", fill)
+    with pytest.raises(UserError, match="No room to write"), open_run(tmp_path / "run"):
+        pass
+    assert names_in(tmp_path) == []
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk(tmp_path: Path, number: int) -> None:
     with pytest.raises(UserError, match=r"No room to write .*Free some space"), open_run(tmp_path / "run") as work:  # noqa: PT012

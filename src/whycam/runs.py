@@ -129,8 +129,8 @@ def open_run(
                 if not resume:
                     shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(exist_ok=True)
-                begin_list(partial)
                 try:
+                    begin_list(partial)
                     yield partial
                     write_list(partial)
                 except BaseException:
