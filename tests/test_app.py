@@ -212,7 +212,7 @@ def test_overlays_can_show_what_is_against(client: TestClient, photo: Path) -> N
         ({"versus": "moon"}, "Unknown class 'moon'"),
         ({"target": "square", "versus": "1"}, "asked for against itself"),
         ({"method": "rise"}, "Unknown method 'rise'"),
-        ({"photo_px": "9999"}, "photo_px: Input should be less than or equal to 2048"),
+        ({"photo_px": "9999"}, "photo_px: input should be less than or equal to 2048"),
         ({"photo_px": "x"}, "photo_px: .*valid integer"),
     ],
     ids=str,

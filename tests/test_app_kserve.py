@@ -309,7 +309,7 @@ def test_a_single_logit_adds_up_on_both_sides(make_client: Make, pixels: np.ndar
         (b"{", 400, ["The body is no JSON"]),
         (b"", 400, ["The body is no JSON"]),
         (b"[]", 422, ["The body is not what was expected", "'instances'"]),
-        (b"{}", 422, ["instances: Field required"]),
+        (b"{}", 422, ["instances: field required"]),
         (b'{"instances": []}', 422, ["at least 1"]),
         (b'{"instances": [5]}', 422, ["instances[0] is of type int", '{"b64"']),
         (b'{"instances": [{"url": "x"}]}', 422, ["instances[0] is an object of 'url'"]),

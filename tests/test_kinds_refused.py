@@ -224,8 +224,8 @@ def test_nobody_says_how_photos_are_prepared(check: Callable[..., None], make: C
     [
         ("imagnet", "Unknown preprocessing 'imagnet'.*Did you mean 'imagenet'"),
         ("broken.json", r"'broken.json' can't be read as a preprocessing \(Invalid JSON: .*expected JSON such as"),
-        ("odd.json", r"\(hight_px: Extra inputs are not permitted\)"),
-        ("zero.json", r"\(std.0: Input should be greater than or equal to 0.0001\)"),
+        ("odd.json", r"\(hight_px: extra inputs are not permitted\)"),
+        ("zero.json", r"\(std.0: input should be greater than or equal to 0.0001\)"),
         ("nothing.json", "No such file"),
     ],
 )
