@@ -223,7 +223,7 @@ def test_nobody_says_how_photos_are_prepared(check: Callable[..., None], make: C
     ("word", "told"),
     [
         ("imagnet", "Unknown preprocessing 'imagnet'.*Did you mean 'imagenet'"),
-        ("broken.json", r"'broken.json' can't be read as a preprocessing \(Invalid JSON: .*expected JSON such as"),
+        ("broken.json", r"'broken.json' can't be read as a preprocessing \(invalid JSON: .*expected JSON such as"),
         ("odd.json", r"\(hight_px: extra inputs are not permitted\)"),
         ("zero.json", r"\(std.0: input should be greater than or equal to 0.0001\)"),
         ("nothing.json", "No such file"),
