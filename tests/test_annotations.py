@@ -112,6 +112,10 @@ def test_coco(folder: Path) -> None:
     assert len(read_photos(folder, coco=path)) == 5
     with pytest.raises(UserError, match="COCO"):
         read_coco(write(folder / "bad.json", "[]"))
+    for word, what in (("category_id", "category"), ("image_id", "photo")):
+        objects = [*content["annotations"], {**content["annotations"][0], word: 77}]
+        with pytest.raises(UserError, match=f"1 annotations of the {what} 77, which its list of .* lacks"):
+            read_coco(write(folder / "bad.json", json.dumps({**content, "annotations": objects})))
 
 
 def test_compressed_runs() -> None:

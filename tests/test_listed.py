@@ -161,11 +161,25 @@ def test_class_folders_beside_a_tar_are_class_folders(photos: Path) -> None:
     assert not is_listed(photos)
 
 
-def check_refused(place: Path, *words: str, **options: object) -> None:
+def check_refused(place: Path, *words: str, without: tuple[str, ...] = (), **options: object) -> None:
     with pytest.raises(UserError) as refused:
         read_listed(place, **options)
     for word in words:
         assert word in str(refused.value)
+    for word in without:
+        assert word not in str(refused.value)
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_a_quote_that_is_not_closed_is_told_with_its_line(photos: Path, is_last: bool) -> None:
+    """It takes the lines below into one cell, to the end or to the next quote."""
+    lines = [f"{path},{label}" for path, label in list_rows(photos)]
+    lines[3] = f'"{lines[3]}'
+    if not is_last:
+        path, _, label = lines[9].partition(",")
+        lines[9] = f'"{path}",{label}'
+    (photos / "list.csv").write_text("\n".join(["path,label", *lines]))
+    check_refused(photos / "list.csv", "line 5", "quotation mark", without=("no label", "--allow-empty"))
 
 
 def test_lists_with_faults(photos: Path, tmp_path: Path) -> None:
@@ -183,6 +197,10 @@ def test_lists_with_faults(photos: Path, tmp_path: Path) -> None:
     check_refused(write_csv(place, rows), "label 'triangle' has no line", order=("circle", "square"))
     check_refused(write_csv(place, rows), "'star' has no label", order=(*NAMES, "star"))
     check_refused(photos / "none.csv", "No file")
+    gone = [(f"gone/{path}", label) for path, label in rows]
+    check_refused(write_csv(place, gone), "None of the 36 photos", f"'{photos}", "whole paths")
+    few = [*rows[:12], (rows[12][0], rows[12][1])]
+    check_refused(write_csv(place, few), "fewer than 2 photos", without=("--allow-empty",))
     place.write_bytes(b"path,label\n\xff\xfe\x00,a\n")
     check_refused(place, "is not in UTF-8")
     (photos / "list.parquet").write_bytes(b"no table")

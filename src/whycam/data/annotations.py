@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from whycam.data.coco import load_coco, make_coco_error
+from whycam.data.coco import check_known, load_coco, make_coco_error
 from whycam.data.csv_file import open_csv
 from whycam.data.folder import Sample
 from whycam.data.listed import is_listed, read_labels, refuse_listed
@@ -336,9 +336,10 @@ def read_coco(path: Path) -> list[Annotation]:
     """COCO JSON: one annotation for each photo and category, with all its boxes, and its mask where every one has some.
 
     Raises:
-        UserError: no such file, or not COCO's.
+        UserError: no such file, not COCO's, or annotations of a photo or a category that it does not list.
     """
     coco = load_coco(path)
+    check_known(path, coco)
     try:
         return [
             _join_objects(coco.images[image], coco.names[category], found)

@@ -70,7 +70,7 @@ def drop_unreadable(folder: PhotoFolder, unreadable: Mapping[Path, str], *, allo
     names = [name for name in folder.class_names if name not in few]
     if few and (not allow_empty or len(names) < 2):
         counts = len(train[few[0]]), len(val[few[0]])
-        raise _make_few_error(few[0], folder, unreadable, counts)
+        raise _make_few_error(few[0], folder, unreadable, counts, has_others=len(names) > 1)
     about = replace(folder, left_out=(*folder.left_out, *few))
     if folder.is_split_by_us:
         return make_folder(about, {name: both[name] for name in names})
@@ -87,7 +87,7 @@ def _group(samples: Sequence[Sample], folder: PhotoFolder, unreadable: Mapping[P
 
 
 def _make_few_error(
-    name: str, folder: PhotoFolder, unreadable: Mapping[Path, str], counts: tuple[int, int]
+    name: str, folder: PhotoFolder, unreadable: Mapping[Path, str], counts: tuple[int, int], *, has_others: bool
 ) -> UserError:
     label = folder.class_names.index(name)
     lost = [sample.path for sample in folder.samples if sample.label == label and sample.path in unreadable]
@@ -96,9 +96,10 @@ def _make_few_error(
         if folder.is_split_by_us
         else f"{counts[0]} readable photos to train on and {counts[1]} held out in '{folder.root}' (expected one each)"
     )
+    remedy = ", or give --allow-empty to train without such classes" if has_others else ""
     return UserError(
         f"Class {name!r} has {left}; {len(lost)} can't be read, such as '{lost[0]}': "
-        f"{as_clause(unreadable[lost[0]])}. Replace such files, or give --allow-empty to train without such classes."
+        f"{as_clause(unreadable[lost[0]])}. Replace such files{remedy}."
     )
 
 

@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from whycam.errors import UserError, as_clause
@@ -40,6 +40,8 @@ def load_coco(path: Path) -> Coco:
         content = json.loads(path.read_text(encoding="utf-8"))
         images = {image["id"]: image for image in content["images"]}
         names = {category["id"]: str(category["name"]) for category in content["categories"]}
+        _check_ids(path, "photos", "file_name", content["images"])
+        _check_ids(path, "categories", "name", content["categories"])
         objects: dict[tuple[Any, Any], list[dict[str, Any]]] = defaultdict(list)
         for one in content["annotations"]:
             objects[one["image_id"], one["category_id"]].append(one)
@@ -48,6 +50,50 @@ def load_coco(path: Path) -> Coco:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise make_coco_error(path, error) from None
     return Coco(images, names, objects)
+
+
+def _check_ids(path: Path, things: str, word: str, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Refuses an id that stands for two things: annotations don't say which."""
+    called: dict[Any, str] = {}
+    for entry in entries:
+        name = str(entry[word])
+        if called.setdefault(entry["id"], name) != name:
+            raise UserError(
+                f"'{path.absolute()}' has two {things} with the id {entry['id']!r}, {called[entry['id']]!r} and "
+                f"{name!r}; expected an id for each, by which annotations name them. Number them anew."
+            )
+
+
+def check_known(path: Path, coco: Coco) -> None:
+    """Refuses annotations of what the file does not list.
+
+    Raises:
+        UserError: there are some.
+    """
+    for (image, category), objects in coco.objects.items():
+        if image in coco.images and category in coco.names:
+            continue
+        thing, number, place = (
+            ("category", category, "categories") if image in coco.images else ("photo", image, "images")
+        )
+        raise UserError(
+            f"'{path.absolute()}' has {len(objects)} annotations of the {thing} {number!r}, which its list of {place} "
+            "lacks; expected a photo and a category for each. Add it, or take these annotations away."
+        )
+
+
+def check_names(path: Path, files: Sequence[str]) -> None:
+    """Refuses photos' names that lead out of the folder that they are below.
+
+    Raises:
+        UserError: one does.
+    """
+    odd = next((name for name in files if PurePath(name).is_absolute() or ".." in PurePath(name).parts), None)
+    if odd is not None:
+        raise UserError(
+            f"'{path.absolute()}' names the photo '{odd}'; expected names below the folder of the photos, without .. "
+            "in them. Correct its file_name; a list (path,label or path,labels) may have whole paths."
+        )
 
 
 def make_coco_error(path: Path, error: Exception) -> UserError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from whycam.errors import UserError, as_clause
@@ -22,11 +22,12 @@ def open_csv(path: Path, expected: str) -> Iterator[csv.DictReader[str]]:
         expected: what it should be, as a clause.
 
     Raises:
-        UserError: no such file, other letters, another separator, or a row that is none.
+        UserError: no such file, other letters, another separator, a quote that is not closed, or a row that is none.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
+            # Else a quote that is not closed takes the lines below it into one cell.
+            table = csv.DictReader(file, strict=True)
             names = list(table.fieldnames or ())
             if "\0" in "".join(names):
                 raise make_letters_error(path, None, expected)
@@ -41,8 +42,25 @@ def open_csv(path: Path, expected: str) -> Iterator[csv.DictReader[str]]:
             yield table
     except UnicodeDecodeError as error:
         raise make_letters_error(path, error, expected) from None
-    except (OSError, csv.Error) as error:
+    except csv.Error as error:
+        raise _make_row_error(path, error, expected) from None
+    except OSError as error:
         raise UserError(f"'{path.absolute()}' can't be read ({as_clause(error)}); {expected}.") from None
+
+
+def _make_row_error(path: Path, error: csv.Error, expected: str) -> UserError:
+    """Of a row that is none: the line that it begins on, and what is wrong with its quotation marks."""
+    if '"' not in str(error) and "end of data" not in str(error):
+        return UserError(f"'{path.absolute()}' can't be read ({as_clause(error)}); {expected}.")
+    begins = 1
+    with path.open(encoding="utf-8-sig", newline="") as file, suppress(csv.Error):
+        table = csv.reader(file, strict=True)
+        for _ in table:
+            begins = table.line_num + 1
+    return UserError(
+        f"The line {begins} of '{path.absolute()}' has a quotation mark (\") that is not closed, or letters behind a "
+        f"closed one; {expected}. Take it away, or write it twice inside of a cell between such marks."
+    )
 
 
 def make_letters_error(path: Path, error: UnicodeDecodeError | None, expected: str) -> UserError:

@@ -213,9 +213,10 @@ def drop_few(
     few = {name: len(photos) for name, photos in classes.items() if photos and name not in kept}
     if few and not allow_empty:
         listed = ", ".join(f"{name!r}: {count}" for name, count in few.items())
+        # Without them there would be nothing to tell apart.
+        remedy = ", or give --allow-empty to train without them" if len(kept) > 1 else ""
         raise UserError(
-            f"Found classes with fewer than {MIN_PHOTOS} photos in '{root}' ({listed}). "
-            "Add photos to them, or give --allow-empty to train without them."
+            f"Found classes with fewer than {MIN_PHOTOS} photos in '{root}' ({listed}). Add photos to them{remedy}."
         )
     if len(kept) < 2:
         found, kind = f"one {thing}, '{next(iter(kept))}'," if kept else f"no {thing}", thing.rsplit(maxsplit=1)[-1]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -177,10 +177,21 @@ def _collect(place: Path, about: Told, rows: Iterable[Row]) -> Listed:
         expected = EXPECTED_OF_SHARDS if place.is_dir() or place.suffix.lower() == ".tar" else EXPECTED
         raise UserError(f"'{place}' names no photo with a label; {expected}. {' '.join(told)}".rstrip())
     notes = (*about.notes, *_tell_left_out(left_out))
+    _check_there(place, labels, about)
     if sets and (empty := sum(not names for names in sets.values())):
         notes = (*notes, f"{empty:,} of its {len(sets):,} photos have no class, and count as photos of none.")
     folder = _find_root(about.folder, labels)
     return Listed(folder, labels, splits, notes, sets or None, tuple(about.known))
+
+
+def _check_there(place: Path, paths: Collection[Path], about: Told) -> None:
+    """Refuses a list of which no photo is there: its paths are of another place. What some lack is told of them."""
+    if place.is_dir() or place.suffix.lower() == ".tar" or any(path.exists() for path in paths):
+        return
+    raise UserError(
+        f"None of the {len(paths):,} photos of '{place}' is there, such as '{next(iter(paths))}'; expected paths "
+        f"below '{about.folder}', or whole paths. Put the list where its paths begin, or correct them."
+    )
 
 
 def _check_same(place: Path, row: Row, path: Path, before: tuple[str, str]) -> None:

@@ -6,12 +6,13 @@ A kind of list is one function here, from a file to rows; `READERS` has it by su
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from whycam.data.coco import find_photo_folder, load_coco
+from whycam.data.coco import check_names, find_photo_folder, load_coco
 from whycam.data.csv_file import open_csv
 from whycam.data.folder import VAL_NAMES
 from whycam.data.images import IMAGE_SUFFIXES
@@ -201,8 +202,10 @@ def _read_split(place: Path, cell: Any, where: str) -> str:
 def _read_coco(place: Path, told: Told) -> Iterator[Row]:
     """A row for each photo: the categories of its objects; ids that the file does not explain are told of."""
     coco = load_coco(place)
-    told.folder = find_photo_folder(place, [str(image["file_name"]) for image in coco.images.values()])
-    told.known += coco.names.values()
+    files = [str(image["file_name"]) for image in coco.images.values()]
+    check_names(place, files)
+    told.folder = find_photo_folder(place, files)
+    told.known += dict.fromkeys(coco.names.values())
     sets: dict[Any, dict[str, None]] = {image: {} for image in coco.images}
     lost = {"photos that its list of images lacks": 0, "categories that its list of these lacks": 0}
     for (image, category), objects in coco.objects.items():
@@ -215,8 +218,19 @@ def _read_coco(place: Path, told: Told) -> Iterator[Row]:
     told.notes += [
         f"{count:,} of its annotations are of {what}, and do not count." for what, count in lost.items() if count
     ]
+    told.notes += _tell_shared(coco.names)
     for image, names in sets.items():
         yield Row(_to_text(coco.images[image]["file_name"]), ";".join(names), "", f"image {image!r}", tuple(names))
+
+
+def _tell_shared(names: Mapping[Any, str]) -> Iterator[str]:
+    """That categories bear one name, and so are one class."""
+    ids = defaultdict(list)
+    for number, name in names.items():
+        ids[name].append(number)
+    if shared := {name: numbers for name, numbers in ids.items() if len(numbers) > 1}:
+        listed = ", ".join(f"{name!r} ({', '.join(map(str, numbers))})" for name, numbers in list(shared.items())[:5])
+        yield f"Several of its categories are called {listed}, and count as one class ({len(shared)} such names)."
 
 
 def find_shards(folder: Path) -> list[Path]:

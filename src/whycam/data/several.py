@@ -16,6 +16,10 @@ from whycam.data.folder import MIN_PHOTOS, PhotoFolder, Sample, check_order, lis
 from whycam.errors import UserError, as_clause
 
 SEPARATORS = ";|"
+_ONE_LABEL = (
+    "Give each photo one label, where it is of one class or of none: its name, or another such as 'none' (columns "
+    "path,label)."
+)
 # Photo -> its classes.
 Sets = Mapping[Path, Collection[str]]
 
@@ -61,7 +65,7 @@ def make_several(
         useless += [name for name in counts if name not in useless and not _is_in_both(name, sets, held)]
     kept = [name for name in counts if name not in useless]
     if useless and not allow_empty:
-        raise _make_useless_error(place, useless, counts, sets, held)
+        raise _make_useless_error(place, useless, counts, sets, held, kept)
     _check_two(place, kept, counts)
     check_order(about.order, dict.fromkeys(kept), where=place, thing="label")
     names = tuple(about.order) or tuple(sort_names(kept))
@@ -157,8 +161,13 @@ def _is_in_both(name: str, sets: Sets, held: Collection[Path]) -> bool:
     return {True, False} == {path in held for path, names in sets.items() if name in names}
 
 
-def _make_useless_error(
-    place: Path, useless: Sequence[str], counts: Mapping[str, int], sets: Sets, held: Collection[Path] | None
+def _make_useless_error(  # noqa: PLR0917 - all that is told
+    place: Path,
+    useless: Sequence[str],
+    counts: Mapping[str, int],
+    sets: Sets,
+    held: Collection[Path] | None,
+    kept: Sequence[str],
 ) -> UserError:
     name, all_photos = useless[0], len(sets)
     count = counts[name]
@@ -167,10 +176,12 @@ def _make_useless_error(
         of_held = sum(name in names for path, names in sets.items() if path in held)
         told = f"{name!r} is on {count - of_held} photos to train on and {of_held} held-out ones"
     more = f", and {len(useless) - 1} more such" if len(useless) > 1 else ""
+    remedy = "Add photos, or give --allow-empty to train without such classes."
+    if len(kept) < 2:
+        remedy = f"Without such there {'is one class' if kept else 'is none'}: add photos. {_ONE_LABEL}"
     return UserError(
         f"'{place}' has classes that can't be learnt: {told}{more}; expected at least {MIN_PHOTOS} photos with the "
-        f"class and {MIN_PHOTOS} without it, and some with it in each split. Add photos, or give --allow-empty to "
-        "train without such classes."
+        f"class and {MIN_PHOTOS} without it, and some with it in each split. {remedy}"
     )
 
 
@@ -179,8 +190,7 @@ def _check_two(place: Path, kept: Sequence[str], counts: Mapping[str, int]) -> N
         found = f"one class, {kept[0]!r}," if kept else "no class"
         raise UserError(
             f"Found {found} with enough photos in '{place}', of {len(counts)}; expected at least two that may go "
-            "together. For one class or none, give each photo one label: its name, or another such as 'none' "
-            "(columns path,label)."
+            f"together. {_ONE_LABEL}"
         )
 
 
