@@ -9,9 +9,11 @@ Add a row as one entry of `ROWS`.
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
 import os
+import random
 import shlex
 import shutil
 import subprocess
@@ -21,7 +23,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 import torch
@@ -52,7 +54,7 @@ ROWS = {
     "finetuned": "--unfreeze all --finetune-epochs 3 --finetune-lr 5e-5",
     "recipe": RECIPE,
 }
-CHOOSING = "choosing"
+CHOOSING, EDITING = "choosing", "editing"
 
 
 def lay_out(photos: Path, work: Path) -> tuple[Path, Path]:
@@ -156,6 +158,32 @@ def compare_choices(photos: Path, work: Path, seeds: int) -> dict[str, Any]:
     return found
 
 
+def compare_edits(photos: Path, work: Path, seeds: int) -> dict[str, Any]:
+    """How many of the held-out photos' answers change by a training photo that is left out, and by five."""
+    run, found = work / "editing", {"1": [], "5": []}
+    run.mkdir(parents=True, exist_ok=True)
+    options = make_train_options(cache_dir=work / "choosing-cache")
+    for seed in range(seeds):
+        options = options.model_copy(update={"seed": seed})
+        job = prepare(read_source(photos, options), options, run, lambda *_: nullcontext(lambda _: None)).work
+        job.stores, whole, first = compute_stores(job), job.photos, copy.deepcopy(job.model.state_dict())
+        draw = random.Random(seed)
+
+        def answer(gone: Sequence[int], job: Any = job, whole: PhotoFolder = whole, first: Any = first) -> torch.Tensor:
+            shutil.rmtree(run / "checkpoints", ignore_errors=True)
+            job.photos = replace(whole, train=tuple(one for row, one in enumerate(whole.train) if row not in gone))
+            job.model.load_state_dict(first)
+            train_head(job, job.stores)
+            return score_model(job, job.model, is_stored=True).logits.argmax(1)
+
+        before = answer(())
+        for count, times in (("1", 4), ("5", 2)):
+            for _ in range(times):
+                after = answer(draw.sample(range(len(whole.train)), int(count)))
+                found[count].append(int((after != before).sum()))
+    return {"seeds": seeds, "photos": len(whole.val), "changed": found}
+
+
 def tell(content: dict[str, Any]) -> list[str]:
     """results/training.md."""
     rows = [
@@ -190,13 +218,25 @@ def tell(content: dict[str, Any]) -> list[str]:
             "",
             *write_table(["way", "mean accuracy", "standard error over seeds"], figures),
         ]
+    if about := content.get(EDITING):
+        rows = [
+            [count, str(len(found)), f"{mean(found):.1f}", f"{median(found):g}", str(max(found))]
+            for count, found in about["changed"].items()
+        ]
+        lines += [
+            "",
+            f"What photos that are left out of the default change (`--only {EDITING}`): of the answers on "
+            f"{about['photos']} held-out photos, {about['seeds']} seeds.",
+            "",
+            *write_table(["photos left out", "trainings", "answers changed, mean", "median", "most"], rows),
+        ]
     return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=[*ROWS, CHOOSING], default=[*ROWS, CHOOSING])
-    parser.add_argument("--seeds", type=int, default=10, help=f"of {CHOOSING}")
+    parser.add_argument("--only", nargs="+", choices=[*ROWS, CHOOSING, EDITING], default=[*ROWS, CHOOSING, EDITING])
+    parser.add_argument("--seeds", type=int, default=10, help=f"of {CHOOSING} and {EDITING}")
     parser.add_argument("--photos", type=Path, default=Path(os.environ.get("WHYCAM_DATA", ".")) / "flowers")
     parser.add_argument("--work", type=Path, default=Path("training"), help="where photos and runs lie meanwhile")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -207,6 +247,8 @@ def main() -> None:
         content = json.loads(kept.read_text()) if kept.exists() else {"rows": {}}
         if name == CHOOSING:
             content[CHOOSING] = compare_choices(args.photos, args.work, args.seeds)
+        elif name == EDITING:
+            content[EDITING] = compare_edits(args.photos, args.work, args.seeds)
         else:
             content["rows"][name] = measure(name, args.photos, args.work)
         save("training", tell(content), content, args.out)

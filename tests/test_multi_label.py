@@ -31,6 +31,9 @@ from whycam.jobs.report import make_report
 from whycam.jobs.train import train
 from whycam.metrics.multi_label import choose_fold_thresholds, choose_thresholds, rank_scores, score_labels
 from whycam.runs import read_columns
+from whycam.train.epochs import Epoch, find_best
+from whycam.train.loop import measure
+from whycam.train.multi_label import EACH_BY_ITSELF, compute_mean_ap
 
 COLOURS = {"blue": (40, 70, 250), "green": (30, 220, 60), "red": (240, 40, 30)}
 NAMES = tuple(COLOURS)
@@ -153,6 +156,20 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
         ),
         "Found one class, 'a',",
     ),
+    "one class that each photo has": (
+        lambda root: write_csv(root / "x.csv", ["path", "labels"], [(f"photos/{i:02}.png", "a") for i in range(9)]),
+        "'a' is on 9 of 9 photos*Give each photo one label",
+    ),
+    "one class that can be learnt": (
+        lambda root: write_csv(
+            root / "x.csv", ["path", "labels"], [(f"photos/{i:02}.png", "all;a" if i % 2 else "all") for i in range(9)]
+        ),
+        "'all' is on 9 of 9 photos*Give each photo one label",
+    ),
+    "no photo is there": (
+        lambda root: write_csv(root / "x.csv", ["path", "labels"], [(f"gone/{i}.png", "ab"[i % 2]) for i in range(9)]),
+        "None of the 9 photos of '*is there, such as '*gone/0.png'; expected*below*whole paths",
+    ),
     "a class that each photo has": (
         lambda root: write_csv(
             root / "x.csv",
@@ -195,6 +212,22 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
         ),
         "Found none of the first 1 photos",
     ),
+    "COCO with a photo above its folder": (
+        lambda root: write_coco(root / "x.json", ["../secret.png", "00.png"]),
+        "names the photo '../secret.png'; expected*below",
+    ),
+    "COCO with a whole path": (
+        lambda root: write_coco(root / "x.json", [str(root / "photos" / "00.png"), "01.png"]),
+        "photos/00.png'; expected*below",
+    ),
+    "COCO with two categories of one id": (
+        lambda root: write_coco(root / "x.json", ["00.png"], [(1, "a"), (1, "b")]),
+        "two categories with the id 1, 'a' and 'b'",
+    ),
+    "COCO with two photos of one id": (
+        lambda root: write_coco(root / "x.json", ["00.png", "01.png"], ids=[4, 4]),
+        "two photos with the id 4, '00.png' and '01.png'",
+    ),
     "a separator in a name": (
         lambda root: write_csv(
             root / "x.csv", ["path", "a;b", "c"], [(f"photos/{i:02}.png", i % 2, 1) for i in range(9)]
@@ -202,6 +235,18 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
         "has a class 'a;b', with one of",
     ),
 }
+
+
+def write_coco(
+    place: Path,
+    files: Sequence[str],
+    categories: Sequence[tuple[int, str]] = ((1, "a"), (2, "b")),
+    ids: Sequence[int] = (),
+) -> Path:
+    """Photos of no class."""
+    images = [{"id": k, "file_name": name} for k, name in zip(ids or range(len(files)), files, strict=True)]
+    about = {"images": images, "annotations": [], "categories": [{"id": k, "name": name} for k, name in categories]}
+    return write_text(place, json.dumps(about))
 
 
 def write_text(place: Path, text: str) -> Path:
@@ -219,6 +264,7 @@ def test_a_list_with_a_fault_trains_nothing(scenes: Path, tmp_path: Path, call_w
     said = " ".join(done.stderr.split())
     for part in told.split("*"):
         assert part in said
+    assert "--allow-empty" not in said or "one class" not in fault
     assert not (tmp_path / "run").exists()
 
 
@@ -230,6 +276,16 @@ def test_unknown_ids_of_coco_are_counted(scenes: Path, tmp_path: Path) -> None:
     notes = " ".join(read_listed(place).notes)
     assert "2 of its annotations are of photos that its list of images lacks" in notes
     assert "2 of its annotations are of categories that its list of these lacks" in notes
+
+
+def test_categories_of_one_name_are_one_class_and_told(scenes: Path, tmp_path: Path) -> None:
+    content = json.loads((scenes / "annotations" / "coco.json").read_text())
+    content["categories"] += [{"id": 70, "name": "red"}, {"id": 71, "name": "blue"}]
+    place = write_text(tmp_path / "coco.json", json.dumps(content))
+    (tmp_path / "photos").symlink_to(scenes / "photos")
+    found = read_listed(place)
+    assert found.class_names == NAMES
+    assert "Several of its categories are called 'blue' (0, 71), 'red' (2, 70), and count" in " ".join(found.notes)
 
 
 @pytest.mark.parametrize(
@@ -397,14 +453,52 @@ def check_exported(run: Path, scenes: Path, tmp_path: Path, call_whycam: Run, wo
 @pytest.mark.parametrize(
     "words",
     [
-        {"head": "conv", "epochs": 5, "batch_size": 2, "steps_per_epoch": 1},
+        {"head": "conv", "epochs": 5, "batch_size": 2, "steps_per_epoch": 1, "lr": 1e-3},
         {"unfreeze": "last", "finetune_epochs": 1, "epochs": 2},
+        {"scratch": True, "backbone": "test_resnet", "epochs": 2, "batch_size": 8},
     ],
+    ids=["conv", "network", "scratch"],
 )
 def test_other_ways_to_train(scenes: Path, tmp_path: Path, words: dict[str, Any]) -> None:
     summary = train(scenes / "labels.csv", tmp_path / "run", make_train_options(**{**WORDS, **words}))
     assert summary["multi_label"]
     assert summary["identity_error"] < 1e-4
+    check_chosen(tmp_path / "run", summary)
+
+
+def check_chosen(run: Path, summary: Mapping[str, Any]) -> None:
+    """The kept epoch has the highest mean AP of those that were measured on all photos, and the model has it."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if line["is_val_whole"] and line["phase"] == lines[-1]["phase"]]
+    assert summary["chosen"]["by"] == "mean AP"
+    assert summary["chosen"]["mean_ap"] == max(line["val_mean_ap"] for line in lines)
+    assert summary["val_mean_ap"] == pytest.approx(summary["chosen"]["mean_ap"], abs=0.01)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_mean_ap_that_chooses_is_that_of_the_summary(seed: int) -> None:
+    """Scores that are the same among it, and a class that all photos have."""
+    draw = np.random.default_rng(seed)
+    scores, truth = draw.integers(-6, 6, (50, 4)) / 2, draw.random((50, 4)) < 0.3
+    truth[:, 3] = True
+    found = [rank_scores(scores[:, k], truth[:, k], np.ones((1, 50)))[1][0] for k in range(3)]
+    logits, labels = torch.from_numpy(scores), torch.from_numpy(truth).float()
+    assert compute_mean_ap(logits, labels) == pytest.approx(np.mean(found))
+    assert compute_mean_ap(logits[:, 3:], labels[:, 3:]) is None
+
+
+def test_the_best_epoch_ranks_best_though_another_has_more_right_answers(tmp_path: Path) -> None:
+    """A class that one photo in twenty has: to say no to all is right 19 times of 20, and ranks nothing."""
+    labels = torch.zeros(20, 1)
+    labels[0] = 1
+    ranked = torch.where(labels > 0, 3.0, 2.0)
+    answers = {0: -torch.ones(20, 1), 1: ranked, 2: -ranked}
+    found = [measure(lambda epoch: answers[int(epoch)], [(torch.tensor(k), labels)], EACH_BY_ITSELF) for k in answers]
+    lines = [
+        Epoch("head", k, 1, 1, one.loss, one.accuracy, 1, 1, val_mean_ap=one.mean_ap) for k, one in enumerate(found)
+    ]
+    assert [one.accuracy for one in found] == pytest.approx([0.95, 0.05, 0.95])
+    assert find_best(lines) == 1
 
 
 def test_a_threshold_for_all_and_one_that_nothing_reaches(scenes: Path, tmp_path: Path) -> None:

@@ -123,6 +123,37 @@ def test_two_processes_train_as_one_does(shapes_folder: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("way", ["unfreeze", "scratch"])
+def test_two_processes_train_on_photos_with_several_classes(
+    split_shapes: Path, random_weights: Path, tmp_path: Path, way: str
+) -> None:
+    """As one does; the photos' ranking, by which the epoch is chosen, is that of all held-out photos together."""
+    rows = [
+        (path, f"{path.parent.name};{'even' if int(path.stem) % 2 else 'odd'}", path.parent.parent.name)
+        for path in sorted(split_shapes.glob("*/*/*.jpg"))
+    ]
+    place = tmp_path / "list.csv"
+    place.write_text("\n".join(["path,labels,split", *(",".join(map(str, row)) for row in rows)]))
+    words = {"backbone": "test_resnet", "image_size": 64, "epochs": 2, "finetune_epochs": 2, "batch_size": 8}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in words.items()]
+    more = {"scratch": True} if way == "scratch" else {"unfreeze": "all", "weights": random_weights}
+    more_flags = ["--scratch"] if way == "scratch" else [f"--{name}={value}" for name, value in more.items()]
+    process = start(place, tmp_path / "two", *flags, *more_flags)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    assert out.count("held-out photos") == out.count("mean AP") == 1
+    together = json.loads((tmp_path / "two" / "summary.json").read_text())
+    assert together["chosen"]["by"] == "mean AP"
+    assert together["val_mean_ap"] == pytest.approx(together["chosen"]["mean_ap"], abs=1e-3)
+    assert together["chosen"]["photos"] == together["data"]["val"] == 12
+    if way == "unfreeze":
+        alone = train(place, tmp_path / "one", make_train_options(**words, **more))
+        assert together["val_loss"] == pytest.approx(alone["val_loss"], abs=0.02)
+        for one, two in zip(read_lines(tmp_path / "one"), read_lines(tmp_path / "two"), strict=True):
+            assert one["val_mean_ap"] == pytest.approx(two["val_mean_ap"], abs=0.1)
+
+
+@pytest.mark.slow
 def test_a_killed_process_ends_the_run_and_resume_goes_on(shapes_folder: Path, tmp_path: Path) -> None:
     words = ["--scratch", "--backbone=test_resnet", "--image-size=64", "--epochs=12", "--patience=0", "--batch-size=8"]
     words += ["--choose-on=val"]

@@ -74,7 +74,7 @@ def test_run_holds_all_that_is_promised(shapes_folder: Path, tmp_path: Path) -> 
     assert [line["phase"] for line in lines] == ["head"] * 6 + ["refit"] * chosen["epochs"]
     assert (chosen["on"], chosen["photos"], chosen["learnt_meanwhile"]) == ("slice", 6, 24)
     assert max(line["val_accuracy"] for line in lines[:6]) == chosen["accuracy"]
-    assert "on 6 of the training photos. Nothing was chosen on these" in summary["val_note"]
+    assert "by its loss on 6 of the training photos. Nothing was chosen on these" in summary["val_note"]
     assert summary["val_interval"][0] < summary["val_accuracy"] <= summary["val_interval"][1]
     assert summary["identity_error"] < 1e-4
     assert summary["stored_features_error"] < 1e-2

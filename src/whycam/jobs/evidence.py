@@ -142,8 +142,9 @@ def _tell_making(record: RunRecord) -> Section:
 def _tell_choice(file: SourceFile) -> str:
     """Which photos chose the epoch, in words."""
     words = {"slice": "a slice of the training photos", "val": "those held out", "last": "the last epoch is kept"}
+    by = f", by its {found}" if (found := file.get("/chosen/by")) else ""
     again = "; then it was trained on all of them" if file.get("/chosen/trained_again_on_all") else ""
-    return words.get(str(file.get("/chosen/on")), "") + again
+    return words.get(str(file.get("/chosen/on")), "") + by + again
 
 
 def _tell_quality(record: RunRecord) -> Section:

@@ -191,7 +191,7 @@ def _tell_chosen(work: Work) -> str:
     on = work.chosen.get("on", "val")
     told = "The epoch was chosen by its accuracy on these same photos."
     if on == "slice":
-        told = f"The epoch was chosen on {work.chosen['photos']:,} of the training photos."
+        told = f"The epoch was chosen by its {work.chosen['by']} on {work.chosen['photos']:,} of the training photos."
     elif on == "last":
         told = "No epoch was chosen: the last one was kept."
     if work.retrained and "chosen_by" in work.retrained:

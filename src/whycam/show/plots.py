@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, features
 from whycam.runs import open_atomic
 from whycam.show.curves import CURVES
 from whycam.show.lettering import find_families, label_classes, shorten_text, split_runs
-from whycam.train.loop import Epoch, find_best
+from whycam.train.epochs import Epoch, find_best
 
 # Colour-blind-safe (Okabe and Ito).
 _TRAIN, _VAL, _RIGHT, _WRONG = "#0072B2", "#D55E00", "#0b6e4f", "#b3261e"

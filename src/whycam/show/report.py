@@ -13,6 +13,7 @@ from whycam.show.curves import CURVES
 from whycam.show.entries import encode_colormaps
 from whycam.show.page import render_page
 from whycam.show.tally import OUTCOMES, Tally
+from whycam.train.epochs import rank_epoch
 
 # Of more classes, the confusions are a list.
 MATRIX_CLASSES = 20
@@ -245,7 +246,7 @@ def make_curve(
     # Where most epochs were measured on a sample, the best is among those measured on all held-out photos.
     whole = [i for i, epoch in enumerate(epochs) if epoch.get("is_val_whole", True)]
     sizes = [epoch["val_photos"] for epoch in epochs if not epoch.get("is_val_whole", True)]
-    best = max(whole or range(len(epochs)), key=lambda i: (epochs[i]["val_accuracy"], -epochs[i]["val_loss"]))
+    best = max(whole or range(len(epochs)), key=lambda i: _rank(epochs[i]))
     return {
         "name": name,
         "unit": CURVES[is_multi_label][name],
@@ -261,6 +262,10 @@ def make_curve(
         "sample": min(sizes, default=0),
         "measured_on": "set apart" if epochs[-1].get("measured_on") == "slice" else "held out",
     }
+
+
+def _rank(epoch: Mapping[str, Any]) -> tuple[float, float]:
+    return rank_epoch(epoch.get("measured_on"), epoch["val_loss"], epoch["val_accuracy"], epoch.get("val_mean_ap"))
 
 
 def _make_confusion(report: Report) -> dict[str, Any] | None:

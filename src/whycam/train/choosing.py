@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from whycam.data.folder import Sample
-from whycam.train.loop import Epoch
+from whycam.train.epochs import Epoch
 from whycam.train.work import Work, log
 
 # One photo in so many of each class chooses; a class needs so many photos that differ for it.
@@ -92,7 +92,10 @@ def describe_choice(choice: Choice, epochs: Sequence[Epoch], kept: int, *, is_re
         is_refit: the model was trained once more on all training photos, for so many epochs.
     """
     line = epochs[kept]
-    measured = {} if choice.on == "last" else {"accuracy": line.val_accuracy, "loss": line.val_loss}
+    measured: dict[str, Any] = {}
+    if choice.on != "last":
+        measured = {"by": line.chosen_by, "accuracy": line.val_accuracy, "loss": line.val_loss}
+        measured |= {} if line.val_mean_ap is None else {"mean_ap": line.val_mean_ap}
     return {
         "on": choice.on,
         "photos": 0 if choice.on == "last" else line.val_photos,

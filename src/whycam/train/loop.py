@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from whycam.runs import open_atomic
+from whycam.train.epochs import Epoch, find_kept, rank_loss
 from whycam.train.multi_label import ONE_OF_ALL, Goal
 from whycam.train.ranks import ALONE, Ranks
 
@@ -23,27 +24,6 @@ from whycam.train.ranks import ALONE, Ranks
 Batches = Callable[[int], Iterable[tuple[Tensor, ...]]]
 # So many epochs, the best by a sample, are measured on all validation photos in the end, beside the last one.
 _FINALISTS = 3
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of `metrics.jsonl`; losses in nats, accuracies in [0, 1]: see `Goal`.
-
-    `val_loss` and `val_accuracy` are of `val_photos` of the photos `measured_on`: all there are, or (`is_val_whole`
-    false) a sample. Where nothing measures the epochs they are None, of no photos.
-    """
-
-    phase: str
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    val_loss: float | None
-    val_accuracy: float | None
-    lr: float
-    time_s: float
-    val_photos: int = 0
-    is_val_whole: bool = True
-    measured_on: Literal["slice", "val", "none"] = "val"
 
 
 @dataclass(frozen=True)
@@ -106,11 +86,10 @@ def fit(
 ) -> list[Epoch]:
     """Trains until the epochs or the patience end; the kept epoch's state is in `phase.trained` afterwards.
 
-    It is the best one or, as `phase.keeps` says, the last. The best epoch has the highest validation accuracy, and
-    among equals the lowest validation loss. With `val_sample` that measures each epoch, and the best few by it and the
-    last are measured on `val` in the end: the best of these is kept. After each epoch `checkpoint` holds all that is
-    needed to go on, together with the states of the best epochs beside it; if it is there at the start, training goes
-    on after its epoch.
+    It is the best one (see `rank_epoch`) or, as `phase.keeps` says, the last. With `val_sample` that measures each
+    epoch, and the best few by it and the last are measured on `val` in the end: the best of these is kept. After each
+    epoch `checkpoint` holds all that is needed to go on, together with the states of the best epochs beside it; if it
+    is there at the start, training goes on after its epoch.
 
     Args:
         phase: what to train.
@@ -155,21 +134,20 @@ def fit(
             train_loss, train_accuracy = _average(ranks.sum(seen))
             batches = val_sample or val
             measured = phase.forward if average is None else average.module
-            val_loss, val_accuracy, val_photos = (
-                (None, None, 0) if batches is None else measure(measured, batches(epoch), phase.goal, ranks)
-            )
+            found = _NOTHING if batches is None else measure(measured, batches(epoch), phase.goal, ranks)
             line = Epoch(
                 phase.name,
                 epoch,
                 train_loss,
                 train_accuracy,
-                val_loss,
-                val_accuracy,
+                found.loss,
+                found.accuracy,
                 optimizer.param_groups[0]["lr"],
                 time.perf_counter() - start,
-                val_photos,
+                found.photos,
                 val_sample is None,
                 phase.measured_on,
+                found.mean_ap,
             )
             state.add(line)
             on_epoch(line)
@@ -181,23 +159,16 @@ def fit(
     return state.history
 
 
-def find_best(epochs: Sequence[Epoch]) -> int:
-    """The place of the epoch with the highest validation accuracy, then the lowest validation loss; the first.
+class Measured(NamedTuple):
+    """What photos say of an epoch; see `Epoch`."""
 
-    Where some were measured on all validation photos, it is one of them.
-    """
-    whole = [place for place, line in enumerate(epochs) if line.is_val_whole]
-    return max(whole or range(len(epochs)), key=lambda place: _rank(epochs[place]))
-
-
-def find_kept(epochs: Sequence[Epoch], keeps: Literal["best", "last"]) -> int:
-    """The place of the epoch whose state is kept."""
-    return len(epochs) - 1 if keeps == "last" else find_best(epochs)
+    loss: float | None
+    accuracy: float | None
+    photos: int
+    mean_ap: float | None = None
 
 
-def _rank(line: Epoch) -> tuple[float, float]:
-    # What nothing measured is behind all that something did.
-    return line.val_accuracy or 0.0, -math.inf if line.val_loss is None else -line.val_loss
+_NOTHING = Measured(None, None, 0)
 
 
 @torch.no_grad()
@@ -206,14 +177,17 @@ def measure(
     batches: Iterable[tuple[Tensor, ...]],
     goal: Goal = ONE_OF_ALL,
     ranks: Ranks = ALONE,
-) -> tuple[float, float, int]:
-    """(mean loss, accuracy, photos) over batches, those of all processes."""
-    seen = torch.zeros(3, dtype=torch.float64)
+) -> Measured:
+    """The means over batches, those of all processes."""
+    seen, kept = torch.zeros(3, dtype=torch.float64), []
     for inputs, labels in batches:
         logits = forward(inputs)
         seen += _count(goal.right(logits, labels), goal.loss(logits, labels, None, 0.0))
+        if goal.rank is not None:
+            kept.append((logits.float().cpu(), labels.cpu()))
     seen = ranks.sum(seen)
-    return (*_average(seen), int(seen[2]))
+    ranked = None if goal.rank is None else goal.rank(*map(torch.cat, zip(*ranks.gather(kept), strict=True)))
+    return Measured(*_average(seen), int(seen[2]), ranked)
 
 
 def _count(right: Tensor, loss: Tensor) -> Tensor:
@@ -256,7 +230,7 @@ class _Progress:
         """The best epochs so far, the best first; or the last one, where that is what is kept."""
         if self.keeps == "last":
             return [len(self.history) - 1] if self.history else []
-        return heapq.nlargest(self.keep, range(len(self.history)), key=lambda place: _rank(self.history[place]))
+        return heapq.nlargest(self.keep, range(len(self.history)), key=lambda place: self.history[place].rank)
 
     def is_out_of(self, patience: int) -> bool:
         """Whether so many epochs brought nothing better.
@@ -268,7 +242,8 @@ class _Progress:
             return False
         last_better = self.kept[0]
         if not self.history[-1].is_val_whole:
-            last_better = max(last_better, max(range(len(self.history)), key=lambda i: _rank(self.history[i])[1]))
+            losses = [rank_loss(line.val_loss) for line in self.history]
+            last_better = max(last_better, losses.index(max(losses)))
         return len(self.history) - 1 - last_better >= patience
 
     def add(self, line: Epoch) -> None:
@@ -321,9 +296,14 @@ class _Progress:
             _save(self._measured.state_dict(), self._place(last))
         for epoch in finalists:
             self.restore(epoch)
-            val_loss, val_accuracy, photos = measure(forward, val(epoch), goal, self.ranks)
+            found = measure(forward, val(epoch), goal, self.ranks)
             self.history[epoch] = replace(
-                self.history[epoch], val_loss=val_loss, val_accuracy=val_accuracy, val_photos=photos, is_val_whole=True
+                self.history[epoch],
+                val_loss=found.loss,
+                val_accuracy=found.accuracy,
+                val_photos=found.photos,
+                is_val_whole=True,
+                val_mean_ap=found.mean_ap,
             )
             yield self.history[epoch]
 

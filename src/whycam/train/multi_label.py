@@ -24,10 +24,12 @@ class Goal:
     Attributes:
         loss: (logits (N, K), labels, weight (K,) or None, label smoothing) -> the mean, in nats.
         right: (logits (N, K), labels) -> (N,) in [0, 1].
+        rank: of all photos at once, what is best where shares of right answers say little; see `find_best`.
     """
 
     loss: Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
     right: Callable[[Tensor, Tensor], Tensor]
+    rank: Callable[[Tensor, Tensor], float | None] | None = None
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor | None, smoothing: float) -> Tensor:
@@ -49,10 +51,28 @@ def _share_decided(logits: Tensor, labels: Tensor) -> Tensor:
     return ((logits > 0) == (labels > 0)).float().mean(dim=1)
 
 
+def compute_mean_ap(logits: Tensor, labels: Tensor) -> float | None:
+    """Mean over classes of the average precision; logits and labels (N, K). None where no class can be ranked.
+
+    A class counts if some of the photos have it and some lack it. Photos of one score are given together: the sum of
+    precision times the recall that is gained at each distinct score, as scikit-learn has it.
+    """
+    found = []
+    for scores, truth in zip(logits.double().T, labels.double().T, strict=True):
+        if not 0 < int(truth.sum()) < len(truth):
+            continue
+        order = scores.argsort(descending=True, stable=True)
+        values, hits = scores[order], truth[order].cumsum(dim=0)
+        last = torch.cat([values.diff() != 0, torch.ones(1, dtype=torch.bool, device=values.device)]).nonzero()[:, 0]
+        gained = hits[last].diff(prepend=hits.new_zeros(1)) / hits[-1]
+        found.append(float((gained * hits[last] / (last + 1)).sum()))
+    return sum(found) / len(found) if found else None
+
+
 # Labels (N,) class indices.
 ONE_OF_ALL = Goal(_cross_entropy, _is_top)
 # Labels (N, K) float32, 1 of a class that the photo has, else 0.
-EACH_BY_ITSELF = Goal(_binary_cross_entropy, _share_decided)
+EACH_BY_ITSELF = Goal(_binary_cross_entropy, _share_decided, compute_mean_ap)
 
 
 def find_goal(photos: PhotoFolder) -> Goal:

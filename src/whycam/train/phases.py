@@ -18,11 +18,12 @@ from whycam.data.views import ViewDataset
 from whycam.model.input import normalise_on
 from whycam.runs import write_lines
 from whycam.train.choosing import Choice, describe_choice, make_choice, tell_choice
-from whycam.train.draws import choose_sample, count_steps, draw_steps, split_batches
+from whycam.train.draws import Draws, choose_sample, count_steps, draw_steps, draw_views, split_batches
+from whycam.train.epochs import Epoch, find_kept
 from whycam.train.evidence import compute_evidence, compute_share
 from whycam.train.features import FeatureStore, Stores
 from whycam.train.finetune import freeze_batch_norm, make_groups
-from whycam.train.loop import Batches, Epoch, Phase, find_kept, fit
+from whycam.train.loop import Batches, Phase, fit
 from whycam.train.multi_label import find_goal, weigh_classes
 from whycam.train.ranks import ALONE, Ranks
 from whycam.train.retrain import retrain
@@ -111,12 +112,12 @@ def _fit_head(
     measured, learnt = _pick_measured(work, choice), torch.tensor(choice.learnt)
     read_train, read_val = make_reader(work, work.photos.train, views_of), make_reader(work, measured, [stores.plain])
     train_labels, val_labels = work.labels(work.photos.train), work.labels(measured)
-    cells = _compute_cells(work, views_of)
+    cells, draws = _compute_cells(work, views_of), _make_draws(work, [work.photos.train[row] for row in choice.learnt])
 
     def train_batches(epoch: int) -> Iterator[tuple[Tensor, ...]]:
-        draw = torch.Generator().manual_seed(options.seed * 100_003 + epoch)
-        for places in draw_steps(len(learnt), draw, options):
-            views, rows = torch.randint(len(views_of), (len(places),), generator=draw), learnt[places]
+        views_drawn = draw_views(draws, epoch, len(views_of))
+        for places in draw_steps(draws, epoch, options):
+            views, rows = views_drawn[places], learnt[places]
             batch = read_train(rows, views), train_labels[rows]
             yield batch if cells is None else (*batch, cells[views, rows].to(work.device))
 
@@ -148,6 +149,10 @@ def _fit_head(
     is_cheap = options.head == "linear" and options.val_photos is None
     sample = None if is_cheap or choice.on == "last" else choose_sample(val_labels, phase.steps_per_epoch, options)
     return _fit(work, phase, train_batches, val_batches, len(measured), sample)
+
+
+def _make_draws(work: Work, samples: Sequence[Sample]) -> Draws:
+    return Draws([work.hashes[sample.path] for sample in samples], work.options.seed)
 
 
 def _compute_cells(work: Work, stores: Sequence[FeatureStore]) -> Tensor | None:
@@ -186,12 +191,11 @@ def _train_network(work: Work, name: Literal["finetune", "scratch"]) -> None:
         False: ViewDataset(measured, model.preprocess, is_random=False, labels=work.labels(measured).cpu()),
     }
     epochs = options.epochs if is_scratch else options.finetune_epochs
-    steps = count_steps(len(learnt), options)
+    steps, draws = count_steps(len(learnt), options), _make_draws(work, learnt)
 
     def train_batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         datasets[True].epoch = epoch
-        draw = torch.Generator().manual_seed(options.seed * 100_003 + epoch)
-        order = torch.cat(list(draw_steps(len(datasets[True]), draw, options))).tolist()
+        order = torch.cat(list(draw_steps(draws, epoch, options))).tolist()
         yield from _load_batches(datasets[True], work, order)
 
     phase = Phase(
@@ -294,8 +298,8 @@ def _tell_measured(line: Epoch, count: int) -> str:
 def _log_kept(work: Work, phase: Phase, epochs: Sequence[Epoch]) -> None:
     kept = epochs[find_kept(epochs, phase.keeps)]
     if phase.keeps == "best":
-        words = {"slice": f"accuracy on {kept.val_photos} training photos that were set apart", "val": "val accuracy"}
-        told = (words[kept.measured_on], kept.val_accuracy)
-        log.info("%s: epoch %d of %d was the best, %s %.4f", phase.name, kept.epoch + 1, len(epochs), *told)
+        words = {"slice": f"{kept.val_photos} training photos that were set apart", "val": "held-out photos"}
+        told = f"{kept.chosen_by} {kept.figure:.4f} on {words[kept.measured_on]}"
+        log.info("%s: epoch %d of %d was the best, %s", phase.name, kept.epoch + 1, len(epochs), told)
     elif phase.stop_after is not None:
         log.info("head: trained again on all %d training photos, %d epochs", len(work.photos.train), len(epochs))

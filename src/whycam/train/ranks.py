@@ -69,6 +69,15 @@ class Ranks:
         total: Tensor = self.accelerator.reduce(values.to(self.accelerator.device), reduction="sum")
         return total.to(values.device)
 
+    def gather(self, parts: Sequence[T]) -> list[T]:
+        """The parts of all processes, the same in each."""
+        if self.count == 1:
+            return list(parts)
+        from accelerate.utils import gather_object  # noqa: PLC0415 - an extra
+
+        found: list[T] = gather_object(list(parts))
+        return found
+
     def first(self, make: Callable[[], T]) -> T:
         """What `make` gives in the first process, in all of them.
 

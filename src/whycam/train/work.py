@@ -23,9 +23,9 @@ from whycam.data.views import Swaps
 from whycam.model.backbone import Backbone
 from whycam.model.card import HALF
 from whycam.model.gap import GapClassifier
+from whycam.train.epochs import Epoch
 from whycam.train.features import Stores
 from whycam.train.focus import Focus
-from whycam.train.loop import Epoch
 from whycam.train.multi_label import to_labels
 from whycam.train.ranks import ALONE, Ranks
 
