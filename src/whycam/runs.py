@@ -42,7 +42,7 @@ _NAME_BYTES = 255
 # So long another process's work is waited for without a word.
 _PATIENCE_S = 1
 # The libraries whose versions can change a number.
-_VERSIONED = ("whycam", "torch", "torchvision", "timm", "numpy", "pillow", "torchmetrics", "onnxruntime")
+_VERSIONED = ("whycam", "torch", "torchvision", "timm", "numpy", "pillow", "onnxruntime")
 
 
 def name_beside(path: Path, prefix: str, suffix: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,17 @@ from whycam.data.folder import PhotoFolder, Sample
 from whycam.data.loader import in_batches, stream_photos
 from whycam.errors import UserError
 from whycam.mend.several_scores import set_thresholds, summarise_labels, write_label_predictions
+from whycam.mend.shown import choose_shown
+from whycam.metrics.accuracy import count_confusion, measure_calibration, measure_classes, measure_top
 from whycam.metrics.groups import find_interval, score_groups
 from whycam.model.gap import GapClassifier, check_identity, measure_identity
 from whycam.model.input import normalise_on
+from whycam.model.onnx.engine import Answer
 from whycam.runs import TableWriter
 from whycam.train.evidence import compute_evidence
 from whycam.train.features import FeatureStore
 from whycam.train.focus import SWAPPED_VIEWS
 from whycam.train.work import Work
-
-# So many held-out photos, spread evenly over them, show whether the maps are the scores, where means alone are stored.
-_IDENTITY_PHOTOS = 32
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,13 @@ class Scored:
         logits: (N, K).
         errors: (M,) the identity's error of each photo whose maps were made.
         evidence: (M, h, w) how much speaks for or against any class in each cell of these.
+        shown: photo -> what the whole network makes of it, of some of the photos where means alone are stored.
     """
 
     logits: Tensor
     errors: Tensor
     evidence: Tensor
+    shown: Mapping[Path, Answer] = field(default_factory=dict)
 
     @cached_property
     def identity_error(self) -> float:
@@ -57,8 +59,9 @@ def score(work: Work) -> Scored:
     """
     scored = score_model(work, work.model, is_stored=work.stores is not None)
     if not len(scored.errors):
-        some = work.photos.val[:: -(-len(work.photos.val) // _IDENTITY_PHOTOS)]
-        scored = replace(scored, errors=_score_photos(work, work.model, some).errors)
+        some = [work.photos.val[row] for row in choose_shown(scored.logits, work.photos)]
+        shown: dict[Path, Answer] = {}
+        scored = replace(scored, errors=_score_photos(work, work.model, some, shown=shown).errors, shown=shown)
     check_identity(scored.identity_error, "The trained model")
     if work.photos.is_multi_label:
         set_thresholds(work, scored.logits)
@@ -88,18 +91,8 @@ def summarise(work: Work, scored: Scored, more: Mapping[str, Any]) -> dict[str, 
         **retrained,
         **focus,
         **about,
-        "confusion": count_confusion(work, scored).tolist(),
+        "confusion": count_confusion(logits, labels).tolist(),
     }
-
-
-def count_confusion(work: Work, scored: Scored) -> np.ndarray:
-    """(K, K) held-out photos by their class and what they are taken for."""
-    from torchmetrics.functional.classification import multiclass_confusion_matrix  # noqa: PLC0415 - slow, as below
-
-    labels = torch.tensor([sample.label for sample in work.photos.val])
-    counts = multiclass_confusion_matrix(scored.logits, labels, num_classes=len(work.photos.class_names))
-    found: np.ndarray = counts.numpy()
-    return found
 
 
 def score_model(work: Work, model: GapClassifier, *, is_stored: bool) -> Scored:
@@ -127,9 +120,14 @@ def score_stored(work: Work, model: GapClassifier, store: FeatureStore, samples:
 
 @torch.no_grad()
 def _score_photos(
-    work: Work, model: GapClassifier, samples: Sequence[Sample], advance: Callable[[int], None] = lambda _: None
+    work: Work,
+    model: GapClassifier,
+    samples: Sequence[Sample],
+    advance: Callable[[int], None] = lambda _: None,
+    *,
+    shown: dict[Path, Answer] | None = None,
 ) -> Scored:
-    """From the disk, through the whole network."""
+    """From the disk, through the whole network; the answers are put into `shown`."""
     parts = []
     paths = (sample.path for sample in samples)
     for batch in in_batches(stream_photos(paths, model.preprocess), 32):
@@ -138,7 +136,12 @@ def _score_photos(
             raise UserError(f"'{lost.path}' could be read when the training began and can't now: {lost.error}")
         pixels = np.stack([photo.pixels for photo in batch if photo.pixels is not None])
         images = normalise_on(torch.from_numpy(pixels).to(work.device), model.preprocess)
-        parts.append(_score(model, model.features(images)))
+        features = model.features(images)
+        parts.append(_score(model, features))
+        if shown is not None:
+            maps = model.compute_maps(features).cpu().numpy()
+            answers = (Answer(parts[-1].logits[k : k + 1].numpy(), maps[k : k + 1]) for k in range(len(batch)))
+            shown.update(zip((photo.path for photo in batch), answers, strict=True))
         advance(len(batch))
     return _join(parts)
 
@@ -150,29 +153,23 @@ def _score(model: GapClassifier, features: Tensor) -> Scored:
 
 
 def _join(parts: Sequence[Scored]) -> Scored:
-    columns = ([getattr(part, name) for part in parts] for name in ("logits", "errors", "evidence"))
-    return Scored(*map(torch.cat, columns))
+    logits, errors, evidence = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("logits", "errors", "evidence")
+    )
+    return Scored(logits, errors, evidence)
 
 
 def _compute_scores(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
-    """Accuracy, calibration and per-class figures by torchmetrics."""
-    from torchmetrics.functional import classification  # noqa: PLC0415 - slow, and of use after a training alone
-
-    count = len(class_names)
-    probabilities = logits.softmax(dim=1)
-    each = {
-        "precision": classification.multiclass_precision(logits, labels, count, average="none"),
-        "recall": classification.multiclass_recall(logits, labels, count, average="none"),
-        "f1": classification.multiclass_f1_score(logits, labels, count, average="none"),
-    }
-    photos = torch.bincount(labels, minlength=count)
+    """Accuracy, calibration and per-class figures."""
+    counts = count_confusion(logits, labels)
+    each = measure_classes(counts)
     return {
-        "val_accuracy": float(classification.multiclass_accuracy(logits, labels, count, average="micro")),
+        "val_accuracy": measure_top(logits, labels),
         "val_loss": float(torch.nn.functional.cross_entropy(logits, labels)),
         "val_balanced_accuracy": float(each["recall"].mean()),
-        "val_calibration_error": float(classification.multiclass_calibration_error(probabilities, labels, count)),
+        "val_calibration_error": measure_calibration(logits.softmax(dim=1), labels),
         "classes": {
-            name: {"photos": int(photos[k]), **{word: float(values[k]) for word, values in each.items()}}
+            name: {"photos": int(counts[k].sum()), **{word: float(values[k]) for word, values in each.items()}}
             for k, name in enumerate(class_names)
         },
     }

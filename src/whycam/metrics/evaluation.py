@@ -18,6 +18,7 @@ from whycam.data.folder import Sample, sort_names
 from whycam.data.loader import in_batches, stream_photos
 from whycam.errors import UserError
 from whycam.explainer.model import Model, load
+from whycam.metrics.accuracy import count_confusion, measure_calibration, measure_classes, measure_top
 from whycam.metrics.curves import TOLERANCE
 from whycam.metrics.in_progress import EvaluationInProgress, find_classes
 from whycam.metrics.measurer import Job, MeasureBy, Question, Ready, make_ready, measure_here
@@ -123,31 +124,22 @@ class Evaluation:
         return values
 
     def classifier(self) -> dict[str, Any]:
-        """The network's own accuracy and calibration on photos with labels, by torchmetrics; empty without labels."""
-        from torchmetrics.functional.classification import (  # noqa: PLC0415 - slow, and of use at the end alone
-            multiclass_accuracy,
-            multiclass_calibration_error,
-            multiclass_recall,
-        )
-
+        """The network's own accuracy and calibration on photos with labels, empty without labels."""
         known = self.labels >= 0
         logits, labels = torch.from_numpy(self.logits[known]), torch.from_numpy(self.labels[known])
         if not len(labels):
             return {}
-        count = logits.shape[1]
         right = (logits.argmax(1) == labels).numpy()
         found = estimate(right.astype(float))
-        per_class = multiclass_recall(logits, labels, count, average="none")
+        per_class = measure_classes(count_confusion(logits, labels))["recall"]
         return {
             "photos": len(labels),
-            "accuracy": float(multiclass_accuracy(logits, labels, count, average="micro")),
+            "accuracy": measure_top(logits, labels),
             "accuracy_low": _to_number(found.low),
             "accuracy_high": _to_number(found.high),
-            "top5_accuracy": float(multiclass_accuracy(logits, labels, count, average="micro", top_k=min(5, count))),
+            "top5_accuracy": measure_top(logits, labels, min(5, logits.shape[1])),
             # Of labels that don't exclude each other, one true class says nothing of the others.
-            "calibration_error": None
-            if self.is_multi_label
-            else float(multiclass_calibration_error(logits.softmax(1), labels, count)),
+            "calibration_error": None if self.is_multi_label else measure_calibration(logits.softmax(1), labels),
             "classes": {self.class_names[k]: float(per_class[k]) for k in labels.unique().tolist()},
         }
 
