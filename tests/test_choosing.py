@@ -147,6 +147,7 @@ def test_a_fine_tuned_network_has_never_seen_the_slice(
     summary = run(split_shapes, tmp_path / "a", random_weights, unfreeze="last", finetune_epochs=2)
     lines = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
     assert {(line["phase"], line["measured_on"]) for line in lines} == {("head", "slice"), ("finetune", "slice")}
+    assert {(line["phase"], line["ranked_by"]) for line in lines} == {("head", "loss"), ("finetune", "accuracy")}
     assert not summary["chosen"]["trained_again_on_all"]
     assert summary["chosen"]["learnt_meanwhile"] == 18
     assert summary["chosen"]["of_epochs"] == 2
@@ -177,14 +178,14 @@ def test_each_photo_has_each_view_now_and_then() -> None:
     assert float((shares - 1 / 3).abs().max()) < 5 * (2 / 9 / 300) ** 0.5
 
 
-def test_on_a_slice_the_loss_chooses_and_on_held_out_photos_the_accuracy() -> None:
+def test_epochs_are_ranked_by_loss_or_by_accuracy_and_first_by_mean_ap() -> None:
     line = Epoch("head", 0, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 200)
     lines = [replace(line, val_loss=0.4, val_accuracy=0.91), replace(line, val_loss=0.3, val_accuracy=0.90)]
     lines += [replace(line, val_loss=math.nan, val_accuracy=0.0)]
     assert (find_best(lines), lines[0].chosen_by, lines[0].figure) == (0, "accuracy", 0.91)
-    lines = [replace(one, measured_on="slice") for one in lines]
+    lines = [replace(one, ranked_by="loss") for one in lines]
     assert (find_best(lines), lines[1].chosen_by, lines[1].figure) == (1, "loss", 0.3)
-    lines = [replace(one, measured_on="val", val_mean_ap=0.5 + k / 10) for k, one in enumerate(lines)]
+    lines = [replace(one, val_mean_ap=0.5 + k / 10) for k, one in enumerate(lines)]
     assert (find_best(lines), lines[2].chosen_by) == (2, "mean AP")
 
 

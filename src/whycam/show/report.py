@@ -265,7 +265,7 @@ def make_curve(
 
 
 def _rank(epoch: Mapping[str, Any]) -> tuple[float, float]:
-    return rank_epoch(epoch.get("measured_on"), epoch["val_loss"], epoch["val_accuracy"], epoch.get("val_mean_ap"))
+    return rank_epoch(epoch.get("ranked_by"), epoch["val_loss"], epoch["val_accuracy"], epoch.get("val_mean_ap"))
 
 
 def _make_confusion(report: Report) -> dict[str, Any] | None:

@@ -14,7 +14,8 @@ class Epoch:
 
     `val_loss` and `val_accuracy` are of `val_photos` of the photos `measured_on`: all there are, or (`is_val_whole`
     false) a sample. Where nothing measures the epochs they are None, of no photos. `val_mean_ap` is of classes that go
-    together, the mean over those that some of the photos have and some lack.
+    together, the mean over those that some of the photos have and some lack: it comes before what the epochs are
+    `ranked_by` else.
     """
 
     phase: str
@@ -29,16 +30,17 @@ class Epoch:
     is_val_whole: bool = True
     measured_on: Literal["slice", "val", "none"] = "val"
     val_mean_ap: float | None = None
+    ranked_by: Literal["accuracy", "loss"] = "accuracy"
 
     @property
     def rank(self) -> tuple[float, float]:
         """See `rank_epoch`."""
-        return rank_epoch(self.measured_on, self.val_loss, self.val_accuracy, self.val_mean_ap)
+        return rank_epoch(self.ranked_by, self.val_loss, self.val_accuracy, self.val_mean_ap)
 
     @property
     def chosen_by(self) -> str:
         """What is compared first of epochs that these photos measured."""
-        return "mean AP" if self.val_mean_ap is not None else "loss" if self.measured_on == "slice" else "accuracy"
+        return self.ranked_by if self.val_mean_ap is None else "mean AP"
 
     @property
     def figure(self) -> float | None:
@@ -47,18 +49,18 @@ class Epoch:
 
 
 def rank_epoch(
-    measured_on: str | None, loss: float | None, accuracy: float | None, mean_ap: float | None = None
+    by: str | None, loss: float | None, accuracy: float | None, mean_ap: float | None = None
 ) -> tuple[float, float]:
-    """What the best epoch has most of.
+    """What the best epoch has most of: by its loss or its accuracy first, then by the other; by mean AP before both.
 
-    On a slice of the training photos the lowest loss, then the highest accuracy: the accuracy of 200 photos goes in
-    steps of half a per cent, so that one photo less chose an epoch far away, and the loss does not. On held-out photos
-    the highest accuracy, or mean AP where classes go together, then the lowest loss.
+    The accuracy of 200 photos goes in steps of half a per cent, so that one photo less chooses a head's epoch far away,
+    and the loss does not. The loss of a whole network rises when it grows too sure of its answers, while more of them
+    become right (Guo et al., arXiv:1706.04599, section 3): there the accuracy is first.
     """
     if mean_ap is not None:
         return mean_ap, rank_loss(loss)
     right = accuracy or 0.0
-    return (rank_loss(loss), right) if measured_on == "slice" else (right, rank_loss(loss))
+    return (rank_loss(loss), right) if by == "loss" else (right, rank_loss(loss))
 
 
 def rank_loss(loss: float | None) -> float:

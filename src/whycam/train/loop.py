@@ -46,6 +46,7 @@ class Phase:
         stop_after: so many epochs, where fewer are wanted than the learning rate goes by.
         keeps: the state of the `best` epoch, or of the `last` one.
         measured_on: which photos `val` has.
+        ranked_by: what is compared first of epochs; see `rank_epoch`.
         label_smoothing: share of each target that all classes have alike (Szegedy et al., arXiv:1512.00567, section 7).
         ema: what is measured and kept is the weights' moving average, of which each step keeps this share in the end.
         goal: what is learnt.
@@ -68,6 +69,7 @@ class Phase:
     stop_after: int | None = None
     keeps: Literal["best", "last"] = "best"
     measured_on: Literal["slice", "val", "none"] = "val"
+    ranked_by: Literal["accuracy", "loss"] = "accuracy"
     label_smoothing: float = 0.0
     ema: float | None = None
     goal: Goal = ONE_OF_ALL
@@ -148,6 +150,7 @@ def fit(
                 val_sample is None,
                 phase.measured_on,
                 found.mean_ap,
+                phase.ranked_by,
             )
             state.add(line)
             on_epoch(line)

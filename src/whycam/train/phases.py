@@ -143,6 +143,7 @@ def _fit_head(
         stop_after=refit_epochs,
         keeps=_keeps(choice),
         measured_on=_MEASURED[choice.on],
+        ranked_by="loss" if choice.on == "slice" else "accuracy",
         label_smoothing=options.label_smoothing,
     )
     # Of means alone, all photos cost next to nothing.
