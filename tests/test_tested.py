@@ -93,7 +93,7 @@ def test_the_command_the_report_and_the_card_tell_it(
     make_card(out, tmp_path / "card.md", CardOptions(evidence=tmp_path / "evidence.json"))
     card = (tmp_path / "card.md").read_text()
     assert f"{found['right']} of 12 photos. Nothing was chosen on these photos." in card
-    assert "a slice of the training photos; then it was trained on all of them" in card
+    assert "a slice of the training photos, by its loss; then it was trained on all of them" in card
 
 
 def test_copies_of_training_photos_are_told(photos: Path, others: Path, random_weights: Path, tmp_path: Path) -> None:
