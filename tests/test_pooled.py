@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import train_cases
 from whycam.config import make_train_options
 from whycam.data.check import hash_photos
 from whycam.data.loader import stream_photos
@@ -135,3 +137,21 @@ def test_doubts_of_a_run_that_keeps_maps_need_no_second_pass(
         if np.load(path, mmap_mode="r").shape[2:] == (1, 1)
     )
     assert about["photos"] == 36
+
+
+def test_where_features_are_kept_photos_pass_the_network_once(
+    split_shapes: Path, random_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those on the sheet, whose maps also show whether they are the scores."""
+    learn_again = partial(train_cases.run, split_shapes, weights=random_weights, cache_dir=tmp_path / "cache", epochs=2)
+    learn_again(out=tmp_path / "first")
+    seen, real = [], GapClassifier.backbone_features
+
+    def count(self: GapClassifier, images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return real(self, images)
+
+    monkeypatch.setattr(GapClassifier, "backbone_features", count)
+    summary = learn_again(out=tmp_path / "again")
+    assert 6 <= sum(seen) == summary["identity_photos"] <= 12
+    assert (tmp_path / "again" / "sheet.jpg").is_file()
