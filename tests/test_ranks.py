@@ -141,7 +141,7 @@ def test_two_processes_train_on_photos_with_several_classes(
     process = start(place, tmp_path / "two", *flags, *more_flags)
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
-    assert out.count("held-out photos") == out.count("mean AP") == 1
+    assert out.count("photos were held out") == out.count("mean AP") == 1
     together = json.loads((tmp_path / "two" / "summary.json").read_text())
     assert together["chosen"]["by"] == "mean AP"
     assert together["val_mean_ap"] == pytest.approx(together["chosen"]["mean_ap"], abs=1e-3)
