@@ -1,7 +1,8 @@
 """Does the audit find what a model relies on? Causes are planted, models trained, audited, and compared with the truth.
 
     python benchmarks/audit.py --data DATA --work FOLDER prepare      all that needs no audit: photos, heads, the truth
-    python benchmarks/audit.py --data DATA --work FOLDER audit --part 1/4
+    python benchmarks/audit.py --data DATA --work FOLDER audit --part 1/4     held-out photos alone
+    python benchmarks/audit.py --data DATA --work FOLDER audit --with-training
     python benchmarks/audit.py --data DATA --work FOLDER summary      results/audit.md and .json of what is there
 
 Every training is a folder of its own and every audit a file, so parts add up, run side by side, and go on where they
@@ -21,7 +22,7 @@ from pathlib import Path
 import torch
 from audit_cases import KINDS, Case, list_cases
 from audit_prepare import Bench, prepare, sum_up
-from audit_report import write_report
+from audit_report import WITH_TRAINING, write_report
 from common import RESULTS
 
 from whycam.audit import KINDS as FINDINGS
@@ -48,12 +49,15 @@ def choose(cases: list[Case], only: str | None, part: str | None) -> list[Case]:
     return order[number - 1 :: parts]
 
 
-def run_all(bench: Bench, cases: list[Case], step: str, tag: str) -> Iterator[str]:
+def run_all(bench: Bench, cases: list[Case], step: str, tag: str, *, with_training: bool) -> Iterator[str]:
     """Does a step of each case that lacks it; a line for each, also where it could not be done."""
     for count, case in enumerate(cases, start=1):
         start = time.perf_counter()
         try:
-            told = tell_truth(prepare(bench, case)) if step == "prepare" else run_audit(bench, case, tag)
+            if step == "prepare":
+                told = tell_truth(prepare(bench, case))
+            else:
+                told = run_audit(bench, case, tag, with_training=with_training)
         except Exception:  # noqa: BLE001 - one training of two hundred; what went wrong is told and kept out of the count
             told = traceback.format_exc(limit=-3)
         yield f"{count}/{len(cases)} {case.key}: {time.perf_counter() - start:.0f} s, {told}"
@@ -65,17 +69,26 @@ def tell_truth(about: dict) -> str:
     return f"{about['pool']}, {about['network']}, accuracy {about['accuracy']:.2f}, reliance {', '.join(found) or '-'}"
 
 
-def run_audit(bench: Bench, case: Case, tag: str) -> str:
+def run_audit(bench: Bench, case: Case, tag: str, *, with_training: bool) -> str:
     """The product's audit of a prepared case, kept as it tells it."""
-    path, about = bench.work / tag / f"{case.key}.json", bench.read(case)
+    folder = bench.work / (tag + WITH_TRAINING if with_training else tag)
+    path, about = folder / f"{case.key}.json", bench.read(case)
     if path.exists():
         return "done before"
     if about is None:
         return "not prepared yet"
     model = bench.open_model(case, about)
-    samples = [Sample(Path(file), label) for file, label in about["samples"]]
+    samples, training = (
+        [Sample(Path(file), label) for file, label in about[name]] for name in ("samples", "trained_on")
+    )
     start, used = time.perf_counter(), time.process_time()
-    found = audit(model, samples, kinds=[kind for kind in _LOOKED_FOR if kind in FINDINGS], seed=case.seed)
+    found = audit(
+        model,
+        samples,
+        kinds=[kind for kind in _LOOKED_FOR if kind in FINDINGS],
+        training=training if with_training else (),
+        seed=case.seed,
+    )
     row = {
         "key": case.key,
         "findings": found.to_json()["findings"],
@@ -105,6 +118,7 @@ def main() -> None:
     )
     parser.add_argument("--earlier", type=Path, help="summary: results of trainings that FOLDER has not")
     parser.add_argument("--tag", default="audits", help="name of the folder of the audits, one for each state of it")
+    parser.add_argument("--with-training", action="store_true", help="audit: shortcuts on training photos, too")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     bench = Bench(args.data, args.work, args.wheels or args.work / "wheels")
@@ -113,7 +127,7 @@ def main() -> None:
         write_report(bench, cases, args.tag, args.out, args.earlier)
         return
     torch.set_num_threads(1)
-    for line in run_all(bench, cases, args.step, args.tag):
+    for line in run_all(bench, cases, args.step, args.tag, with_training=args.with_training):
         print(line, flush=True)
 
 

@@ -50,6 +50,13 @@ def test_no_p_is_smaller_than_the_photos_allow_however_often_each_was_tried() ->
     assert compare_pairs(np.zeros(9), np.arange(9)) == compare_pairs(np.zeros(0), np.arange(0)) == 1.0
 
 
+@pytest.mark.parametrize("photos", [9, 24, 100])
+def test_photos_that_do_not_differ_make_a_few_that_do_no_surer(photos: int) -> None:
+    for changed in (3, 4, 5):
+        differences = (np.arange(photos) < changed).astype(float)
+        assert compare_pairs(differences, np.arange(photos)) == pytest.approx(2.0**-changed)
+
+
 @pytest.mark.parametrize(
     ("given", "taken", "is_guilty"),
     [

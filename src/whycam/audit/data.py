@@ -50,6 +50,8 @@ class AuditData:
         masks: photo -> the user's mask picture of its object, where masks were given.
         causes: what shortcuts may be found by; None: by all that there is.
         sets: (N, K) bool, which classes each photo has, where they go together and all are known.
+        is_training: (N,) bool: photos that the model was trained on, which shortcuts alone are looked for on; None:
+            there are none among these.
         kept: see `remember`.
         asker: what answers for the model; None: the classifier, here.
     """
@@ -69,6 +71,7 @@ class AuditData:
     weight: np.ndarray | None = None
     causes: tuple[str, ...] | None = None
     sets: np.ndarray | None = None
+    is_training: np.ndarray | None = None
     kept: dict[str, Any] = field(default_factory=dict)
     asker: Asker | None = None
 
@@ -126,6 +129,15 @@ class AuditData:
         made: Made = self.kept[name]
         return made
 
+    @cached_property
+    def is_audited(self) -> np.ndarray:
+        """(N,) bool: all but the training photos among these."""
+        return np.ones(len(self), dtype=bool) if self.is_training is None else ~self.is_training
+
+    def count_audited(self, rows: np.ndarray) -> int:
+        """How many of these rows are audited photos."""
+        return int(self.is_audited[rows].sum())
+
     @property
     def is_exact(self) -> bool:
         """Whether the model has exact maps."""
@@ -157,6 +169,20 @@ def read_data(asker: Asker, samples: Sequence[Sample], *, seed: int, progress: P
     Raises:
         UserError: not one photo can be read, or the engine can't be had.
     """
+    data, _ = read_some(asker, samples, seed=seed, progress=progress)
+    if data is None:
+        raise make_unreadable_error(len(samples), samples[0].path)
+    return data
+
+
+def read_some(
+    asker: Asker, samples: Sequence[Sample], *, seed: int, progress: Progress | None = None
+) -> tuple[AuditData | None, dict[Path, str]]:
+    """The same, None where not one photo can be read; and which files can't be, with the reason.
+
+    Raises:
+        UserError: the engine can't be had.
+    """
     classifier = asker.classifier
     known: list[Sample] = []
     pixels: list[np.ndarray] = []
@@ -182,10 +208,10 @@ def read_data(asker: Asker, samples: Sequence[Sample], *, seed: int, progress: P
         if progress:
             progress(sizes.popleft())
     if not found:
-        raise make_unreadable_error(len(samples), samples[0].path)
+        return None, unreadable
     pooled = [seen.pooled for seen in found if seen.pooled is not None]
     weight = classifier.weight if pooled else None
-    return AuditData(
+    data = AuditData(
         classifier,
         asker.score,
         tuple(sample.path for sample in known),
@@ -200,6 +226,7 @@ def read_data(asker: Asker, samples: Sequence[Sample], *, seed: int, progress: P
         sets=_make_sets(known, len(classifier.card.class_names)),
         asker=asker,
     )
+    return data, unreadable
 
 
 def _make_sets(samples: Sequence[Sample], classes: int) -> np.ndarray | None:

@@ -16,12 +16,12 @@ def tell_undrawn(count: int) -> list[str]:
     return [f"{count} photos were left out by the limit."] if count else []
 
 
-def tell_unreadable(unreadable: Mapping[Path, str]) -> list[str]:
+def tell_unreadable(unreadable: Mapping[Path, str], what: str = "photos") -> list[str]:
     """Which files can't be read."""
     if not unreadable:
         return []
     first, why = next(iter(unreadable.items()))
-    return [f"{len(unreadable)} photos could not be read; the first: '{first}': {as_clause(why)}."]
+    return [f"{len(unreadable)} {what} could not be read; the first: '{first}': {as_clause(why)}."]
 
 
 def tell_few(names: Sequence[str], what: str) -> list[str]:

@@ -22,9 +22,11 @@ from whycam.audit.grounds import measure_grounds, tell_grounds
 from whycam.audit.labels import find_label_faults
 from whycam.audit.notes import tell_few, tell_undrawn, tell_unreadable
 from whycam.audit.properties import find_data
+from whycam.audit.provable import measure_provable, tell_provable
 from whycam.audit.shortcuts import SUSPECTS, find_shortcuts
 from whycam.audit.slices import find_slices
 from whycam.audit.suspects import MIN_PHOTOS, list_classes
+from whycam.audit.training import count_training, fill_up, share_finder, tell_training
 from whycam.data.folder import Sample
 from whycam.data.loader import stream_photos
 from whycam.errors import UserError, make_unknown_name
@@ -41,11 +43,13 @@ class Kind:
         find: finds it.
         needs_labels: every photo's class must be known.
         needs_one_label: the classes exclude each other.
+        takes_training: it is looked for on training photos, too, where few are audited.
     """
 
     find: Callable[[AuditData], list[Finding]]
     needs_labels: bool = False
     needs_one_label: bool = False
+    takes_training: bool = False
 
 
 def _find_copies(data: AuditData) -> list[Finding]:
@@ -66,7 +70,7 @@ if TYPE_CHECKING:
     from whycam.explainer.model import Model
 
 KINDS = {
-    "shortcut": Kind(find_shortcuts),
+    "shortcut": Kind(find_shortcuts, takes_training=True),
     "data": Kind(find_data, needs_labels=True, needs_one_label=True),
     "label": Kind(find_label_faults, needs_labels=True, needs_one_label=True),
     "duplicate": Kind(_find_copies),
@@ -83,6 +87,7 @@ def audit(
     kinds: Sequence[str] = tuple(KINDS),
     causes: Sequence[str] = tuple(SUSPECTS),
     train: Sequence[Path] = (),
+    training: Sequence[Sample] = (),
     masks: Mapping[Path, Path] | None = None,
     limit: int | None = None,
     seed: int = 0,
@@ -99,8 +104,10 @@ def audit(
         kinds: what to look for.
         causes: what shortcuts may be found by (`SUSPECTS`); fewer are quicker.
         train: the photos that it was trained on, where copies are looked for too.
+        training: those of them that classes with few photos are filled up with where shortcuts are looked for, with
+            their classes; nothing else is asked of them. Not where classes go together.
         masks: photo -> mask picture of its object, in which all but 0 counts; None: a general network finds them.
-        limit: so many of the photos, drawn by the seed as evenly over the classes as can be.
+        limit: so many of the photos, drawn by the seed as evenly over the classes as can be; training photos count.
         seed: of all that is drawn at random.
         engine: what asks the model: onnx, torch, or auto: the first, where the model can be exported and there is no
             GPU.
@@ -135,30 +142,37 @@ def audit(
         apart = [kind for kind in kinds if KINDS[kind].needs_one_label and is_several]
         lacking = [kind for kind in kinds if KINDS[kind].needs_labels and not data.has_labels and kind not in apart]
         chosen = [kind for kind in KINDS if kind in kinds and kind not in {*apart, *lacking}]
+        is_filled = any(KINDS[kind].takes_training for kind in chosen)
+        filled = fill_up(data, asker, training, limit, show_progress) if is_filled else data
         found = []
         for kind in chosen:
             with show_progress(f"looking for: {kind}", 0) as advance:
-                found += KINDS[kind].find(data.telling(advance))
-        notes = _tell_left_out(data, lacking, len(samples) - len(drawn))
+                found += KINDS[kind].find((filled if KINDS[kind].takes_training else data).telling(advance))
+        share_finder(filled, data)
+        notes = _tell_left_out(data, filled, lacking, len(samples) - len(drawn))
         if apart:
             notes.append(f"Not looked for, as several labels of this model may be right at once: {', '.join(apart)}.")
         record = _record(data, chosen, engine)
         if "shortcut" in chosen:
             record["causes"] = [name for name in SUSPECTS if data.seeks(name)]
+            record["training_photos"] = count_training(filled)
+            record["provable"] = measure_provable(filled)
         if "shortcut" in chosen and data.seeks("ground"):
             notes += tell_grounds(data)
             record["grounds"] = measure_grounds(data)
         return Audit(rank(found), len(data), tuple(notes), record)
 
 
-def _tell_left_out(data: AuditData, kinds: Sequence[str], undrawn: int) -> list[str]:
-    """Sentences: what was not looked at, and why."""
+def _tell_left_out(data: AuditData, filled: AuditData, kinds: Sequence[str], undrawn: int) -> list[str]:
+    """Sentences: what was not looked at, and why; shortcuts are looked for on the filled ones."""
     notes = [*tell_undrawn(undrawn), *tell_unreadable(data.unreadable)]
     if kinds:
         notes.append(f"Not looked for, as not all photos have a class that the model knows: {', '.join(kinds)}.")
-    few = [data.name(k) for k in data.groups if k not in list_classes(data)]
-    notes += tell_few(few, "no shortcut")
-    if len(list_classes(data)) < 2:
+    known = list_classes(filled)
+    notes += tell_training(filled)
+    notes += tell_few([filled.name(k) for k in filled.groups if k not in known], "no shortcut")
+    notes += tell_provable(filled)
+    if len(known) < 2:
         notes.append(f"Shortcuts need two classes with {MIN_PHOTOS} photos each; none was looked for.")
     return notes
 

@@ -102,8 +102,10 @@ def tell(data: AuditData, trial: Trial, also: list[Trial], tests: int) -> Findin
     suspect = trial.suspect
     names = " and ".join(repr(data.name(k)) for k in suspect.classes)
     remedy, command = REMEDIES[suspect.kind]
-    others = len(data) - sum(len(data.groups[k]) for k in suspect.classes)
-    bearers = len(data.groups[suspect.label] if suspect.members is None else suspect.members)
+    # Of the audited photos alone: what it costs on photos that were learnt is no cost.
+    audited = data.count_audited(np.arange(len(data)))
+    others = audited - sum(data.count_audited(data.groups[k]) for k in suspect.classes)
+    bearers = data.count_audited(data.groups[suspect.label] if suspect.members is None else suspect.members)
     cost = max(0.0, trial.given.effect * others, trial.taken.effect * bearers if trial.taken else 0.0)
     other = data.name(suspect.partners[0]) if suspect.partners else None
     knows, alone = "knows", "the object alone" if len(suspect.classes) == 1 else "their objects alone"
@@ -115,9 +117,11 @@ def tell(data: AuditData, trial: Trial, also: list[Trial], tests: int) -> Findin
         kind="question" if suspect.may_be_object else "shortcut",
         severity=float(np.clip(trial.reliance, 0, 1)),
         certainty=trial.find_certainty(tests),
-        cost=cost / len(data),
+        cost=cost / audited,
         title=f"The model {knows} {names} by {end}",
-        detail=" ".join([suspect.words, *_tell_outcomes(data, trial), *_tell_also(data, trial, also)]),
+        detail=" ".join(
+            [suspect.words, *_tell_outcomes(data, trial), *_tell_tried(data, trial), *_tell_also(data, trial, also)]
+        ),
         class_name=data.name(suspect.label),
         other=other,
         region=suspect.region,
@@ -129,6 +133,7 @@ def tell(data: AuditData, trial: Trial, also: list[Trial], tests: int) -> Findin
             **_count("attack", trial.given),
             **(_count("loss", trial.taken) if trial.taken else {}),
             "lead_share": trial.lead_share,
+            **_count_tried(data, trial),
             **suspect.numbers,
         },
     )
@@ -149,6 +154,43 @@ def _tell_outcomes(data: AuditData, trial: Trial) -> list[str]:
             f"{trial.taken.control:.0%}."
         )
     return sentences
+
+
+def _split_tried(data: AuditData, trial: Trial) -> dict[str, tuple[np.ndarray, Outcome]]:
+    """What was done -> which of its photos are audited ones, and what came of it; empty without training photos."""
+    ways = {"attack": trial.given, **({"loss": trial.taken} if trial.taken else {})}
+    return {} if data.is_audited.all() else {n: (data.is_audited[one.pairs.hosts], one) for n, one in ways.items()}
+
+
+def _tell_tried(data: AuditData, trial: Trial) -> list[str]:
+    """Of what photos the numbers are, where training photos are among them, and the same of the audited ones alone."""
+    tried = _split_tried(data, trial)
+    if not tried:
+        return []
+    hosts = np.unique(np.concatenate([one.pairs.hosts for _, one in tried.values()]))
+    own = data.count_audited(hosts)
+    words = {"attack": "giving changes", "loss": "taking"}
+    shares = [
+        f"{words[name]} {one.is_changed[is_own].mean():.0%} (control: {one.is_control[is_own].mean():.0%})"
+        for name, (is_own, one) in tried.items()
+        if is_own.any()
+    ]
+    alone = f"; of the audited ones alone {', '.join(shares)}" if shares else ""
+    return [f"These are {own} audited photos and {len(hosts) - own} that were trained on{alone}."]
+
+
+def _count_tried(data: AuditData, trial: Trial) -> dict[str, float]:
+    numbers: dict[str, float] = {}
+    for name, (is_own, one) in _split_tried(data, trial).items():
+        numbers[f"{name}_audited_pairs"] = int(is_own.sum())
+        if is_own.any():
+            numbers[f"{name}_audited"] = float(one.is_changed[is_own].mean())
+            numbers[f"{name}_audited_control"] = float(one.is_control[is_own].mean())
+    return numbers
+
+
+def _tell_training(data: AuditData, row: int) -> str:
+    return "" if data.is_audited[row] else "; a training photo"
 
 
 def _tell_also(data: AuditData, trial: Trial, also: list[Trial]) -> list[str]:
@@ -177,7 +219,10 @@ def pick_photos(data: AuditData, trial: Trial) -> tuple[EvidencePhoto, ...]:
     suspect, outcome = trial.suspect, trial.taken
     if outcome is None:
         rows = data.groups[suspect.label] if suspect.members is None else suspect.members
-        return tuple(EvidencePhoto(data.paths[row], _find_boxes(suspect, row)) for row in rows[:_MOST_PHOTOS].tolist())
+        return tuple(
+            EvidencePhoto(data.paths[row], _find_boxes(suspect, row), _tell_training(data, row).removeprefix("; "))
+            for row in rows[:_MOST_PHOTOS].tolist()
+        )
     seen: set[int] = set()
     photos: list[EvidencePhoto] = []
     for i in np.argsort(-outcome.shift):
@@ -188,7 +233,9 @@ def pick_photos(data: AuditData, trial: Trial) -> tuple[EvidencePhoto, ...]:
         fate = "no longer recognised without it" if outcome.is_changed[i] else "recognised without it"
         photos.append(
             EvidencePhoto(
-                data.paths[row], _find_boxes(suspect, row), f"{fate}; its lead falls by {outcome.shift[i]:.1f}"
+                data.paths[row],
+                _find_boxes(suspect, row),
+                f"{fate}; its lead falls by {outcome.shift[i]:.1f}{_tell_training(data, row)}",
             )
         )
     return tuple(photos)

@@ -194,7 +194,7 @@ def read_photos(
     """
     refuse_listed(folder)
     root = next((folder / name for name in _VAL_NAMES if (folder / name).is_dir()), folder)
-    photos = {path.absolute(): Annotation(path.absolute(), _name_class(path, root)) for path in find_images([root])}
+    photos = {path.absolute(): Annotation(path.absolute(), name_class(path, root)) for path in find_images([root])}
     top = {annotation.classes for annotation in photos.values()}
     if len(top) < 2 or None in top:  # one sub-folder, such as images/, is no class
         photos = {path: replace(annotation, classes=None) for path, annotation in photos.items()}
@@ -207,7 +207,8 @@ def read_photos(
     return list(photos.values())
 
 
-def _name_class(path: Path, root: Path) -> tuple[str] | None:
+def name_class(path: Path, root: Path) -> tuple[str] | None:
+    """The folder below the root that a photo is in, as its class; None where it is in none."""
     below = path.absolute().relative_to(root.absolute()).parts
     return (to_text(below[0]),) if len(below) > 1 else None
 

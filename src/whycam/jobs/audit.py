@@ -17,10 +17,12 @@ from whycam.config import AuditOptions
 from whycam.data.annotations import Annotation, read_both
 from whycam.data.folder import Sample
 from whycam.data.regions import find_masks
+from whycam.data.shards import is_there
 from whycam.errors import UserError, make_unknown_name
 from whycam.explainer.targets import seek_class
 from whycam.intake.door import open_classifier
 from whycam.jobs.progress import show_progress
+from whycam.jobs.trained_run import find_trained
 from whycam.model.classifier import MANY, Classifier
 from whycam.runs import command_line, open_run, read_result, write_json
 
@@ -51,6 +53,7 @@ def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions
     with open_run(out, overwrite=options.overwrite) as partial:
         model = open_classifier(model_name, **options.describe_model(), engine=options.engine, photos=MANY)
         samples, train = read_samples(model, folder)
+        training = choose_training_photos(model_name, model, train) if options.with_training == "auto" else []
         masks = (
             find_masks(options.masks, [sample.path for sample in samples], folder.absolute()) if options.masks else None
         )
@@ -58,7 +61,8 @@ def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions
             model,
             samples,
             kinds=kinds,
-            train=train,
+            train=[sample.path for sample in train],
+            training=training,
             masks=masks,
             limit=options.limit,
             seed=options.seed,
@@ -91,7 +95,7 @@ def split_kinds(words: str, known: Collection[str] = tuple(KINDS)) -> list[str]:
     return kinds
 
 
-def read_samples(model: Classifier, folder: Path) -> tuple[list[Sample], list[Path]]:
+def read_samples(model: Classifier, folder: Path) -> tuple[list[Sample], list[Sample]]:
     """The photos to audit, those of val/ where there is one, and the training photos beside them.
 
     Raises:
@@ -99,18 +103,34 @@ def read_samples(model: Classifier, folder: Path) -> tuple[list[Sample], list[Pa
     """
     photos, beside = read_both(folder, is_multi_label=model.card.is_multi_label)
     if any(photo.is_whole for photo in photos):
-        return _read_sets(model, folder, photos), [photo.photo for photo in beside]
+        return _read_sets(model, folder, photos), [Sample(photo.photo, -1) for photo in beside]
     words = {photo.classes[0] for photo in photos if photo.classes}
-    indices = {word: seek_class(str(word), model.card.class_names) for word in words}
-    if words and all(index is None for index in indices.values()):
+    if words and all(seek_class(str(word), model.card.class_names) is None for word in words):
         raise UserError(
             f"Not one of the {len(words)} folders ({', '.join(sorted(map(str, words))[:5])}, ...) is named as one of "
             f"the model's {len(model.card.class_names)} classes ({', '.join(model.card.class_names[:5])}, ...). "
             "Rename the folders, or put all photos into one folder to audit them without labels."
         )
-    labels = {word: -1 if index is None else index for word, index in indices.items()}
-    samples = [Sample(photo.photo, labels[photo.classes[0]] if photo.classes else -1) for photo in photos]
-    return samples, [photo.photo for photo in beside]
+    return label_samples(model, photos), label_samples(model, beside)
+
+
+def choose_training_photos(model_name: str, model: Classifier, beside: Sequence[Sample]) -> Sequence[Sample]:
+    """The training photos beside the audited ones; where there are none, those that a run says it learnt from.
+
+    Raises:
+        UserError: a file of the run is damaged.
+    """
+    if beside or model.card.is_multi_label:
+        return beside
+    return [sample for sample in label_samples(model, find_trained(model_name)) if is_there(sample.path)]
+
+
+def label_samples(model: Classifier, photos: Sequence[Annotation]) -> list[Sample]:
+    """The photos with their class as an index of the model's; -1 where it has none of that name."""
+    words = {photo.classes[0] for photo in photos if photo.classes}
+    found = {word: seek_class(str(word), model.card.class_names) for word in words}
+    labels = {word: -1 if index is None else index for word, index in found.items()}
+    return [Sample(photo.photo, labels[photo.classes[0]] if photo.classes else -1) for photo in photos]
 
 
 def _read_sets(model: Classifier, folder: Path, photos: Sequence[Annotation]) -> list[Sample]:

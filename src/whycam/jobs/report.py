@@ -18,6 +18,7 @@ from whycam.data.folder import Sample
 from whycam.errors import UserError, make_unreadable_error
 from whycam.explainer.reading import Reading
 from whycam.intake.door import open_classifier
+from whycam.jobs.audit import label_samples
 from whycam.jobs.outcome import Outcome, write_page
 from whycam.jobs.outputs import check_file
 from whycam.jobs.progress import show_progress
@@ -27,14 +28,13 @@ from whycam.jobs.report_photos import (
     MapReader,
     Read,
     ReportPhotos,
-    Run,
     add_evidence,
     find_photos_to_report,
     find_truths,
     make_truth_finder,
     read_items,
-    read_run,
 )
+from whycam.jobs.trained_run import Run, read_run
 from whycam.runs import find_source, read_result, read_versions
 from whycam.show.entries import make_entry
 from whycam.show.report import EVIDENCE_PHOTOS, PICTURED_FINDINGS, Report, render_report
@@ -227,7 +227,8 @@ def _find_audit(
         result = make_audit(
             found,
             samples,
-            train=reported.train,
+            train=[one.photo for one in reported.train],
+            training=label_samples(found, reported.train) if not found.card.is_multi_label else (),
             limit=limit,
             seed=options.seed,
             engine=options.engine,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,50 +11,25 @@ from typing import Any
 import numpy as np
 
 from whycam.config import ReportOptions
-from whycam.data.annotations import read_photos
+from whycam.data.annotations import Annotation, read_photos
 from whycam.data.budget import BUDGET
 from whycam.data.images import ImageError, open_picture
-from whycam.data.listed import read_labels
 from whycam.data.loader import Photo, in_batches, map_ahead
 from whycam.data.preprocess import Preprocess
 from whycam.data.several import split_words
 from whycam.data.shards import is_there
-from whycam.data.walk import find_images
-from whycam.errors import UserError, as_clause
+from whycam.errors import UserError
 from whycam.explainer.exact import ExactReader, choose_stand_in
 from whycam.explainer.reading import Reading
 from whycam.explainer.targets import seek_class
 from whycam.intake.door import open_classifier
-from whycam.runs import find_data, find_run, find_source, from_text, read_columns, to_text
+from whycam.jobs.trained_run import Run, find_photo, list_trained
+from whycam.runs import find_data, to_text
 from whycam.show.entries import encode_photo, shrink_photo
 
 # Of so many classes at the most, every one's map is kept; of more, those of the best five and the true one.
 ALL_CLASSES = 20
 BEST = 5
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a training run's folder says.
-
-    Attributes:
-        place: where it is said: the folder itself, or that of the version of the run that was kept.
-        summary: summary.json.
-        epochs: the lines of metrics.jsonl.
-        photos: (path below the data's folder, true class) of each held-out photo; of classes that go together all of
-            them, with ; between.
-    """
-
-    folder: Path
-    place: Path
-    summary: dict[str, Any]
-    epochs: tuple[dict[str, Any], ...]
-    photos: tuple[tuple[str, str], ...]
-
-    @property
-    def is_multi_label(self) -> bool:
-        """Whether its photos have several classes, all of which are known."""
-        return bool(self.summary.get("multi_label"))
 
 
 @dataclass(frozen=True)
@@ -82,7 +56,7 @@ class ReportPhotos:
 
     items: tuple[ReportPhoto, ...]
     told: str
-    train: tuple[Path, ...] = ()
+    train: tuple[Annotation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,29 +74,6 @@ class Read:
     error: str = ""
 
 
-def read_run(folder: Path) -> Run | None:
-    """The run in that folder; None where there is none.
-
-    Raises:
-        UserError: a file of the run is damaged.
-    """
-    if not (folder / "summary.json").is_file():
-        return None
-    place = find_run(folder)
-    try:
-        summary = json.loads((place / "summary.json").read_text(encoding="utf-8"))
-        lines = (place / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        table = read_columns(place / "predictions.parquet", ["path", "truth"])
-        epochs = tuple(json.loads(line) for line in lines)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"The run '{place.absolute()}' can't be read whole ({as_clause(error)}); expected summary.json, "
-            "metrics.jsonl and predictions.parquet as whycam train writes them. Train again, or name its model/ and a "
-            "FOLDER of photos."
-        ) from None
-    return Run(folder, place, summary, epochs, tuple(zip(table["path"], table["truth"], strict=True)))
-
-
 def find_photos_to_report(model: str, run: Run | None, folder: Path | None) -> ReportPhotos:
     """The photos: the run's held-out ones, there or where FOLDER says they are now; else all that FOLDER has.
 
@@ -133,7 +84,7 @@ def find_photos_to_report(model: str, run: Run | None, folder: Path | None) -> R
         root = folder or find_data(run.place, run.summary["data"])
         items = tuple(
             ReportPhoto(
-                _find_photo(root.absolute(), path),
+                find_photo(root.absolute(), path),
                 path,
                 tuple(split_words(truth or "")) if run.is_multi_label else (truth,),
                 is_whole=run.is_multi_label,
@@ -142,8 +93,7 @@ def find_photos_to_report(model: str, run: Run | None, folder: Path | None) -> R
         )
         found = sum(is_there(item.path) for item in items)
         if found:
-            held = {item.path for item in items}
-            train = tuple(path for path in _list_photos(run, root) if path not in held)
+            train = tuple(list_trained(run, root))
             return ReportPhotos(items, f"the {len(items):,} photos that training held out", train)
         if folder is None:
             raise UserError(
@@ -164,23 +114,6 @@ def find_photos_to_report(model: str, run: Run | None, folder: Path | None) -> R
     photos = read_photos(folder)
     listed = (ReportPhoto(one.photo, to_text(one.photo.relative_to(root)), one.classes or ()) for one in photos)
     return ReportPhotos(tuple(listed), f"{len(photos):,} photos in {folder.name}")
-
-
-def _list_photos(run: Run, root: Path) -> Sequence[Path]:
-    """All photos that a run learnt from; none where its list or shards are no longer there."""
-    place = find_source(run.place, run.summary["data"])
-    if "listed" not in run.summary["data"]:
-        found = find_images([root / "train" if (root / "train").is_dir() else root])
-        return [path.absolute() for path in found]
-    if not place.exists():
-        return ()
-    return list(read_labels(place, is_multi_label=run.is_multi_label).labels)
-
-
-def _find_photo(root: Path, told: str) -> Path:
-    """The photo that a table tells: a name that is no UTF-8 stands there as text."""
-    path = root / told
-    return path if path.exists() else root / from_text(told)
 
 
 def add_evidence(reported: ReportPhotos, paths: Sequence[str]) -> tuple[ReportPhotos, dict[str, str]]:
