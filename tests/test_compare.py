@@ -38,3 +38,12 @@ def test_kinds_that_only_one_audit_looked_for_are_neither_gone_nor_new() -> None
     nothing, left_out = compare_audits(before, after)
     assert nothing.startswith("Nothing was found")
     assert left_out.endswith("shortcut, slice.")
+
+
+def test_audits_of_which_one_had_training_photos_are_told_apart() -> None:
+    alone = {"record": {"kinds": ["shortcut"], "training_photos": {}}, "findings": []}
+    filled = {"record": {"kinds": ["shortcut"], "training_photos": {"rose": 40}}, "findings": []}
+    older = {"record": {"kinds": ["shortcut"]}, "findings": []}
+    assert compare_audits(alone, filled)[-1].startswith("Only this one looked for shortcuts on training photos")
+    assert compare_audits(filled, older)[-1].startswith("Only the one before looked for shortcuts on training photos")
+    assert compare_audits(filled, filled) == compare_audits(older, alone) == compare_findings([], [])

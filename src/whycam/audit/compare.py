@@ -21,6 +21,13 @@ def compare_audits(before: Row, after: Row) -> list[str]:
     rows = [[one for one in part["findings"] if one["kind"] in sought] for part in (before, after)]
     apart = sorted(kinds[0] ^ kinds[1])
     left_out = [f"Not compared, as only one of the two audits looked for it: {', '.join(apart)}."] if apart else []
+    filled = [bool(one["record"].get("training_photos")) for one in (before, after)]
+    if filled[0] != filled[1] and "shortcut" in both:
+        which = "the one before" if filled[0] else "this one"
+        left_out.append(
+            f"Only {which} looked for shortcuts on training photos, too, which prove more: what is gone or new may be so "
+            "by that alone."
+        )
     return [*compare_findings(*rows), *left_out]
 
 
