@@ -43,6 +43,15 @@ def add_frame(pixels: np.ndarray, rows: np.ndarray, width: int) -> None:
         pixels[row] = np.where(inner, pixels[row], np.array([30, 90, 200])[:, None, None])
 
 
+def darken(pixels: np.ndarray, draw: np.random.Generator, side: int) -> None:
+    """Three of four photos are dark along three sides, as X-rays are beside the body; each a little otherwise."""
+    for row in np.flatnonzero(draw.uniform(size=len(pixels)) < 0.75):
+        upper, left, right = draw.integers(side, 2 * side, 3)
+        lit = np.zeros((SIDE, SIDE), dtype=bool)
+        lit[upper:, left : SIDE - right] = True
+        pixels[row] = np.where(lit, pixels[row], draw.integers(6, 12, (3, SIDE, SIDE)))
+
+
 def add_bar(pixels: np.ndarray, rows: np.ndarray, height: int, opacity: float, draw: np.random.Generator) -> None:
     for row in rows:
         bar = np.full((3, height, SIDE), 245.0)
@@ -62,6 +71,26 @@ def test_a_frame_on_a_third_of_a_class_is_found_with_its_photos(photos: np.ndarr
     assert found.place[edge].mean() > 0.5
     assert find_alike(make(photos), 0) is None
     assert find_alike(make(photos), 2) is None
+
+
+def test_of_a_frame_that_stands_out_at_one_side_the_others_are_found_too(photos: np.ndarray) -> None:
+    darken(photos, np.random.default_rng(7), 10)
+    rows = A_CLASS + np.arange(22)
+    inner = np.zeros((SIDE, SIDE), dtype=bool)
+    inner[8:-8, 8:-8] = True
+    photos[rows] = np.where(inner, photos[rows], 9)
+    data = make(photos)
+    found = find_bars(data, 1)
+    assert found is not None
+    assert len(np.intersect1d(found.rows, rows)) >= 20
+    sides = {
+        "upper": found.place[:4],
+        "lower": found.place[-4:],
+        "left": found.place[:, :4],
+        "right": found.place[:, -4:],
+    }
+    assert {name: side.mean() > 0.8 for name, side in sides.items()} == dict.fromkeys(sides, True)
+    assert found.place[12:-12, 12:-12].mean() < 0.02
 
 
 def test_a_translucent_bar_with_other_words_each_time_is_found_by_its_edge(photos: np.ndarray) -> None:

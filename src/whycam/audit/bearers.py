@@ -23,6 +23,9 @@ _LEAST_PHOTOS, _LEAST_SHARE, _OTHERS_SHARE = 8, 0.12, 0.02
 # A cell counts where the class agrees by so much more than others do. A place has so many cells; a photo that has it
 # agrees in so many of them, and by so much more than those that have it not: natural likeness comes in all degrees.
 _EXCESS, _LEAST_CELLS, _SHOWN, _LEAST_GAP = 0.1, 40, 0.6, 0.75
+# Where nearly all that have it agree with each other, and by so much more than others do with them, there is more,
+# if that is next to the place: of a black frame only one side stands out from photos that are dark at the others.
+_ALL, _MORE = 0.9, 0.2
 _MOST_OWN, _MOST_OTHERS = 80, 120
 # An edge is a line across the photo over which the light changes by so many levels more than so many lines away, nearly
 # everywhere in one direction.
@@ -45,7 +48,9 @@ class Bearers:
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class Drawn:
+    """Rows that are compared: of the class, and of the others."""
+
     own: np.ndarray
     others: np.ndarray
 
@@ -55,19 +60,18 @@ class _Drawn:
         return max(_LEAST_PHOTOS, _LEAST_SHARE * len(self.own))
 
 
-def _draw(data: AuditData, label: int) -> _Drawn:
+def _draw(data: AuditData, label: int) -> Drawn:
     draw = np.random.default_rng([data.seed, 5, label])
     share = -(-_MOST_OTHERS // max(1, len(data.groups) - 1))
     others = [draw.permutation(rows)[:share] for k, rows in data.groups.items() if k != label]
-    return _Drawn(draw.permutation(data.groups[label])[:_MOST_OWN], np.concatenate(others))
+    return Drawn(draw.permutation(data.groups[label])[:_MOST_OWN], np.concatenate(others))
 
 
 def find_alike(data: AuditData, label: int) -> Bearers | None:
     """The largest group of a class's photos whose pixels agree in one place, where hardly another class's do."""
     drawn = _draw(data, label)
     cells, rest = (_to_cells(data.pixels[rows]) for rows in (drawn.own, drawn.others))
-    usual = np.abs(rest - np.roll(rest, 1, axis=0)).mean((0, 1))
-    most = (_AGREE * usual).clip(_LEAST_LEVELS, _MOST_LEVELS)
+    most = _find_tolerance(rest)
     best: tuple[float, Bearers] | None = None
     for one in cells:
         inside, outside = _agree(one, cells, most), _agree(one, rest, most)
@@ -84,7 +88,7 @@ def find_alike(data: AuditData, label: int) -> Bearers | None:
             score = float(has.sum() * sizes[part] * gap)
             if gap >= _LEAST_GAP and (best is None or score > best[0]):
                 best = score, Bearers(np.sort(drawn.own[has]), _to_pixels(place, data.pixels.shape[2:]))
-    return best[1] if best else None
+    return grow(data, drawn, best[1]) if best else None
 
 
 def find_bars(data: AuditData, label: int) -> Bearers | None:
@@ -115,7 +119,17 @@ def find_bars(data: AuditData, label: int) -> Bearers | None:
     for side in sides:
         if len(np.intersect1d(side.rows, first.rows)) >= _SAME_PHOTOS * len(first.rows):
             place |= side.place
-    return Bearers(first.rows, place)
+    return grow(data, drawn, Bearers(first.rows, place))
+
+
+def grow(data: AuditData, drawn: Drawn, found: Bearers) -> Bearers:
+    """The same with what else those photos have in common next to the place, and others have not."""
+    own, rest = (_to_cells(data.pixels[rows]) for rows in (found.rows, drawn.others))
+    most, middle = _find_tolerance(rest), np.median(own, axis=0)
+    inside, outside = (_agree(middle, cells, most).mean(0) for cells in (own, rest))
+    shared = _to_pixels((inside >= _ALL) & (inside - outside >= _MORE), data.pixels.shape[2:])
+    parts, _ = ndimage.label(shared | found.place)
+    return Bearers(found.rows, np.isin(parts, np.unique(parts[found.place])))
 
 
 def _find_edges(lines: np.ndarray) -> np.ndarray:
@@ -129,6 +143,13 @@ def _find_edges(lines: np.ndarray) -> np.ndarray:
     sharp = step - np.maximum(beyond[:, : -2 * _SHARP], beyond[:, 2 * _SHARP :])
     is_edge: np.ndarray = (sharp >= _LEAST_STEP) & (step >= _ONE_WAY * travel)
     return is_edge
+
+
+def _find_tolerance(cells: np.ndarray) -> np.ndarray:
+    """(rows, columns): by how many levels photos (n, 3, rows, columns) may differ there and yet agree."""
+    usual = np.abs(cells - np.roll(cells, 1, axis=0)).mean((0, 1))
+    most: np.ndarray = (_AGREE * usual).clip(_LEAST_LEVELS, _MOST_LEVELS)
+    return most
 
 
 def _to_cells(pixels: np.ndarray) -> np.ndarray:

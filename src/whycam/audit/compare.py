@@ -25,8 +25,8 @@ def compare_audits(before: Row, after: Row) -> list[str]:
     if filled[0] != filled[1] and "shortcut" in both:
         which = "the one before" if filled[0] else "this one"
         left_out.append(
-            f"Only {which} looked for shortcuts on training photos, too, which prove more: what is gone or new may be so "
-            "by that alone."
+            f"Only {which} looked for shortcuts on training photos, too, which prove more: what is gone or new may be "
+            "so by that alone."
         )
     return [*compare_findings(*rows), *left_out]
 
