@@ -272,8 +272,28 @@ def test_a_run_without_an_audit_is_audited(tmp_path: Path, run_folder: Path, mon
 
     monkeypatch.setattr("whycam.audit.audit", audit)
     report(run_folder, None, tmp_path / "report.html", no_audit=False, seed=3)
-    assert asked == {"photos": PHOTOS, "labels": {0, 1, 2}, "seed": 3, "train": ()}
+    assert asked == {"photos": PHOTOS, "labels": {0, 1, 2}, "seed": 3, "train": []}
     assert "Squares are told by a corner." in read(tmp_path / "report.html")
+
+
+def test_the_audit_of_a_report_knows_what_the_run_learnt_from(
+    tmp_path: Path, tiny_folder: Path, shapes_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, asked = tmp_path / "photos", {}
+    shutil.copytree(shapes_folder, photos)
+    run = make_run(tmp_path / "run", tiny_folder, photos)
+    learnt = [photos / name / "learnt.jpg" for name in ("circle", "square")]
+    for path in learnt:
+        shutil.copy(next(path.parent.iterdir()), path)
+
+    def audit(_model: whycam.Model, samples: list, **how: object) -> None:
+        asked.update(how)
+        raise UserError("Enough is known.")
+
+    monkeypatch.setattr("whycam.audit.audit", audit)
+    report(run, None, tmp_path / "report.html", no_audit=False)
+    assert sorted(asked["train"]) == learnt
+    assert {one.path: one.label for one in asked["training"]} == {learnt[0]: 0, learnt[1]: 1}
 
 
 def test_what_an_audit_refuses_is_told_on_the_page(
