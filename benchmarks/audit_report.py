@@ -170,8 +170,10 @@ def tabulate_both(rows: Sequence[Row], filled: Sequence[Row]) -> list[str]:
     ):
         some = [[row for row in part if is_in(row)] for part in clean]
         table.append([name, *(tell_share(sum(bool(row["accusations"]) for row in part), len(part)) for part in some)])
-    count = f"{len(planted[0])} planted and {len(clean[0])} clean trainings were audited both ways."
-    return [count, "", *write_table(["", "held-out photos alone", "with the training photos"], table)]
+    # Which they are decides what the shares are worth: those that were missed say nothing of those that were found.
+    count = f"{len(planted[0])} planted and {len(clean[0])} clean trainings were audited both ways"
+    count = ": ".join([count, ", ".join(sorted(both))]) if both else count
+    return [f"{count}.", "", *write_table(["", "held-out photos alone", "with the training photos"], table)]
 
 
 def count_main(causes: Sequence[Row], planted: Sequence[Row], clean: Sequence[Row]) -> dict[str, int]:
