@@ -129,23 +129,23 @@ def shapes(shapes_folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def test_the_command_takes_the_photos_in_train_unless_it_is_told_not_to(
+def test_the_command_takes_the_photos_in_train_where_it_is_told_to(
     call_whycam: Callable[..., Any], tiny_folder: Path, shapes: Path, tmp_path: Path
 ) -> None:
     told = {}
-    for word in ("auto", "never"):
+    for word, how in {"with": ("--with-training",), "alone": ()}.items():
         done = call_whycam(
             *("audit", tiny_folder, shapes, "-o", tmp_path / word, "--kinds", "shortcut", "--engine", "torch"),
-            *("--with-training", word),
+            *how,
         )
         assert done.returncode == 0, done.stderr
         told[word] = json.loads((tmp_path / word / "audit.json").read_text(encoding="utf-8"))
     count = len(list((shapes / "train" / "circle").iterdir()))
-    assert told["auto"]["record"]["training_photos"] == dict.fromkeys(("circle", "square", "triangle"), count)
-    assert told["never"]["record"]["training_photos"] == {}
-    assert told["auto"]["photos"] == told["never"]["photos"] == 12
-    assert any("training photos" in note for note in told["auto"]["notes"])
-    assert not any("training photos" in note for note in told["never"]["notes"])
+    assert told["with"]["record"]["training_photos"] == dict.fromkeys(("circle", "square", "triangle"), count)
+    assert told["alone"]["record"]["training_photos"] == {}
+    assert told["with"]["photos"] == told["alone"]["photos"] == 12
+    assert any("training photos" in note for note in told["with"]["notes"])
+    assert not any("training photos" in note for note in told["alone"]["notes"])
 
 
 def test_a_run_names_the_photos_that_it_learnt_from_where_none_lie_beside(

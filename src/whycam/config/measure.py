@@ -58,10 +58,10 @@ class AuditOptions(ModelOptions, ClusterOptions):
     masks: Path | None = Field(
         None, description="Folder of masks of the objects, PHOTO.png; without it a general network finds them."
     )
-    with_training: Literal["auto", "never"] = Field(
-        "auto",
-        description="auto: shortcuts alone are looked for on training photos, too, of classes with fewer than 60 "
-        "photos to audit; of train/ beside them, else of the run's own. never: on held-out photos alone.",
+    with_training: bool = Field(
+        False,
+        description="Look for shortcuts, and for them alone, on training photos, too, of classes with fewer than 60 "
+        "photos to audit: those of train/ beside them, else the run's own. Finds more; see docs/audit.md.",
     )
     limit: int = Field(
         1000, ge=2, description="So many photos, drawn by the seed as evenly over the classes as can be."

@@ -53,7 +53,7 @@ def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions
     with open_run(out, overwrite=options.overwrite) as partial:
         model = open_classifier(model_name, **options.describe_model(), engine=options.engine, photos=MANY)
         samples, train = read_samples(model, folder)
-        training = choose_training_photos(model_name, model, train) if options.with_training == "auto" else []
+        training = choose_training_photos(model_name, model, train) if options.with_training else []
         masks = (
             find_masks(options.masks, [sample.path for sample in samples], folder.absolute()) if options.masks else None
         )

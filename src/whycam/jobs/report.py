@@ -18,7 +18,6 @@ from whycam.data.folder import Sample
 from whycam.errors import UserError, make_unreadable_error
 from whycam.explainer.reading import Reading
 from whycam.intake.door import open_classifier
-from whycam.jobs.audit import label_samples
 from whycam.jobs.outcome import Outcome, write_page
 from whycam.jobs.outputs import check_file
 from whycam.jobs.progress import show_progress
@@ -228,7 +227,6 @@ def _find_audit(
             found,
             samples,
             train=[one.photo for one in reported.train],
-            training=label_samples(found, reported.train) if not found.card.is_multi_label else (),
             limit=limit,
             seed=options.seed,
             engine=options.engine,
