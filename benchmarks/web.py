@@ -41,7 +41,8 @@ _FRAMES = """() => { window.frames_ = []; new MutationObserver(() => window.fram
   .observe(document.getElementById("camera-rate"), { childList: true }); }"""
 _EXPLAIN = """async ([base, name]) => {
   const { LocalModel } = await import(`${base}app/site_model.js`);
-  window.own ??= new LocalModel(base);
+  const { SiteFiles } = await import(`${base}app/site_files.js`);
+  window.own ??= new LocalModel(new SiteFiles(base));
   await window.own.ready();
   const photo = { name, file: new File([await (await fetch(`${base}photos/${name}`)).blob()], name) };
   const start = performance.now();

@@ -99,7 +99,8 @@ def explain(page: Page, file: Path) -> dict[str, Any]:
     return page.evaluate(
         """async ([base, text, name]) => {
           const { LocalModel } = await import(`${base}app/site_model.js`);
-          window.ownModel ??= new LocalModel(base);
+          const { SiteFiles } = await import(`${base}app/site_files.js`);
+          window.ownModel ??= new LocalModel(new SiteFiles(base));
           await window.ownModel.ready();
           const file = new File([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))], name);
           const photo = { file, name };
@@ -354,7 +355,7 @@ def test_a_browser_without_simd(page: Page, address: str) -> None:
 
 
 def test_the_simd_that_is_looked_for_is_there(page: Page, address: str, host: Path) -> None:
-    script = (host / "models" / "tiny" / "app" / "site.js").read_text()
+    script = (host / "models" / "tiny" / "app" / "site_start.js").read_text()
     numbers = re.search(r"const SIMD = Uint8Array.of\(([\d, ]+)\)", script)
     assert numbers
     code = bytes(map(int, numbers[1].split(",")))

@@ -19,6 +19,12 @@ class ReportOptions(ModelOptions):
     audit: Path | None = Field(None, description="An audit.json of this model [RUN/audit.json; else an audit is made].")
     no_audit: bool = Field(False, description="Make no audit where there is none.")
     evaluation: Path | None = Field(None, description="What `whycam evaluate` made of this model [RUN/evaluation].")
+    live: bool = Field(
+        False, description="Put the network into the page, too: readers try photos of their own, without a connection."
+    )
+    runtime: Path | None = Field(
+        None, description="For --live: onnxruntime-web, its .tgz or a folder [WHYCAM_ORT_WEB, else npm's registry]."
+    )
     batch_size: int = Field(8, ge=1, description="Photos a forward pass.")
     seed: int = Field(0, ge=0, description="The sample of --limit follows from it.")
     engine: Engine = MAKES_MAPS

@@ -27,6 +27,7 @@ from whycam.model.onnx.export import export_onnx, quiet
 from whycam.model.onnx.parity import ExplainingNet, GraphOptions, check_parity, make_batches, measure_parity
 from whycam.model.onnx.quantise import FLOAT_FIRST, Drift, check_drift, measure_drift, quantise
 from whycam.runs import name_beside, open_atomic, open_run, tell_disk_errors
+from whycam.show.web.network import write_graph
 from whycam.show.web.runtime import find_runtime
 from whycam.show.web.site import GRAPH, write_site
 
@@ -226,19 +227,9 @@ def _write_web(model: Model, network: GapClassifier, out: Path, options: ExportO
         )
     runtime = find_runtime(options.runtime)
     with open_run(out, overwrite=options.overwrite) as folder:
-        # Pixels as they are: what is behind the resizing is then the graph's own work.
-        about = {"origin": _hide_places(model.origin), "records": {}}
-        card = export_onnx(network, folder / GRAPH, GraphOptions(takes_uint8=True), **about)
+        card = write_graph(model, folder / GRAPH)
         write_site(folder, model, card, runtime)
         return card.parity_error
-
-
-def _hide_places(about: Mapping[str, Any]) -> dict[str, Any]:
-    """The same without folders of this machine: a site is for anyone to read."""
-    return {
-        name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-        for name, value in about.items()
-    }
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,6 +39,9 @@ from whycam.show.entries import make_entry
 from whycam.show.report import EVIDENCE_PHOTOS, PICTURED_FINDINGS, Report, render_report
 from whycam.show.tally import Tally
 
+if TYPE_CHECKING:
+    from whycam.show.web.embedded import EmbeddedNetwork
+
 
 def make_report(model: str, folder: Path | None, out: Path, options: ReportOptions) -> Outcome:
     """Writes the page.
@@ -51,9 +54,11 @@ def make_report(model: str, folder: Path | None, out: Path, options: ReportOptio
         options: see there.
 
     Raises:
-        UserError: no photos, an unknown model, a file that exists, a full disk, or not one photo that can be read.
+        UserError: no photos, an unknown model, a file that exists, a full disk, or not one photo that can be read; of
+            --live, a model that can't answer in a page, or a page that is too large.
     """
     check_file(out, "a report", (".html", ".htm"), overwrite=options.overwrite)
+    _check_live(model, options)
     if is_recording(Path(model)):
         from whycam.jobs.recording import make_recording_page  # noqa: PLC0415 - a page that other reports do without
 
@@ -62,6 +67,7 @@ def make_report(model: str, folder: Path | None, out: Path, options: ReportOptio
     reported = find_photos_to_report(model, run, folder)
     usual = run.place / "evaluation" if run else None
     evaluation = _find_json(options.evaluation, "overall.json", "whycam evaluate", usual)
+    live = _make_live(model, options)
     audit, why_not = _find_audit(model, folder, reported, run, options)
     reported, names = add_evidence(reported, _list_paths(audit))
     kept = _read_all(
@@ -89,9 +95,33 @@ def make_report(model: str, folder: Path | None, out: Path, options: ReportOptio
             evidence={path: name for path, name in names.items() if name in {entry["id"] for entry in entries}},
             evaluation=evaluation,
             versions=read_versions(),
+            live=live,
         )
     )
+    if live is not None:
+        from whycam.jobs.report_live import check_page  # noqa: PLC0415 - torch, which other reports do without
+
+        check_page(page, live, model)
     return Outcome(kept.tally.photos, len(kept.unreadable), write_page(page, out))
+
+
+def _check_live(model: str, options: ReportOptions) -> None:
+    """Refuses what does not go with --live, or without it."""
+    if options.runtime is not None and not options.live:
+        raise UserError("--runtime goes with --live, which is not asked for. Add --live, or leave it out.")
+    if options.live and is_recording(Path(model)):
+        raise UserError(
+            f"'{Path(model).absolute()}' is a recording of a training, which holds maps and no network; --live puts a "
+            "network into the page. Name the model that was trained, or leave --live out."
+        )
+
+
+def _make_live(model: str, options: ReportOptions) -> EmbeddedNetwork | None:
+    if not options.live:
+        return None
+    from whycam.jobs.report_live import make_live  # noqa: PLC0415 - torch, which other reports do without
+
+    return make_live(model, options)
 
 
 def _read_all(reported: ReportPhotos, kept: _Kept) -> _Kept:

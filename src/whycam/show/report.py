@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from whycam.show.entries import encode_colormaps
 from whycam.show.page import render_page
 from whycam.show.tally import OUTCOMES, Tally
 from whycam.train.epochs import rank_epoch
+
+if TYPE_CHECKING:  # it brings torch, which a report of exact maps does without
+    from whycam.show.web.embedded import EmbeddedNetwork
 
 # Of more classes, the confusions are a list.
 MATRIX_CLASSES = 20
@@ -57,6 +60,7 @@ class Report:
         evaluation: as `overall.json` holds it, where there is one.
         thresholds: of labels that go together, from which probability on each is given; empty: over one half.
         versions: of the libraries.
+        live: the network itself, for readers' own photos; None leaves it out.
     """
 
     model: str
@@ -77,15 +81,18 @@ class Report:
     evaluation: Mapping[str, Any] | None = None
     thresholds: tuple[float, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    live: EmbeddedNetwork | None = None
 
 
 def render_report(report: Report) -> str:
     """The page as HTML: one file, which asks for nothing outside itself."""
+    live = report.live
     return render_page(
         "report.html",
-        styles=("viewer.css", "report.css"),
+        styles=("viewer.css", "app.css", "report.css", "report_live.css") if live else ("viewer.css", "report.css"),
         script="report.js",
         data=_make_data(report),
+        program=live.program if live else None,
         report=report,
         facts=describe_model(report),
         score=describe_score(report),

@@ -2,7 +2,7 @@
    in the browser. It gives readModel(), readSample(name), explain(photo, question) and save(kind, photo, question), and may
    have an onShow(photo); what it can't do, it says by an Error whose message is for people. */
 
-import { Viewer, bindTheme, make, makeGiven, tellName, tellShare } from "./viewer.js";
+import { Viewer, make, makeGiven, tellName, tellShare } from "./viewer.js";
 
 const AT_ONCE = 4;
 const MAX_CHIPS = 10;
@@ -32,7 +32,7 @@ async function addFiles(files) {
     if (wasMoving && file === files[0]) wanted = photo;
     photo.button = make("button", { type: "button", className: "app-photo", onclick: () => select(photo) });
     photos.push(photo);
-    part("photos").append(make("li", {}, photo.button));
+    part("photo-list").append(make("li", {}, photo.button));
     describe(photo, "waiting");
     if (file.size > (model.limits?.uploadBytes ?? Infinity)) refuse(photo, tellSize(file));
     else waiting.push(photo);
@@ -233,7 +233,7 @@ async function addSample(name) {
   }
 }
 
-function listen() {
+function listen(keys) {
   for (const id of ["choose", "choose-first", "take", "take-first"]) {
     part(id).addEventListener("change", ({ target }) => {
       addFiles([...target.files]);
@@ -258,7 +258,7 @@ function listen() {
     root.classList.remove("app-over");
     addFiles([...event.dataTransfer.files]);
   });
-  document.addEventListener("keydown", press);
+  keys.addEventListener("keydown", press);
   document.addEventListener("visibilitychange", () => { if (!document.hidden) follow(); });
   new BroadcastChannel("whycam-kept").addEventListener("message", follow);
   part("search").addEventListener("change", () => search(part("search").value));
@@ -310,7 +310,6 @@ function describeModel() {
 }
 
 async function open() {
-  bindTheme(part("theme"));
   try {
     model = await backend.readModel();
   } catch (error) {
@@ -320,10 +319,13 @@ async function open() {
   show();
 }
 
-/** Sets the page up; what comes back is for what else the page has. Photos may come before the model: they wait for it. */
-export function openApp(asked) {
+/**
+ * Sets the page up; what comes back is for what else the page has. Photos may come before the model: they wait for it.
+ * @param keys the part of the page in which keys are pressed for the app.
+ */
+export function openApp(asked, { keys = document } = {}) {
   backend = asked;
-  listen();
+  listen(keys);
   opened = open();
   return { addFiles, present, leave, tellFault, viewer: () => first };
 }

@@ -1,6 +1,7 @@
 /* The app's page as a server gives it: all questions go to that server's own API. */
 
 import { openApp } from "./app.js";
+import { bindTheme } from "./viewer.js";
 
 const PHOTO_PX = 1280;
 
@@ -36,6 +37,7 @@ async function readReason(answer) {
   }
 }
 
+bindTheme(document.getElementById("theme"));
 openApp({
   readModel: async () => (await read("/api/model")).json(),
   readSample: async (name) => new File([await (await read(`/samples/${name}`)).blob()], name),

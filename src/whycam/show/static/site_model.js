@@ -2,6 +2,8 @@
 
 import { fitSize, paintHeat, resizeMap, findBoxes } from "./viewer.js";
 
+const RUNTIME = "runtime/ort-wasm-simd-threaded.wasm.gz";
+const GRAPH = "model.onnx";
 const FEW_CLASSES = 10;
 const BEST = 5;
 const BOX_SIDE_PX = 256;
@@ -43,40 +45,43 @@ export class LocalModel {
   #model = null;
   #opened = null;
 
-  /** @param base the site's address. */
-  constructor(base) {
-    this.base = base;
+  /** @param files the network's, and what is told of it: see `SiteFiles`. */
+  constructor(files) {
+    this.files = files;
     this.threads = 1;
     this.onShow = null;
   }
 
-  /** What model.json says, at once; the network is opened meanwhile. */
+  /** What is told of the model. */
   async readModel() {
-    if (this.#model) return this.#model;
-    const answer = await fetch(new URL("model.json", this.base)).catch(() => null);
-    if (!answer?.ok) throw new Error(`'model.json' can't be loaded (${answer ? answer.status : "no answer"}). Upload the whole folder.`);
-    this.#model = await answer.json();
-    this.#opened ??= this.#open();
-    this.#opened.catch(() => {});  // told to who asks for an answer
+    this.#model ??= await this.files.readModel();
     return this.#model;
   }
 
   /** Resolves once the network answers; an Error says why it can't. */
   async ready() {
     await this.readModel();
+    this.#opened ??= this.#open();
     await this.#opened;
   }
 
   async #open() {
-    // A worker from the page's own memory is under the page's policy; one from an address would be under none.
-    const source = `import ${JSON.stringify(new URL("./site_worker.js", import.meta.url).href)};`;
-    this.#worker = new Worker(URL.createObjectURL(new Blob([source], { type: "text/javascript" })), { type: "module" });
-    await new Promise((resolve, reject) => {
-      this.#worker.addEventListener("message", ({ data }) => (data.isReady ? resolve() : this.#take(data)));
-      this.#worker.addEventListener("error", () => reject(new Error("The network's files can't be loaded. Upload the whole folder.")));
+    // A thread from the page's own memory is under the page's policy, one from an address would be under none. It is no
+    // module itself: from the disk browsers refuse that.
+    const source = `import(${JSON.stringify(this.files.worker)}).catch(() => postMessage({ isReady: false }));`;
+    this.#worker = new Worker(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+    const isUp = new Promise((resolve, reject) => {
+      const refuse = () => reject(new Error(`The network's files can't be loaded. ${this.files.remedy}`));
+      this.#worker.addEventListener("message", ({ data }) => {
+        if (data.isReady) resolve();
+        else if (data.isReady === false) refuse();
+        else this.#take(data);
+      });
+      this.#worker.addEventListener("error", refuse);
     });
-    const { threads } = await this.#ask("open", { base: this.base, model: this.#model });
-    this.threads = threads;
+    const [runtime, graph] = await Promise.all([this.files.read(RUNTIME), this.files.read(GRAPH), isUp]);
+    const { input } = this.#model;
+    this.threads = (await this.#ask("open", { runtime, graph, input, glue: this.files.glue }, [runtime, graph])).threads;
   }
 
   #take({ id, result, fault }) {
@@ -95,15 +100,13 @@ export class LocalModel {
     });
   }
 
-  async readSample(name) {
-    const answer = await fetch(new URL(`samples/${name}`, this.base)).catch(() => null);
-    if (!answer?.ok) throw new Error(`The sample '${name}' can't be loaded. Upload the whole folder.`);
-    return new File([await answer.blob()], name);
+  readSample(name) {
+    return this.files.readSample(name);
   }
 
   /** Scores and maps of a frame, which is taken over and comes back. */
   async readFrame(frame) {
-    await this.#opened;
+    await this.ready();
     return this.#checked(await this.#ask("readFrame", { frame }, [frame]));
   }
 
@@ -123,9 +126,9 @@ export class LocalModel {
 
   /** As the server's /api/explain: an entry, and the class that was asked for. */
   async explain(photo, question = {}) {
-    const model = this.#model;
+    const model = await this.readModel();
     if (!photo.answer) {
-      await this.#opened;
+      await this.ready();
       photo.answer = this.#checked(await this.#ask("readPhoto", { file: photo.file }));
       photo.address = URL.createObjectURL(photo.answer.shown);
     }

@@ -12,12 +12,6 @@ let session = null;
 let input = null;
 let canvas = null;
 
-async function load(address) {
-  const answer = await fetch(address);
-  if (!answer.ok) throw new Error(`'${address}' can't be loaded: the host answered ${answer.status}. Upload the whole folder.`);
-  return answer.arrayBuffer();
-}
-
 /** Unpacked; a host that sends the file as compressed has had it unpacked by the browser already. */
 async function unpack(packed) {
   const start = new Uint8Array(packed, 0, 2);
@@ -26,13 +20,11 @@ async function unpack(packed) {
 }
 
 /** Opens the network. One core is left to the page; more than one thread needs a page that is isolated from others. */
-async function open({ base, model }) {
-  input = model.input;
-  const at = (name) => new URL(name, base).href;
-  const [runtime, graph] = await Promise.all([load(at("runtime/ort-wasm-simd-threaded.wasm.gz")).then(unpack), load(at("model.onnx"))]);
+async function open({ runtime, graph, glue, input: size }) {
+  input = size;
   const threads = self.crossOriginIsolated ? Math.max(1, Math.min(MAX_THREADS, navigator.hardwareConcurrency - 1)) : 1;
-  Object.assign(ort.env.wasm, { numThreads: threads, wasmBinary: runtime, wasmPaths: { mjs: at("runtime/ort-wasm-simd-threaded.mjs") } });
-  session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"], graphOptimizationLevel: "all" });
+  Object.assign(ort.env.wasm, { numThreads: threads, wasmBinary: await unpack(runtime), wasmPaths: { mjs: glue } });
+  session = await ort.InferenceSession.create(await unpack(graph), { executionProviders: ["wasm"], graphOptimizationLevel: "all" });
   return { result: { threads } };
 }
 

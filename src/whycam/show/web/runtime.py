@@ -18,6 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +32,8 @@ INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3j
 PUBLIC_REGISTRY = "https://registry.npmjs.org"
 VARIABLE = "WHYCAM_ORT_WEB"
 _FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+# What a page loads: its interface, what loads the WebAssembly, and that itself, packed by gzip.
+SCRIPT, GLUE, PACKED = *_FILES[:2], f"{_FILES[2]}.gz"
 _BYTES_MB = 33
 _REMEDY = (
     f"On a machine with a connection run: npm pack {PACKAGE}@{VERSION} (or fetch that file from npm's registry), and "
@@ -74,6 +77,11 @@ def find_runtime(given: Path | None) -> WebRuntime:
         return {"package": f"{PACKAGE}@{VERSION}", "integrity": INTEGRITY, "from": urlsplit(address).hostname}
 
     return open_or_make(place, make, lambda path, _about: _read_zip(path))[0]
+
+
+def read_licence() -> str:
+    """Its licence: the same project's package for Python brings it; the one for the browser names it and no more."""
+    return (resources.files("onnxruntime") / "LICENSE").read_text(encoding="utf-8")
 
 
 def find_registry() -> str:
@@ -152,7 +160,7 @@ def _make_runtime(path: Path, read: Callable[[str], bytes]) -> WebRuntime:
             f"dist {', '.join(_FILES)}. {_REMEDY}"
         ) from error
     packed = gzip.compress(binary, 9, mtime=0)
-    return WebRuntime(version, {_FILES[0]: script, _FILES[1]: glue, f"{_FILES[2]}.gz": packed})
+    return WebRuntime(version, {SCRIPT: script, GLUE: glue, PACKED: packed})
 
 
 def _write_zip(path: Path, runtime: WebRuntime) -> None:

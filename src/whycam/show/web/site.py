@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,21 @@ from whycam.explainer.model import Model
 from whycam.made import LIST
 from whycam.maps import render
 from whycam.model.onnx.engine import GraphMetadata
-from whycam.show.entries import encode_colormaps
 from whycam.show.layout import open_templates, read_static
-from whycam.show.web.runtime import WebRuntime
+from whycam.show.web.network import SAMPLE, describe_network
+from whycam.show.web.runtime import WebRuntime, read_licence
 
 GRAPH = "model.onnx"
-SAMPLE = "cat.png"
 _SAMPLES = (SAMPLE, "espresso.png", "rocket.jpg")
 _SCRIPTS = (
     "viewer.js",
     "app.js",
     "site.js",
+    "site_files.js",
     "site_live.js",
     "site_model.js",
     "site_pillow.js",
+    "site_start.js",
     "site_worker.js",
 )
 _STYLES = ("viewer.css", "app.css", "site.css")
@@ -62,7 +63,7 @@ def write_site(folder: Path, model: Model, card: GraphMetadata, runtime: WebRunt
     for path in write_samples(folder / "samples"):
         if path.name not in _SAMPLES:
             path.unlink()
-    _write_text(folder / "model.json", _to_json(_describe(folder, model, card, runtime)))
+    _write_text(folder / "model.json", _to_json(describe_network(model, card, runtime, folder / "samples" / SAMPLE)))
     short_name = Path(model.classifier.card.name).name
     words = {
         "model": short_name,  # a path of this machine is nobody else's business
@@ -77,39 +78,6 @@ def write_site(folder: Path, model: Model, card: GraphMetadata, runtime: WebRunt
     _write_text(folder / "manifest.webmanifest", _to_json(_make_manifest(short_name)))
     _write_text(folder / "licenses.txt", _tell_licences(runtime))
     _write_text(folder / "sw.js", _make_worker(folder))
-
-
-def _describe(folder: Path, model: Model, card: GraphMetadata, runtime: WebRuntime) -> dict[str, Any]:
-    """What the page is told of the model, as the app's /api/model; and Python's scores of a sample."""
-    preprocess = card.preprocess
-    why = model.explain(folder / "samples" / SAMPLE)
-    return {
-        "name": Path(model.classifier.card.name).name,
-        "classNames": list(card.class_names),
-        "isMultiLabel": model.classifier.card.is_multi_label,
-        "thresholds": list(model.classifier.card.thresholds) or None,
-        "bias": list(card.bias),
-        "identityError": card.identity_error,
-        "methods": [{"name": "cam", "differs": "", "cost": "", "paper": "arXiv:1512.04150"}],
-        "colormaps": encode_colormaps(),
-        "defaults": {"colormap": render.COLORMAP_POSITIVE, "opacity": render.ALPHA},
-        "input": {
-            "width": preprocess.width_px,
-            "height": preprocess.height_px,
-            "interpolation": preprocess.interpolation,
-            "isTallFirst": _is_tall_first(),
-        },
-        "sample": {"file": SAMPLE, "logits": [float(value) for value in why.logits[0]]},
-        "versions": {"whycam": __version__, "onnxruntime-web": runtime.version},
-    }
-
-
-def _is_tall_first() -> bool:
-    """Whether the installed Pillow resizes the columns of a tall photo before its rows, as it does from 13 on."""
-    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 20, 3), dtype=np.uint8))
-    bicubic = Image.Resampling.BICUBIC
-    tall_first = photo.resize((20, 16), bicubic).resize((16, 16), bicubic)
-    return tall_first.tobytes() == photo.resize((16, 16), bicubic).tobytes()
 
 
 def _make_manifest(short_name: str) -> Mapping[str, Any]:
@@ -157,13 +125,11 @@ def _tell_licences(runtime: WebRuntime) -> str:
         (str(file.read_text()) for file in metadata.files("whycam") or [] if file.name == "LICENSE"),
         "Apache License 2.0: https://www.apache.org/licenses/LICENSE-2.0",
     )
-    # The same project's package for Python brings it; the one for the browser names it and no more.
-    mit = (resources.files("onnxruntime") / "LICENSE").read_text(encoding="utf-8")
     return (
         f"The page is made by WhyCAM {__version__}, under the Apache License 2.0. The network, model.onnx, is its "
         "owner's.\nThe photos in samples/ are those of scikit-image: Chelsea by Stefan van der Walt, coffee by Rachel "
         "Michetti, and a rocket by\nSpaceX, all given to the public (CC0).\n\n"
-        f"runtime/ is onnxruntime-web {runtime.version}:\n\n{mit}\n\nWhyCAM:\n\n{own}"
+        f"runtime/ is onnxruntime-web {runtime.version}:\n\n{read_licence()}\n\nWhyCAM:\n\n{own}"
     )
 
 
