@@ -18,11 +18,22 @@ const FILTERS = {
   lanczos: [3, (x) => (x >= -3 && x < 3 ? sinc(x) * sinc(x / 3) : 0)],
 };
 
+const MAX_KNOWN = 8;
+const known = new Map();
+
+/** As `computeWeights`, once for all frames of a camera. */
+function makeWeights(from, to, filter) {
+  const key = `${from} ${to} ${filter[0]}`;
+  if (known.size > MAX_KNOWN) known.clear();
+  if (!known.has(key)) known.set(key, computeWeights(from, to, filter));
+  return known.get(key);
+}
+
 /**
  * The integers that values are multiplied with: of place i they begin at weights[i * count], for the values from
  * firsts[i] on; places at the border have fewer values, and zeros behind them.
  */
-function makeWeights(from, to, [reach, filter]) {
+function computeWeights(from, to, [reach, filter]) {
   const scale = from / to;
   const wide = Math.max(scale, 1);
   const support = reach * wide;
@@ -44,53 +55,60 @@ function makeWeights(from, to, [reach, filter]) {
   return { firsts, weights, count: Math.min(count, from), step: count };
 }
 
+/** (H, w, 4) of (H, W, 4), the fourth of which is left as it is. Sums fit 32 bits; the array itself keeps to 0..255. */
+function resizeAcross(rgba, [width, height], toWidth, filter) {
+  const { firsts, weights, count, step } = makeWeights(width, toWidth, filter);
+  const resized = new Uint8ClampedArray(4 * height * toWidth);
+  for (let row = 0, to = 0; row < height; row += 1) {
+    for (let x = 0; x < toWidth; x += 1, to += 4) {
+      let at = 4 * (row * width + firsts[x]);
+      const from = x * step;
+      let red = HALF;
+      let green = HALF;
+      let blue = HALF;
+      for (let k = from; k < from + count; k += 1, at += 4) {
+        const weight = weights[k];
+        red = (red + Math.imul(weight, rgba[at])) | 0;
+        green = (green + Math.imul(weight, rgba[at + 1])) | 0;
+        blue = (blue + Math.imul(weight, rgba[at + 2])) | 0;
+      }
+      resized[to] = red >> PRECISION;
+      resized[to + 1] = green >> PRECISION;
+      resized[to + 2] = blue >> PRECISION;
+    }
+  }
+  return resized;
+}
+
+/** (h, W, 4) of (H, W, 4), a row after the other. */
+function resizeDown(rgba, [width, height], toHeight, filter) {
+  const { firsts, weights, count, step } = makeWeights(height, toHeight, filter);
+  const resized = new Uint8ClampedArray(4 * toHeight * width);
+  const sums = new Int32Array(4 * width);
+  for (let y = 0; y < toHeight; y += 1) {
+    sums.fill(HALF);
+    for (let k = 0; k < count; k += 1) {
+      const weight = weights[y * step + k];
+      if (weight === 0) continue;
+      const at = 4 * (firsts[y] + k) * width;
+      for (let i = 0; i < sums.length; i += 1) sums[i] += Math.imul(weight, rgba[at + i]);
+    }
+    const to = 4 * y * width;
+    for (let i = 0; i < sums.length; i += 1) resized[to + i] = sums[i] >> PRECISION;
+  }
+  return resized;
+}
+
 /** (3, H, W) bytes of (H, W, 4). */
 function split(rgba, [width, height]) {
   const plane = width * height;
-  const planes = new Uint8ClampedArray(3 * plane);
+  const planes = new Uint8Array(3 * plane);
   for (let i = 0, at = 0; i < plane; i += 1, at += 4) {
     planes[i] = rgba[at];
     planes[plane + i] = rgba[at + 1];
     planes[2 * plane + i] = rgba[at + 2];
   }
   return planes;
-}
-
-/** (3, H, w) of (3, H, W). Sums fit 32 bits; the array itself keeps to 0..255. */
-function resizeAcross(planes, [width, height], toWidth, filter) {
-  const { firsts, weights, count, step } = makeWeights(width, toWidth, filter);
-  const resized = new Uint8ClampedArray(3 * height * toWidth);
-  for (let row = 0; row < 3 * height; row += 1) {
-    for (let x = 0; x < toWidth; x += 1) {
-      const at = row * width + firsts[x];
-      const from = x * step;
-      let sum = HALF;
-      for (let k = 0; k < count; k += 1) sum = (sum + Math.imul(weights[from + k], planes[at + k])) | 0;
-      resized[row * toWidth + x] = sum >> PRECISION;
-    }
-  }
-  return resized;
-}
-
-/** (3, h, W) of (3, H, W). */
-function resizeDown(planes, [width, height], toHeight, filter) {
-  const { firsts, weights, count, step } = makeWeights(height, toHeight, filter);
-  const resized = new Uint8ClampedArray(3 * toHeight * width);
-  const sums = new Int32Array(width);
-  for (let c = 0; c < 3; c += 1) {
-    for (let y = 0; y < toHeight; y += 1) {
-      sums.fill(HALF);
-      for (let k = 0; k < count; k += 1) {
-        const weight = weights[y * step + k];
-        if (weight === 0) continue;
-        const at = (c * height + firsts[y] + k) * width;
-        for (let x = 0; x < width; x += 1) sums[x] += Math.imul(weight, planes[at + x]);
-      }
-      const to = (c * toHeight + y) * width;
-      for (let x = 0; x < width; x += 1) resized[to + x] = sums[x] >> PRECISION;
-    }
-  }
-  return resized;
 }
 
 /** The first of `from` pixels for each of `to`, added up step by step as Pillow does. */
@@ -113,8 +131,6 @@ function takeNearest(rgba, [width, height], [toWidth, toHeight]) {
   return planes;
 }
 
-const toBytes = (values) => new Uint8Array(values.buffer);
-
 /**
  * A photo resized: (3, h, w) bytes, plane after plane.
  * @param rgba (H, W, 4) bytes; the fourth is not read. @param size [W, H]. @param target [w, h].
@@ -129,10 +145,9 @@ export function resize(rgba, size, target, { interpolation, isTallFirst }) {
   if (interpolation === "nearest" || (width === toWidth && height === toHeight)) return takeNearest(rgba, size, target);
   // Pillow leaves out a direction in which nothing changes: its weights are 1, so nothing is lost by it here.
   const filter = FILTERS[interpolation];
-  const planes = split(rgba, size);
   const rows = height - toHeight;
-  if (isTallFirst && rows > 0 && rows > 2 * (width - toWidth)) {
-    return toBytes(resizeAcross(resizeDown(planes, size, toHeight, filter), [width, toHeight], toWidth, filter));
-  }
-  return toBytes(resizeDown(resizeAcross(planes, size, toWidth, filter), [toWidth, height], toHeight, filter));
+  const isTall = isTallFirst && rows > 0 && rows > 2 * (width - toWidth);
+  const resized = isTall ? resizeAcross(resizeDown(rgba, size, toHeight, filter), [width, toHeight], toWidth, filter)
+    : resizeDown(resizeAcross(rgba, size, toWidth, filter), [toWidth, height], toHeight, filter);
+  return split(resized, target);
 }
