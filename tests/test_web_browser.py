@@ -22,12 +22,14 @@ import pytest
 from PIL import Image
 
 import whycam
-from conftest import open_tab
+from conftest import SHAPES, open_tab
 from whycam.config import ExportOptions
 from whycam.data.preprocess import _FILTERS
 from whycam.data.walk import find_images
 from whycam.errors import UserError
 from whycam.jobs.export import export
+from whycam.model.backbone import make_backbone
+from whycam.model.gap import GapClassifier, save_classifier
 from whycam.show.web.runtime import find_runtime
 
 if TYPE_CHECKING:
@@ -242,6 +244,36 @@ def test_the_camera(camera: Browser, address: str) -> None:
         page.locator(".app-photo").click()  # a photo of the list ends it
         page.locator("#camera-tools").wait_for(state="hidden")
         assert page.locator("img.viewer-photo").is_visible()
+
+
+def test_labels_that_go_together_with_a_conv_head(
+    camera: Browser, host: Path, shapes_folder: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Of a photo and of the camera's frames the page tells which are given, by each one's threshold; none is predicted."""
+    photo = find_images([shapes_folder])[0]
+    backbone = make_backbone("test_resnet", is_random=True, image_size=64)
+    network = GapClassifier(backbone, SHAPES, "conv", thresholds=(0.001, 0.999, 0.001)).eval()
+    save_classifier(network, tmp_path / "model", 0.0)
+    with patch.dict("os.environ", WHYCAM_CACHE=str(tmp_path_factory.getbasetemp() / "web-cache")):
+        export(str(tmp_path / "model"), tmp_path / "site", ExportOptions(format="web"))
+    read_told = """all => Object.fromEntries(all.map((one) => [one.querySelector(".viewer-chip-name").textContent,
+      one.querySelector(".viewer-tag")?.textContent ?? ""]))"""
+    told = {"circle": "given", "square": "", "triangle": "given"}
+    with open_tab(camera) as page, serve(tmp_path / "site") as found:
+        open_site(page, found)
+        why, answer = whycam.load(tmp_path / "model", engine="torch").explain(photo, "all"), explain(page, photo)
+        assert np.abs(np.array(answer["logits"]) - why.logits[0].numpy()).max() < NEAR
+        maps = why.maps[0].numpy()
+        assert np.abs(np.array(answer["maps"]).reshape(maps.shape) - maps).max() < NEAR * max(1, np.ptp(maps))
+        page.locator("#choose-first").set_input_files(photo)
+        page.locator(".viewer-chip").first.wait_for()
+        assert page.locator(".viewer-chip").evaluate_all(read_told) == told
+        answered = page.locator(".app-answer").text_content() or ""
+        assert "circle" in answered
+        assert "square" not in answered
+        page.locator("#camera").click()
+        page.get_by_text(re.compile(r"\d frames a second")).wait_for()
+        assert page.locator(".viewer-chip").evaluate_all(read_told) == told
 
 
 @pytest.mark.parametrize(

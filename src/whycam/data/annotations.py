@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 from whycam.data.coco import check_known, load_coco, make_coco_error
 from whycam.data.csv_file import open_csv
@@ -142,6 +141,8 @@ def _clip(box: Box, photo: tuple[int, int]) -> Box:
 
 def _find_boxes(mask: np.ndarray) -> tuple[Box, ...]:
     """A box around each connected part (8 neighbours) of a mask."""
+    from scipy import ndimage  # noqa: PLC0415 - slow to import, and photos without masks do without
+
     parts = ndimage.find_objects(ndimage.label(mask, structure=_EIGHT)[0])
     return tuple((float(x.start), float(y.start), float(x.stop), float(y.stop)) for y, x in parts)
 

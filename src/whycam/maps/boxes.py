@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import ndimage
 
 BOX_THRESHOLD = 0.2
 # The shares of the maximum that find most objects on half of 650 ImageNet photos: docs/localization.md.
@@ -82,6 +81,8 @@ def enlarge_region(region: Region, x: float, y: float) -> Region:
 
 def _segment(heatmap: np.ndarray, threshold: float) -> tuple[np.ndarray, list[tuple[int, Box, int]]]:
     """(H, W) the number of each pixel's region, and of each region number, box and area, the largest first."""
+    from scipy import ndimage  # noqa: PLC0415 - slow to import, and what shows maps without boxes does without
+
     peak = float(heatmap.max())
     if peak <= 0:
         return np.zeros(heatmap.shape, dtype=np.int32), []

@@ -58,6 +58,11 @@ export class LocalModel {
     return this.#model;
   }
 
+  /** Whether labels exclude no other: known once the model was read. */
+  get isMultiLabel() {
+    return this.#model.isMultiLabel;
+  }
+
   /** Resolves once the network answers; an Error says why it can't. */
   async ready() {
     await this.readModel();
