@@ -1,5 +1,7 @@
 """The exported site in Chromium: frames a second of a camera, the first answer, the size, and how near to Python it is.
 
+A report with the network in it, too, opened from the disk without a connection.
+
 `python benchmarks/web.py` writes results/web.md and .json; further models are named behind it. The camera is Chromium's
 own, a turning disc of 640 x 480. Photos are those that WHYCAM_DATA names. A first answer counts from the page's address
 to the photo's class, in a browser that has seen nothing of the site; the photo is given as soon as the page takes it.
@@ -29,10 +31,11 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import whycam
-from whycam.config import ExportOptions
+from whycam.config import ExportOptions, ReportOptions
 from whycam.data.images import load_image
 from whycam.data.walk import find_images
 from whycam.jobs.export import export
+from whycam.jobs.report import make_report
 
 FIRSTS = 5
 WATCHED_S, WINDOW_S = 20, 4
@@ -206,6 +209,35 @@ def collect(folder: Path) -> dict[str, list[Path]]:
     return {"PNG": whole, "JPEG": small, "JPEG of 896 pixels or more": large}
 
 
+def measure_report(browser: Browser, name: str, folder: Path, photo: Path) -> dict[str, Any]:
+    """Size of a report with the network and a photo in it and without, and how fast it opens and answers.
+
+    An answer counts from the choice of the photo, in a page that is open: the network is opened by it.
+    """
+    photos, plain, live = folder / "photos", folder / "plain.html", folder / "live.html"
+    photos.mkdir()
+    shutil.copy(photo, photos)
+    for file, is_live in ((plain, False), (live, True)):
+        make_report(name, photos, file, ReportOptions(no_audit=True, live=is_live))
+    context = browser.new_context(offline=True)
+    opened, answered = [], []
+    for _ in range(FIRSTS):
+        page = context.new_page()
+        start = time.perf_counter()
+        page.goto(live.as_uri())
+        page.locator("#about:not(:empty)").wait_for()
+        opened.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        page.locator("#choose-first").set_input_files(photo)
+        page.locator("#first .viewer-chip").first.wait_for()
+        answered.append(time.perf_counter() - start)
+        page.close()
+    context.close()
+    sizes = {"size_mb": live.stat().st_size / 1e6, "plain_mb": plain.stat().st_size / 1e6}
+    shutil.rmtree(photos)
+    return sizes | {"opened_s": opened, "answer_s": answered}
+
+
 def measure(name: str, browser: Browser, files: dict[str, list[Path]], folder: Path) -> dict[str, Any]:
     site = folder / "site"
     export(name, site, ExportOptions(format="web"))
@@ -236,6 +268,7 @@ def measure(name: str, browser: Browser, files: dict[str, list[Path]], folder: P
         )
         page.close()
     shutil.rmtree(site)
+    found["report"] = measure_report(browser, name, folder, files["JPEG"][0])
     return found
 
 
@@ -310,6 +343,20 @@ def main() -> None:
             for kind, gap in one["gaps"].items()
         ],
     )
+    reports = write_table(
+        ["model", "report, MB", "without the network", "open, s", "first answer, s", "slowest"],
+        [
+            (
+                name,
+                one["report"]["size_mb"],
+                one["report"]["plain_mb"],
+                statistics.median(one["report"]["opened_s"]),
+                statistics.median(one["report"]["answer_s"]),
+                max(one["report"]["answer_s"]),
+            )
+            for name, one in found.items()
+        ],
+    )
     lines = [
         "# The exported site in a browser",
         f"`python benchmarks/web.py`: Chromium {version}, one thread of WebAssembly, a camera of 640 x 480. Medians of "
@@ -321,6 +368,11 @@ def main() -> None:
         "What the page's numbers differ by from Python's (`whycam explain`), the largest of each kind:",
         "",
         *gaps,
+        "",
+        "`whycam report --live` of one photo, opened from the disk without a connection; an answer counts from the choice "
+        "of the photo, which opens the network:",
+        "",
+        *reports,
     ]
     save("web", lines, {"chromium": version, "models": found}, options.out)
 

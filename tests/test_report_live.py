@@ -68,10 +68,10 @@ def test_without_it_the_page_holds_nothing_of_it(plain: Path, live: Path) -> Non
     for word in ("wasm", "onnxruntime-web", "live-data", "whycam/app", "app-columns", 'id="own"', "blob:"):
         assert word not in page.replace('"onnxruntime"', ""), word
         assert word in more, word
-    # Line by line the plain page is a part of the other one: only the style, the map of imports and the policy are others.
+    # Line by line the plain page is a part of the other one: style, map of imports and policy alone are others.
     lines = set(strip(more).splitlines())
     others = [line for line in strip(page).splitlines() if line not in lines]
-    assert [line[:24] for line in others if not line.startswith(("<style>", "<script type=\"importmap"))] == []
+    assert [line[:24] for line in others if not line.startswith(("<style>", '<script type="importmap'))] == []
 
 
 def test_its_policy_lets_it_ask_for_nothing(live: Path) -> None:
@@ -112,13 +112,12 @@ def test_a_recording_has_no_network(call_whycam: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("of_weights", [True, False])
-def test_a_page_that_is_too_large(
-    call_whycam: Run, run: Path, live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_weights: bool
-) -> None:
+def test_a_page_that_is_too_large(call_whycam: Run, live: Path, tmp_path: Path, *, of_weights: bool) -> None:
     """By the weights alone, before a photo is read; or by what the page has become."""
+    run = live.parent / "run"
     limit_mb = 0.001 if of_weights else round(live.stat().st_size / 1e6 - 0.01, 3)
-    monkeypatch.setattr("whycam.jobs.report_live.LIMIT_MB", limit_mb)
-    done = call_whycam("report", run, "-o", tmp_path / "page.html", "--no-audit", "--live")
+    with patch("whycam.jobs.report_live.LIMIT_MB", limit_mb):
+        done = call_whycam("report", run, "-o", tmp_path / "page.html", "--no-audit", "--live")
     assert done.returncode == 2
     told = " ".join(done.stderr.split())
     assert re.search(r"the page would have (over )?\d+(\.\d)? MB", told)
@@ -133,7 +132,15 @@ def test_a_model_without_exact_maps(call_whycam: Run, shapes_folder: Path, tmp_p
         "from torch import nn\nnet = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))\n"
         "import torch\nnet(torch.zeros(1, 3, 32, 32))\n"
     )
-    words = ("report", f"{tmp_path / 'net.py'}:net", shapes_folder, "-o", tmp_path / "page.html", "--no-audit", "--live")
+    words = (
+        "report",
+        f"{tmp_path / 'net.py'}:net",
+        shapes_folder,
+        "-o",
+        tmp_path / "page.html",
+        "--no-audit",
+        "--live",
+    )
     done = call_whycam(*words, "--image-size", "32", "--preprocess", "half")
     assert done.returncode == 2
     assert "exact" in done.stderr
@@ -201,7 +208,9 @@ def test_numbers_are_pythons_from_the_disk(
 
 
 @pytest.mark.browser
-def test_the_report_and_its_own_photos_keep_apart(offline: Callable[..., Page], live: Path, shapes_folder: Path) -> None:
+def test_the_report_and_its_own_photos_keep_apart(
+    offline: Callable[..., Page], live: Path, shapes_folder: Path
+) -> None:
     page = offline(live)
     photos = find_images([shapes_folder])[:2]
     for photo in photos:
@@ -264,12 +273,15 @@ def test_a_browser_without_simd_is_told(browser: Browser, live: Path) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.usefixtures("_runtime")
 def test_labels_that_go_together_are_told_as_given(
-    offline: Callable[..., Page], _runtime: None, shapes_folder: Path, tmp_path: Path
+    offline: Callable[..., Page], shapes_folder: Path, tmp_path: Path
 ) -> None:
     """Each has a threshold of its own; the page's words are those of the report."""
     photo = find_images([shapes_folder])[0]
-    network = GapClassifier(make_backbone("test_resnet", is_random=True, image_size=64), SHAPES, thresholds=(0.5,) * 3).eval()
+    network = GapClassifier(
+        make_backbone("test_resnet", is_random=True, image_size=64), SHAPES, thresholds=(0.5,) * 3
+    ).eval()
     save_classifier(network, tmp_path / "first", 0.0)
     shares = 1 / (1 + np.exp(-whycam.load(tmp_path / "first", engine="torch").explain(photo).logits[0].numpy()))
     order = np.argsort(-shares)
@@ -281,6 +293,7 @@ def test_labels_that_go_together_are_told_as_given(
     page = offline(tmp_path / "page.html")
     try_photo(page, photo)
     told = page.locator("#first .viewer-chip").evaluate_all(
-        "all => all.map((one) => [one.querySelector('.viewer-chip-name').textContent, one.querySelector('.viewer-tag')?.textContent ?? ''])"
+        """all => all.map((one) => [one.querySelector(".viewer-chip-name").textContent,
+        one.querySelector(".viewer-tag")?.textContent ?? ""])"""
     )
     assert told == [[SHAPES[order[0]], ""], [SHAPES[order[1]], "given"], [SHAPES[order[2]], "given"]]

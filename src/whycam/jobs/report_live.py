@@ -43,7 +43,9 @@ def check_page(page: str, live: EmbeddedNetwork, name: str) -> None:
     """
     size_mb = len(page.encode("utf-8", errors="backslashreplace")) / 1e6
     if size_mb > LIMIT_MB:
-        told = f"{size_mb:.1f} MB, {live.size_mb:.1f} MB of the network and {size_mb - live.size_mb:.1f} MB of the report"
+        told = (
+            f"{size_mb:.1f} MB, {live.size_mb:.1f} MB of the network and {size_mb - live.size_mb:.1f} MB of the report"
+        )
         raise _make_size_error(name, told, " Fewer photos (--limit) make it smaller;")
 
 

@@ -68,7 +68,9 @@ def render_page(
     modules = (*_MODULES, *(program.modules if program else ()))
     imports = {
         "imports": {
-            f"whycam/{Path(file).stem}": as_script_address(_BESIDE.sub(r'from "whycam/\1"', read_static([file])).encode())
+            f"whycam/{Path(file).stem}": as_script_address(
+                _BESIDE.sub(r'from "whycam/\1"', read_static([file])).encode()
+            )
             for file in modules
         }
     }

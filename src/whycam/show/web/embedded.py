@@ -31,7 +31,8 @@ class EmbeddedNetwork:
     """What the page holds for it.
 
     Attributes:
-        data: what its script reads: the model's description; modules as addresses: the thread that runs it, the runtime's glue.
+        data: what its script reads: the model's description; and as addresses two modules, the thread that runs it and
+            the runtime's glue.
         files: name -> base64 of the large ones, the graph packed by gzip.
         licence: of what runs it.
     """
@@ -74,7 +75,11 @@ def embed_network(model: Model, runtime: WebRuntime) -> EmbeddedNetwork:
     worker = _IMPORTED.sub(
         lambda found: f'from "{as_script_address(scripts[found[1]])}"', read_static(["site_worker.js"])
     )
-    data = {"model": described, "worker": as_script_address(worker.encode()), "glue": as_script_address(runtime.files[GLUE])}
+    data = {
+        "model": described,
+        "worker": as_script_address(worker.encode()),
+        "glue": as_script_address(runtime.files[GLUE]),
+    }
     files = {_GRAPH: graph, f"runtime/{PACKED}": runtime.files[PACKED], SAMPLE: sample}
     return EmbeddedNetwork(
         data, {name: base64.b64encode(held).decode() for name, held in files.items()}, read_licence()

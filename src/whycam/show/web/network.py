@@ -1,4 +1,4 @@
-"""A network as a page takes it: its graph, what the page is told of it, and the photo on which it proves its numbers."""
+"""A network as a page takes it: its graph, and what the page is told of it, Python's scores of a sample too."""
 
 from __future__ import annotations
 
