@@ -369,8 +369,8 @@ def main() -> None:
         "",
         *gaps,
         "",
-        "`whycam report --live` of one photo, opened from the disk without a connection; an answer counts from the choice "
-        "of the photo, which opens the network:",
+        "`whycam report --live` of one photo, opened from the disk without a connection; an answer counts from the "
+        "choice of the photo, which opens the network:",
         "",
         *reports,
     ]

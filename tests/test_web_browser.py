@@ -249,7 +249,7 @@ def test_the_camera(camera: Browser, address: str) -> None:
 def test_labels_that_go_together_with_a_conv_head(
     camera: Browser, host: Path, shapes_folder: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Of a photo and of the camera's frames the page tells which are given, each by its threshold; none is predicted."""
+    """Of a photo and of the camera's frames the page tells which are given, by their thresholds."""
     photo = find_images([shapes_folder])[0]
     backbone = make_backbone("test_resnet", is_random=True, image_size=64)
     network = GapClassifier(backbone, SHAPES, "conv", thresholds=(0.001, 0.999, 0.001)).eval()

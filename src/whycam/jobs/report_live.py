@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from whycam.config import ReportOptions
 from whycam.errors import UserError
 from whycam.explainer.model import Model
@@ -46,14 +48,12 @@ def check_page(page: str, live: EmbeddedNetwork, name: str) -> None:
         told = (
             f"{size_mb:.1f} MB, {live.size_mb:.1f} MB of the network and {size_mb - live.size_mb:.1f} MB of the report"
         )
-        raise _make_size_error(name, told, " Fewer photos (--limit) make it smaller;")
+        raise _make_size_error(name, told, "Show fewer photos (--limit). Or: ")
 
 
-def _make_size_error(name: str, told: str, more: str = "") -> UserError:
+def _make_size_error(name: str, told: str, first: str = "") -> UserError:
+    export = shlex.join(["whycam", "export", name, "-o", "site", "--format", "web"])
     return UserError(
-        f"With the network in it the page would have {told}; expected {LIMIT_MB:g} MB at the most.{more} a site has no "
-        f"such limit: whycam export {name} -o site --format web. Leave --live out for the report alone."
-        if more
-        else f"With the network in it the page would have {told}; expected {LIMIT_MB:g} MB at the most. Make a site of "
-        f"it: whycam export {name} -o site --format web, and the report without --live."
+        f"With the network in it the page would have {told}; expected {LIMIT_MB:g} MB at the most. {first}Make a site "
+        f"of the network, which has room for more: {export}; and the report without --live."
     )
