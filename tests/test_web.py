@@ -198,7 +198,7 @@ def test_an_archive_that_is_none_is_told_in_a_line(call_whycam: Run, tiny_folder
 
 def test_the_docs_name_the_buttons_as_the_page_does() -> None:
     static, templates = (Path(whycam.__file__).parent / "show" / name for name in ("static", "templates"))
-    sources = [templates / "site.html", templates / "app_page.html", *static.glob("*.js")]
+    sources = [templates / "site.html", templates / "app_columns.html", *static.glob("*.js")]
     page = "".join(path.read_text(encoding="utf-8") for path in sources)
     text = (Path(__file__).parents[1] / "docs" / "web.md").read_text(encoding="utf-8")
     named = re.findall(r"(?<![*\w])\*([A-Z][^*\n]+)\*(?!\*)", text)
