@@ -366,10 +366,9 @@ def inspect(
 ) -> None:
     """Tell what a model is: classes, input, preprocessing and from where, exact or not and why, which methods work."""
     options = InspectOptions.model_validate(given)
-    from whycam.jobs.inspect import inspect as run
-    from whycam.jobs.inspect import tell
+    from whycam.jobs import inspect as job
 
-    for line in tell(run(model, photos, options)):
+    for line in job.tell(job.inspect(model, photos, options)):
         typer.echo(line)
 
 
@@ -398,5 +397,4 @@ def _tell_findings(done: Audit, out: Path, fail_on: str) -> None:
 
 
 def _count_read(photos: int, unreadable: int) -> str:
-    left = f" ({unreadable} could not be read: see the table)" if unreadable else ""
-    return f"{photos - unreadable} photos{left}"
+    return f"{photos - unreadable} photos" + (f" ({unreadable} could not be read: see the table)" if unreadable else "")
