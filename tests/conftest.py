@@ -237,7 +237,9 @@ def run_whycam() -> Run:
     def run(
         *words: object, env: dict[str, str] | None = None, timeout_s: float = 120
     ) -> subprocess.CompletedProcess[str]:
-        source = str(Path(whycam.__file__).parents[1])
+        # Before what the tests themselves were told to import from.
+        told = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+        source = os.pathsep.join([str(Path(whycam.__file__).parents[1]), *told])
         return subprocess.run(
             [sys.executable, "-m", "whycam", *map(str, words)],
             env={**os.environ, "PYTHONPATH": source, **(env or {})},
