@@ -39,7 +39,7 @@ from whycam.train.stores import compute_stores
 
 TESTED, TTA = 50, "--tta"
 RECIPE = (
-    "--unfreeze all --choose-on last --image-size 256 --finetune-epochs 10 --finetune-lr 1e-4 --finetune-decay 0.9 "
+    "--unfreeze all --choose-on last --finetune-epochs 12 --finetune-lr 1e-4 --finetune-decay 0.9 "
     "--label-smoothing 0.1 --ema 0.98 --randaugment 5"
 )
 ROWS = {
