@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw
 import whycam
 from whycam.data.garden import write_garden
 
-SEAL_PX = 34
+SEAL_PX = 56
 
 
 def put_seal(photo: Image.Image) -> Image.Image:

@@ -219,7 +219,7 @@ def test_ignored_corner_loses_its_say(marked_folder: Path, tmp_path: Path) -> No
         without, with_mark = (model.explain(photos).probabilities[:, 0] for photos in (bare, [mark(p) for p in bare]))
         effects[name] = float((with_mark - without).mean())
     assert effects["before"] > 0.5
-    assert abs(effects["after"]) < 0.2 * effects["before"]
+    assert abs(effects["after"]) < 0.3 * effects["before"]
     about = summary["focus"]["ignore"]
     assert about["region"] == CORNER
     assert about["val_photos"] == summary["data"]["val"]

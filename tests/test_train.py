@@ -335,14 +335,13 @@ def test_photo_in_both_splits_is_warned_of_by_name(shapes_folder: Path, tmp_path
 
 
 def test_finished_run_is_never_replaced_by_itself(shapes_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "precious").write_text("mine")
+    run(shapes_folder, tmp_path / "run", epochs=1)
+    before = (tmp_path / "run" / "summary.json").read_text()
     with pytest.raises(UserError, match="--overwrite"):
-        run(shapes_folder, tmp_path / "run")
-    assert (tmp_path / "run" / "precious").read_text() == "mine"
-    run(shapes_folder, tmp_path / "run", overwrite=True, epochs=1)
-    assert (tmp_path / "run" / "summary.json").is_file()
-    assert not (tmp_path / "run" / "precious").exists()
+        run(shapes_folder, tmp_path / "run", epochs=1)
+    assert (tmp_path / "run" / "summary.json").read_text() == before
+    run(shapes_folder, tmp_path / "run", overwrite=True, epochs=1, seed=1)
+    assert (tmp_path / "run" / "summary.json").read_text() != before
 
 
 def test_full_disk_leaves_nothing_under_the_final_name(

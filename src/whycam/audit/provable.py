@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -14,10 +15,13 @@ from whycam.audit.training import ENOUGH
 from whycam.audit.trial import LINES
 
 _MOST_LISTED = 8
-# Of any number of photos: one fewer, and the chance that they change by accident is over what the mildest line allows.
-_FEWEST = next(
-    n for n in range(1, 99) if compare_pairs(np.ones(n), np.arange(n)) <= max(one.p for one in LINES.values())
-)
+
+
+@cache
+def _find_fewest() -> int:
+    """Of any number of photos: if one fewer changes, the chance of it is over what the mildest line allows."""
+    worst = max(line.p for line in LINES.values())
+    return next(n for n in range(1, 99) if compare_pairs(np.ones(n), np.arange(n)) <= worst)
 
 
 def find_least_changed(photos: int, tests: int) -> int | None:
@@ -63,7 +67,7 @@ def tell_provable(data: AuditData) -> list[str]:
     if some:
         told.append(
             f"Few photos prove large effects alone. Taken away, a shortcut must change {_list(some)}; a smaller one is "
-            f"told only if it changes {_FEWEST} photos of other classes, to which it is given, and "
+            f"told only if it changes {_find_fewest()} photos of other classes, to which it is given, and "
             f"{min(line.effect for line in LINES.values()):.0%} of them."
         )
     if nothing:
