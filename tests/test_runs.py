@@ -184,12 +184,15 @@ def test_a_file_that_comes_while_a_result_is_replaced_stays(tmp_path: Path, capl
 
 def test_what_a_killed_replacement_left_goes_with_the_next_result(tmp_path: Path) -> None:
     make_run(tmp_path / "run", "first")
-    (tmp_path / "run").replace(tmp_path / "run.0123abcd.old")
-    shutil.copytree(tmp_path / "run.0123abcd.old", tmp_path / "run.89abcdef.old")
-    (tmp_path / "run.89abcdef.old" / "mine.txt").write_text("mine")
-    shutil.copytree(tmp_path / "run.0123abcd.old", tmp_path / "run.may.old")
+    killed, written = (tmp_path / f".run.{word}.whycam-replaced" for word in ("0123abcd", "89abcdef"))
+    (tmp_path / "run").replace(killed)
+    shutil.copytree(killed, written)
+    (written / "mine.txt").write_text("mine")
+    copies = [tmp_path / name for name in ("run.0123abcd.old", "run.20261127.old", "run.may.old")]
+    for copy in copies:
+        shutil.copytree(killed, copy)
     make_run(tmp_path / "run", "second")
-    assert names_in(tmp_path) == ["run", "run.89abcdef.old", "run.may.old"]
+    assert names_in(tmp_path) == sorted(["run", written.name, *(copy.name for copy in copies)])
 
 
 def test_names_beside_a_result_are_not_taken_from_anybody(tmp_path: Path) -> None:

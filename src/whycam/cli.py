@@ -368,8 +368,7 @@ def inspect(
     options = InspectOptions.model_validate(given)
     from whycam.jobs import inspect as job
 
-    for line in job.tell(job.inspect(model, photos, options)):
-        typer.echo(line)
+    typer.echo("\n".join(job.tell(job.inspect(model, photos, options))))
 
 
 @app.command()
@@ -391,7 +390,8 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 def _tell_findings(done: Audit, out: Path, fail_on: str) -> None:
     from whycam.jobs.audit import split_kinds
 
-    typer.echo(f"{len(done.findings)} findings on {done.photos} photos; audit.json is in {out}")
+    findings = "1 finding" if len(done.findings) == 1 else f"{len(done.findings)} findings"
+    typer.echo(f"{findings} on {done.photos} photos; audit.json is in {out}")
     if any(done.of_kind(kind) for kind in split_kinds(fail_on)):
         raise typer.Exit(1)
 

@@ -6,9 +6,11 @@ of single file needs a row in `_FILES`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
@@ -24,6 +26,7 @@ JOURNAL = "edits.jsonl"
 _FIRST = {"made_by": "whycam"}
 # What systems leave in folders, and locks and unfinished files of our own.
 _LITTER = (".DS_Store", "Thumbs.db", "desktop.ini", ".directory", ".*.lock", ".*.part", LIST)
+_TEXTS = {".md", ".markdown"}
 # Single files: bytes that one of a kind has all of.
 _FILES: Sequence[Sequence[bytes]] = (
     (b"<!doctype html>", b'<meta name="generator" content="WhyCAM '),
@@ -31,50 +34,16 @@ _FILES: Sequence[Sequence[bytes]] = (
     (b"<!doctype html>", b"<title>Evidence: ", b"whycam card"),
     (b'"versions": {', b'"whycam": "', b'"command": "'),
     (b"path,kind,truth,a,b,p_a,p_b,lead_a,lead_b,change",),
-    (b"---\n", b"\n- whycam\n", b"\nwhycam explain RUN photo.jpg -o out\n"),
     (b"whycam.class_names", b"whycam.preprocess"),  # ONNX
     (b"PK\x03\x04", b"extra/class_names", b"constants.pkl"),  # TorchScript
-)
-# Folders from before there were lists: a file that each kind has, what is in it, and all names at its top.
-_EARLIER: Sequence[tuple[str, bytes, str]] = (
-    (
-        "summary.json",
-        b'"data": {',
-        "accuracy.png comparison.json confusion.png loss.png metrics.jsonl model options.json "
-        "predictions.csv predictions.parquet sheet.jpg summary.json train.log versions",
-    ),
-    (
-        "record.json",
-        b'"options": {',
-        "boxes.csv boxes.parquet classes.txt coco.json explanations explanations.csv explanations.parquet heatmaps "
-        "labels maps overlays pictures record.json sheet.png units.csv units.parquet",
-    ),
-    ("audit.json", b'"findings": [', "audit.json"),
-    ("overall.json", b'"overall": ', "classes.csv classes.parquet overall.json photos.csv photos.parquet"),
-    ("guards.json", b'"guards": [', "guards.json index.html [1-9]-* [1-9][0-9]-*"),
-    ("compare.json", b'"flips": {', "compare.html compare.json flips.csv"),
-    ("card.json", b'"class_names": ', "card.json model.bin model.xml"),
-    ("config.json", b'"whycam": {', "config.json model.safetensors"),
-    (
-        "model.json",
-        b'"onnxruntime-web":',
-        "app icon-*.png index.html licenses.txt manifest.webmanifest model.json model.onnx runtime samples sw.js",
-    ),
-    ("demo.json", b'"heat_on_flower": ', "demo.json garden garden-maps garden.jpg photos photos-maps photos.jpg run"),
-    ("edits.csv", b"path,content,folder_class,class,verdict", "edits.csv"),
-    ("tasks.json", b'"whycam_edits": ', "labels.xml tasks.json"),
-    ("regions.json", b'"not object"', "data.json labels.json left_out.json regions.json"),
-    ("recording.json", b'"numbers": {', "epochs.jsonl maps photos recording.json"),
-    ("SOURCE.txt", b"Licence: ", "LICENSE.txt masks photos SOURCE.txt"),
 )
 # What is made as a folder is not called like a file.
 _FILE_SUFFIXES = {
     *(".html", ".htm", ".json", ".jsonl", ".csv", ".parquet", ".md", ".txt", ".pdf", ".xml", ".zip", ".tar", ".gz"),
     *(".onnx", ".pt", ".pt2", ".pth", ".ts", ".keras", ".h5", ".safetensors", ".jpg", ".jpeg", ".png", ".webp"),
 }
-# What unfinished work has in it, of versions that kept no list.
-_LEFT = ("checkpoints", "train.log", ".state.json", ".names.json", "plan.jsonl")
 _NAMED = 5
+_SIGNED, _SIGN_BYTES = b"<!-- whycam: %s -->\n", 8
 
 
 def begin_list(folder: Path) -> None:
@@ -124,7 +93,7 @@ def tell_foreign(path: Path, keeps: str = "") -> str:
     """Why a file or folder may not be replaced, and what to do; nothing where it may."""
     do = "--overwrite replaces only what WhyCAM made. Take another name, or delete it yourself."
     if not path.is_dir():
-        return "" if is_made_file(path) else f"a file that WhyCAM did not make. {do}"
+        return "" if is_made_file(path) else f"a file that WhyCAM did not make, or that was edited since. {do}"
     if not is_made_folder(path):
         entries = sorted(entry.name for entry in os.scandir(path))
         found = tell_names(entries, "entries")
@@ -179,7 +148,7 @@ def check_partial(partial: Path) -> None:
     """
     if not partial.exists() or (partial.is_dir() and not any(partial.iterdir())):
         return
-    if not partial.is_dir() or not any((partial / name).exists() for name in (LIST, *_LEFT)):
+    if not partial.is_dir() or not _has_list(partial):
         raise UserError(
             f"'{partial}' is there, and is no unfinished work of WhyCAM's; work goes on under that name until it is "
             "whole. Rename it, or take another name for the result."
@@ -194,24 +163,38 @@ def tell_names(names: Sequence[str], what: str) -> str:
 
 def is_made_folder(folder: Path) -> bool:
     """Whether WhyCAM made it, whatever else was put in since; work that is not finished counts."""
-    return _has_list(folder) or _find_earlier(folder) is not None
+    return _has_list(folder)
 
 
 def is_made_file(path: Path) -> bool:
-    """Whether a single file is a page, table, card or model of WhyCAM's, or empty."""
+    """Whether a single file is a page, table or model of WhyCAM's, a card that nobody went on with, or empty."""
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 return True
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                return any(all(content.find(mark) >= 0 for mark in marks) for marks in _FILES)
+                is_marked = any(all(content.find(mark) >= 0 for mark in marks) for marks in _FILES)
+                return is_marked or (path.suffix.lower() in _TEXTS and _is_untouched(bytes(content)))
     except (OSError, ValueError):  # a device, a pipe, one that may not be read
         return False
 
 
 def is_record(content: bytes) -> bool:
     """Whether these are the bytes of a record.json of ours."""
-    return any(name == "record.json" and mark in content for name, mark, _ in _EARLIER)
+    return all(mark in content for mark in (b'"options": {', b'"command": "', b'"whycam": "'))
+
+
+def sign_text(text: str) -> bytes:
+    """A text that people are meant to go on with: its last line tells whether they have."""
+    content = text.encode()
+    return content + _SIGNED % hashlib.blake2b(content, digest_size=_SIGN_BYTES).hexdigest().encode()
+
+
+def _is_untouched(content: bytes) -> bool:
+    """Whether a text that `sign_text` made is as it was."""
+    if not (found := re.search(_SIGNED.replace(b"%s", rb"([0-9a-f]+)") + rb"\Z", content)):
+        return False
+    return hashlib.blake2b(content[: found.start()], digest_size=_SIGN_BYTES).hexdigest().encode() == found[1]
 
 
 def _has_list(folder: Path) -> bool:
@@ -220,27 +203,15 @@ def _has_list(folder: Path) -> bool:
     return False
 
 
-def _find_earlier(folder: Path) -> list[str] | None:
-    """The names that a result without a list may have at its top; None where it is none."""
-    found: list[str] = []
-    for name, mark, names in _EARLIER:
-        with suppress(OSError):
-            if mark in (folder / name).read_bytes():
-                found += names.split()
-    return found or None
-
-
 def _find_strangers(folder: Path, keeps: str) -> Iterator[str]:
     """The files, relative to the folder, that are not on its list; of folders in it that have their own, by that."""
     listed = _read_list(folder)
-    earlier = None if listed is not None else _find_earlier(folder)
     for place, names in _walk(folder):
         way = "" if place == folder else place.relative_to(folder).as_posix()
         known = (listed or {}).get(way, set())
         for name in names:
             inside = f"{way}/{name}" if way else name
-            is_earlier = any(fnmatch(inside.partition("/")[0], one) for one in earlier or ())
-            is_ours = name != JOURNAL and (name in known or is_earlier or any(fnmatch(name, one) for one in _LITTER))
+            is_ours = name != JOURNAL and (name in known or any(fnmatch(name, one) for one in _LITTER))
             is_kept = name == keeps and (not way or way.startswith("versions/"))
             if not (is_ours or is_kept or inside == "versions/kept.json" or is_made_file(place / name)):
                 yield inside

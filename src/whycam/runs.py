@@ -39,6 +39,8 @@ log = logging.getLogger("whycam")
 VERSIONS, KEPT, ORIGINAL = "versions", "kept.json", "000"
 # What common file systems take.
 _NAME_BYTES = 255
+# A result that is being replaced; nobody calls a copy of theirs so.
+_OLD = ".whycam-replaced"
 # So long another process's work is waited for without a word.
 _PATIENCE_S = 1
 # The libraries whose versions can change a number.
@@ -155,7 +157,7 @@ def _replace_folder(partial: Path, folder: Path, keeps: str = "") -> None:
         partial.replace(folder)
         _remove_killed(folder, keeps)
         return
-    old = name_beside(folder, "", f".{uuid.uuid4().hex[:8]}.old")
+    old = name_beside(folder, ".", f".{uuid.uuid4().hex[:8]}{_OLD}")
     folder.replace(old)
     partial.replace(folder)
     if why := tell_foreign(old, keeps):
@@ -169,8 +171,9 @@ def _replace_folder(partial: Path, folder: Path, keeps: str = "") -> None:
 
 def _remove_killed(folder: Path, keeps: str) -> None:
     """Removes what was replaced by runs that were killed right then; not what somebody has written into."""
-    for old in folder.parent.glob(f"{glob.escape(folder.name)}.*.old"):
-        if re.fullmatch(r"\.[0-9a-f]{8}\.old", old.name.removeprefix(folder.name)) and not tell_foreign(old, keeps):
+    for old in folder.parent.glob(f".{glob.escape(folder.name)}.*{_OLD}"):
+        is_ours = re.fullmatch(rf"\.[0-9a-f]{{8}}{re.escape(_OLD)}", old.name.removeprefix(f".{folder.name}"))
+        if is_ours and not tell_foreign(old, keeps):
             shutil.rmtree(old, ignore_errors=True)
 
 

@@ -90,6 +90,8 @@ def split_kinds(words: str, known: Collection[str] = tuple(KINDS)) -> list[str]:
     """
     kinds = [word.strip() for word in words.split(",") if word.strip()]
     for kind in kinds:
+        if kind == "question" and kind not in known:
+            raise UserError("Questions are asked where shortcuts are looked for; name the kind 'shortcut' for both.")
         if kind not in known:
             raise make_unknown_name("kind of finding", kind, known)
     return kinds

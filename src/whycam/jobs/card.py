@@ -9,6 +9,7 @@ from whycam.errors import UserError
 from whycam.jobs.evidence import make_evidence
 from whycam.jobs.outputs import check_file
 from whycam.jobs.run_record import read_record
+from whycam.made import sign_text
 from whycam.runs import open_atomic, tell_disk_errors, to_json
 from whycam.show.card import render_card
 from whycam.show.evidence import render_evidence
@@ -38,7 +39,7 @@ def make_card(run: Path, out: Path, options: CardOptions) -> list[Path]:
         check_file(path, what, endings, overwrite=options.overwrite)
     record = read_record(run, options.audit, options.evaluation)
     evidence = make_evidence(record, options)
-    content = {out: render_card(evidence, record.config.get("/whycam/head"), options.license).encode()}
+    content = {out: sign_text(render_card(evidence, record.config.get("/whycam/head"), options.license))}
     for path in files[1:]:
         is_page = path.suffix.lower() == ".html"
         content[path] = (

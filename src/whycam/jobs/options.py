@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import Parameter, Signature, signature
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from typer.core import TyperCommand, TyperGroup
 
-from whycam.errors import tell_wrong_value
+from whycam.errors import UserError, tell_wrong_value
 
 
 def with_options(model: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -28,6 +29,8 @@ def with_options(model: type[BaseModel]) -> Callable[[Callable[..., None]], Call
                 for n in fields
                 if context.get_parameter_source(n) is not None and context.get_parameter_source(n).name != "DEFAULT"
             }
+            if fields.get("overwrite"):
+                _check_inputs(words)
             command(**words, given={name: fields[name] for name in is_given})
 
         parameters = [Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)]
@@ -38,6 +41,26 @@ def with_options(model: type[BaseModel]) -> Callable[[Callable[..., None]], Call
         return run
 
     return decorate
+
+
+def _check_inputs(words: Mapping[str, Any]) -> None:
+    """Refuses to replace what the command is to read: it would be gone for the next one.
+
+    Raises:
+        UserError: an argument is the output, or lies in it.
+    """
+    out = Path(words.get("out") or "")
+    if not words.get("out") or not out.exists():
+        return
+    for name, given in words.items():
+        for one in given if isinstance(given, list | tuple) else [given]:
+            if name == "out" or not isinstance(one, str | Path) or not Path(one).exists():
+                continue
+            if out.resolve() in {Path(one).resolve(), *Path(one).resolve().parents}:
+                raise UserError(
+                    f"'{one}' is read by this command, and --overwrite of '{out}' would throw it away. Take another "
+                    "name for the output."
+                )
 
 
 def _to_option(name: str, field: FieldInfo) -> Parameter:
