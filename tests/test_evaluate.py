@@ -20,7 +20,7 @@ from whycam.data.folder import Sample
 from whycam.errors import UserError
 from whycam.explainer.model import Model
 from whycam.jobs.evaluate import evaluate_folder
-from whycam.made import LIST, tell_foreign
+from whycam.made import tell_foreign
 from whycam.metrics.evaluation import Evaluation, evaluate
 from whycam.model.card import Card
 from whycam.model.classifier import Classifier
@@ -206,10 +206,8 @@ def test_the_command(
     boxes.write_text("file,boxes\n" + "".join(f"{name},20 20 70 70\n" for name in names[:30]), encoding="utf-8")
     words = ["--methods", "cam,grad-cam", "--metrics", "deletion-auc,localization", "--engine", "torch", "--limit", 6]
     done = call_whycam("evaluate", tmp_path / "model", shapes_folder, "--boxes", boxes, *words, "-o", tmp_path / "out")
-    for _ in ("with its list", "as before there were lists"):
-        assert tell_foreign(tmp_path / "out") == ""
-        (tmp_path / "out" / LIST).unlink(missing_ok=True)
     assert done.returncode == 0, done.stderr  # type: ignore[attr-defined]
+    assert tell_foreign(tmp_path / "out") == ""
     shown = done.stdout  # type: ignore[attr-defined]
     assert re.search(r"deletion-auc-mean ↓ +0\.\d+ ±0\.\d+", shown)
     assert "grad-cam: the maps of cam up to scale" in shown

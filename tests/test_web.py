@@ -104,9 +104,7 @@ def test_the_folder_is_whole(call_whycam: Run, tiny_folder: Path, package: Path,
     assert done.returncode == 0, done.stderr
     assert "Wrote" in done.stdout
     assert LIST not in (site / "sw.js").read_text()
-    for _ in ("with its list", "as before there were lists"):
-        assert tell_foreign(site) == ""
-        (site / LIST).unlink(missing_ok=True)
+    assert tell_foreign(site) == ""
     assert (site / "runtime" / "ort.wasm.min.mjs").read_bytes() == SCRIPT
     assert gzip.decompress((site / "runtime" / "ort-wasm-simd-threaded.wasm.gz").read_bytes()) == BINARY
 
