@@ -123,7 +123,7 @@ def test_the_folder_is_whole(call_whycam: Run, tiny_folder: Path, package: Path,
     assert POLICY in page.replace("&#39;", "'")
     worker = (site / "sw.js").read_text()
     kept = json.loads(worker.split("\n", 1)[0].removeprefix("const SITE = ").removesuffix(";"))
-    files = {path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file()}
+    files = {path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file() and path.name != LIST}
     assert files - {"index.html", "sw.js"} == set(kept["files"]) - {"./"}
     manifest = json.loads((site / "manifest.webmanifest").read_text())
     for icon in manifest["icons"]:
