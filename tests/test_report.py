@@ -272,7 +272,7 @@ def test_a_run_without_an_audit_is_audited(tmp_path: Path, run_folder: Path, mon
 
     monkeypatch.setattr("whycam.audit.audit", audit)
     report(run_folder, None, tmp_path / "report.html", no_audit=False, seed=3)
-    assert asked == {"photos": PHOTOS, "labels": {0, 1, 2}, "seed": 3, "train": []}
+    assert asked == {"photos": PHOTOS, "labels": {0, 1, 2}, "seed": 3, "train": ()}
     assert "Squares are told by a corner." in read(tmp_path / "report.html")
 
 

@@ -24,6 +24,7 @@ def _find_fewest() -> int:
     return next(n for n in range(1, 99) if compare_pairs(np.ones(n), np.arange(n)) <= worst)
 
 
+@cache
 def find_least_changed(photos: int, tests: int) -> int | None:
     """Of so many photos the fewest that must change their class for any kind of cause to be told; None: all don't do.
 

@@ -27,9 +27,9 @@ from whycam.model.onnx.export import export_onnx, quiet
 from whycam.model.onnx.parity import ExplainingNet, GraphOptions, check_parity, make_batches, measure_parity
 from whycam.model.onnx.quantise import FLOAT_FIRST, Drift, check_drift, measure_drift, quantise
 from whycam.runs import name_beside, open_atomic, open_run, tell_disk_errors
-from whycam.show.web.network import write_graph
+from whycam.show.web.network import GRAPH, write_graph
 from whycam.show.web.runtime import find_runtime
-from whycam.show.web.site import GRAPH, write_site
+from whycam.show.web.site import write_site
 
 # Photos that the ranges are taken from, and others that the result is measured on.
 _CALIBRATION_PHOTOS, _MEASURED_PHOTOS, _LEAST_PHOTOS = 100, 400, 20

@@ -57,7 +57,7 @@ class RemoteDestination(Destination):
         files = [
             path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != LIST
         ]
-        for file in sorted(files, key=lambda file: file == "record.json"):
+        for file in sorted(files, key=lambda file: file == _RECORD):
             self._move(folder, file)
 
     def _move(self, folder: Path, file: str) -> None:

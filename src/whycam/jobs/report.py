@@ -256,7 +256,7 @@ def _find_audit(
         result = make_audit(
             found,
             samples,
-            train=[one.photo for one in reported.train],
+            train=reported.train,
             limit=limit,
             seed=options.seed,
             engine=options.engine,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from whycam.config import ReportOptions
-from whycam.data.annotations import Annotation, read_photos
+from whycam.data.annotations import read_photos
 from whycam.data.budget import BUDGET
 from whycam.data.images import ImageError, open_picture
 from whycam.data.loader import Photo, in_batches, map_ahead
@@ -56,7 +56,7 @@ class ReportPhotos:
 
     items: tuple[ReportPhoto, ...]
     told: str
-    train: tuple[Annotation, ...] = ()
+    train: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def find_photos_to_report(model: str, run: Run | None, folder: Path | None) -> R
         )
         found = sum(is_there(item.path) for item in items)
         if found:
-            train = tuple(list_trained(run, root))
+            train = tuple(one.photo for one in list_trained(run, root))
             return ReportPhotos(items, f"the {len(items):,} photos that training held out", train)
         if folder is None:
             raise UserError(

@@ -15,13 +15,12 @@ from whycam.data.samples import write_samples
 from whycam.explainer.model import Model
 from whycam.show.layout import read_static
 from whycam.show.page import Program, as_script_address
-from whycam.show.web.network import SAMPLE, describe_network, write_graph
+from whycam.show.web.network import GRAPH, SAMPLE, describe_network, write_graph
 from whycam.show.web.runtime import GLUE, PACKED, SCRIPT, WebRuntime, read_licence
 
 # What may come before a module's name where the site's thread imports it: it has no map of imports.
 _IMPORTED = re.compile(r'from "\.{1,2}/(?:runtime/)?([\w.-]+)"')
 _MODULES = ("app.js", "site_model.js", "site_start.js")
-_GRAPH = "model.onnx"
 # A letter of text holds six bits.
 TEXT_SHARE = 4 / 3
 
@@ -66,8 +65,8 @@ def embed_network(model: Model, runtime: WebRuntime) -> EmbeddedNetwork:
     """
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        card = write_graph(model, folder / _GRAPH)
-        graph = gzip.compress((folder / _GRAPH).read_bytes(), 6, mtime=0)
+        card = write_graph(model, folder / GRAPH)
+        graph = gzip.compress((folder / GRAPH).read_bytes(), 6, mtime=0)
         write_samples(folder)
         described = describe_network(model, card, runtime, folder / SAMPLE)
         sample = (folder / SAMPLE).read_bytes()
@@ -80,7 +79,7 @@ def embed_network(model: Model, runtime: WebRuntime) -> EmbeddedNetwork:
         "worker": as_script_address(worker.encode()),
         "glue": as_script_address(runtime.files[GLUE]),
     }
-    files = {_GRAPH: graph, f"runtime/{PACKED}": runtime.files[PACKED], SAMPLE: sample}
+    files = {GRAPH: graph, f"runtime/{PACKED}": runtime.files[PACKED], SAMPLE: sample}
     return EmbeddedNetwork(
         data, {name: base64.b64encode(held).decode() for name, held in files.items()}, read_licence()
     )

@@ -18,7 +18,7 @@ from whycam.model.onnx.parity import GraphOptions
 from whycam.show.entries import encode_colormaps
 from whycam.show.web.runtime import WebRuntime
 
-SAMPLE = "cat.png"
+SAMPLE, GRAPH = "cat.png", "model.onnx"
 
 
 def write_graph(model: Model, path: Path) -> GraphMetadata:

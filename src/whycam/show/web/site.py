@@ -23,7 +23,6 @@ from whycam.show.layout import open_templates, read_static
 from whycam.show.web.network import SAMPLE, describe_network
 from whycam.show.web.runtime import WebRuntime, read_licence
 
-GRAPH = "model.onnx"
 _SAMPLES = (SAMPLE, "espresso.png", "rocket.jpg")
 _SCRIPTS = (
     "viewer.js",
@@ -49,7 +48,7 @@ def write_site(folder: Path, model: Model, card: GraphMetadata, runtime: WebRunt
     """Completes the folder, in which the graph is: what the page shows and runs, and nothing that was not asked for.
 
     Args:
-        folder: holds `GRAPH`, which takes uint8 pixels and gives all maps.
+        folder: holds the graph, which takes uint8 pixels and gives all maps.
         model: what the graph was made of, with PyTorch.
         card: what the export measured.
         runtime: what runs the graph in the browser.
