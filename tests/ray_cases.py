@@ -43,7 +43,7 @@ def find_ip() -> str:
 
 
 class Cluster:
-    """Two nodes on this machine, processes of their own; each alone has room for two workers and a decoder."""
+    """Two nodes on this machine, processes of their own; each alone has room for three workers."""
 
     def __init__(self, folder: Path, cache: Path) -> None:
         self.port, self.folder = find_ports(1)[0], folder

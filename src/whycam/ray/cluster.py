@@ -28,15 +28,27 @@ LIMIT_S, PATIENCE_S, STALL_S = 60, 10, 60
 _CONNECT = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
 # Another version of these can change a last digit.
 _NUMERIC = ("torch", "numpy", "pillow", "onnxruntime")
+# CPUs of a worker, and of what decodes for it: with the writer they fill one core; or each about one. They differ, as
+# Ray joins stages that ask for the same, and one process does both.
+CPUS_OF_WRITER = 0.1
+_SHARED, _APART = (0.6, 0.3), (1.0, 0.9)
 
 
 @dataclass(frozen=True)
 class Pool:
-    """How many workers hold the model, and how many GPUs each of them has."""
+    """How many workers hold the model, and what each of them takes of its machine.
+
+    Attributes:
+        least, most: workers.
+        cpus, gpus: of each worker.
+        cpus_beside: of each process that decodes for them.
+    """
 
     least: int
     most: int
+    cpus: float
     gpus: float
+    cpus_beside: float
 
 
 def import_ray() -> ModuleType:
@@ -138,26 +150,33 @@ def _check_answers(address: str) -> None:
         )
 
 
-def choose_pool(ray: ModuleType, options: ClusterOptions) -> Pool:
+def choose_pool(ray: ModuleType, options: ClusterOptions, *, shares_core: bool = False) -> Pool:
     """The workers that are asked for, where the cluster has room for the least of them.
+
+    Args:
+        ray: see `import_ray`.
+        options: how many.
+        shares_core: a worker without a GPU and what decodes for it take a core together, as decoding takes a fifth of
+            the time; else a core of the cluster is left for what is done beside.
 
     Raises:
         UserError: it has not.
     """
     has = ray.cluster_resources()
     cpus, gpus, share = int(has.get("CPU", 0)), has.get("GPU", 0.0), options.gpus_per_worker
-    # Photos are decoded beside: a core is left for that.
-    room = max(0, min(cpus - 1, int(gpus / share) if share else cpus - 1))
+    shares_core = shares_core and not share
+    room = cpus if shares_core else max(0, min(cpus - 1, int(gpus / share) if share else cpus - 1))
     least, _, most = (options.workers or f"1:{max(room, 1)}").partition(":")
     if int(most or least) < int(least):
         raise UserError(f"--workers is {options.workers}; expected MIN:MAX, the smaller number first.")
     if int(least) > room:
         raise UserError(
             f"The cluster has {cpus} CPUs and {gpus:g} GPUs, room for {room} workers (each takes a CPU and {share:g} "
-            f"GPUs, and one CPU decodes); --workers asks for {least} at least. Start more machines first, or lower "
+            f"GPUs{'' if shares_core else ', and one CPU decodes'}); --workers asks for {least} at least. Start more machines first, or lower "
             "--workers or --gpus-per-worker."
         )
-    return Pool(int(least), int(most or least), share)
+    taken = _SHARED if shares_core else _APART
+    return Pool(int(least), int(most or least), taken[0], share, taken[1])
 
 
 def check_workers(ray: ModuleType) -> None:

@@ -24,7 +24,7 @@ from whycam.jobs.explain import Outcome
 from whycam.jobs.progress import show_progress
 from whycam.jobs.readers import Reader, open_reader
 from whycam.model.sent import SentClassifier
-from whycam.ray.cluster import Pool, Watch, check_workers, choose_pool, connect, import_ray
+from whycam.ray.cluster import CPUS_OF_WRITER, Pool, Watch, check_workers, choose_pool, connect, import_ray
 from whycam.ray.explainer import Explainer, Form, check_options, read_form
 from whycam.ray.opening import describe_files, name_everywhere, put
 from whycam.ray.place import PLAN, PLAN_LINES, RECORD, Place, open_place
@@ -57,7 +57,7 @@ def explain_on_ray(model: str, inputs: Sequence[str], out: str, options: Explain
         reader = open_reader(model, options, plan.photos if plan else len(found[0]))
         form = read_form(reader)
         with connect(ray, options.address):
-            pool = choose_pool(ray, options)
+            pool = choose_pool(ray, options, shares_core=True)
             check_workers(ray)
             plan = plan or make_plan(place, found, state, _choose_size(reader, options, pool))
             unreadable = _count_unreadable(place, done)
@@ -107,22 +107,27 @@ class _Job:
         context.max_consecutive_actor_init_deaths = STARTS
         warnings.filterwarnings("ignore", message="`ray_remote_args`")  # no other way says max_task_retries yet
         decode = Decoder(self.place, self.plan, pending, self.reader.preprocess)
-        stream = data.range(len(pending), override_num_blocks=len(pending))
-        # Another share of a core than the model has: Ray joins stages that ask for the same, and one worker does both.
-        stream = stream.map_batches(decode, batch_size=1, num_cpus=0.9)
+        # Not `range`: what reads it asks for a whole core, which there is none of beside the workers.
+        stream = data.from_items([{"id": i} for i in range(len(pending))], override_num_blocks=len(pending))
+        stream = stream.map_batches(decode, batch_size=1, num_cpus=self.pool.cpus_beside)
         stream = stream.map_batches(
             Explainer,
             batch_size=None,
             fn_constructor_kwargs=self._describe_model(model),
-            compute=data.ActorPoolStrategy(min_size=self.pool.least, max_size=self.pool.most),
-            num_cpus=1,
+            # Ray adds workers one after the other while shards wait, which takes a small run half its time.
+            compute=data.ActorPoolStrategy(
+                min_size=self.pool.least,
+                max_size=self.pool.most,
+                initial_size=max(self.pool.least, min(self.pool.most, len(pending))),
+            ),
+            num_cpus=self.pool.cpus,
             num_gpus=self.pool.gpus or None,
             zero_copy_batch=True,
             # Ray's own default is to try for ever, which a machine with too little memory makes a run without an end.
             max_task_retries=TRIES,
         )
         # Hardly any work; it must find room beside a core that decodes.
-        return stream.map_batches(Writer(self.place, self.plan), batch_size=None, num_cpus=0.1)
+        return stream.map_batches(Writer(self.place, self.plan), batch_size=None, num_cpus=CPUS_OF_WRITER)
 
     def _describe_model(self, model: str) -> dict[str, Any]:
         """What each worker is made of."""
