@@ -170,9 +170,10 @@ def choose_pool(ray: ModuleType, options: ClusterOptions, *, shares_core: bool =
     if int(most or least) < int(least):
         raise UserError(f"--workers is {options.workers}; expected MIN:MAX, the smaller number first.")
     if int(least) > room:
+        beside = "" if shares_core else ", and one CPU decodes"
         raise UserError(
             f"The cluster has {cpus} CPUs and {gpus:g} GPUs, room for {room} workers (each takes a CPU and {share:g} "
-            f"GPUs{'' if shares_core else ', and one CPU decodes'}); --workers asks for {least} at least. Start more machines first, or lower "
+            f"GPUs{beside}); --workers asks for {least} at least. Start more machines first, or lower "
             "--workers or --gpus-per-worker."
         )
     taken = _SHARED if shares_core else _APART
