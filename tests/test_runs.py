@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from whycam.aside import name_beside
 from whycam.errors import UserError
-from whycam.made import LIST
+from whycam.made import LIST, begin_list
 from whycam.runs import (
     TableWriter,
-    name_beside,
     open_atomic,
     open_run,
     read_versions,
@@ -87,6 +87,53 @@ def test_without_resume_the_work_starts_anew(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with open_run(tmp_path / "run") as work:
         assert names_in(work) == []
+
+
+def interrupt(run: Path, error: type[BaseException] = ZeroDivisionError, **how: bool) -> None:
+    with pytest.raises((error, UserError)), open_run(run, keep="kept", **how) as work:  # noqa: PT012
+        (work / "kept").mkdir(exist_ok=True)
+        (work / "kept" / "1.pt").write_text("epoch 1")
+        raise error
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+@pytest.mark.parametrize("place", ["note.txt", "kept/note.txt", "deep/er/note.txt"])
+def test_a_file_that_was_put_into_unfinished_work_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, error: type[BaseException], place: str
+) -> None:
+    interrupt(tmp_path / "run", error)
+    (tmp_path / "run.partial" / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "run.partial" / place).write_text("mine")
+    make_run(tmp_path / "run", "second")
+    (kept,) = (path for path in tmp_path.iterdir() if path.name != "run")
+    assert (kept / place).read_text() == "mine"
+    assert names_in(tmp_path / "run") == ["a.txt"]
+    assert f"kept as '{kept.name}': WhyCAM did not make {place} in it" in caplog.text
+
+
+def test_what_a_killed_run_left_is_kept_as_nobody_wrote_down_whose_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    interrupt(tmp_path / "run")
+    begin_list(tmp_path / "run.partial")  # as it is while a run goes on
+    make_run(tmp_path / "run", "second")
+    (kept,) = (path for path in tmp_path.iterdir() if path.name != "run")
+    assert (kept / "kept" / "1.pt").read_text() == "epoch 1"
+    assert f"kept as '{kept.name}': its run was killed" in caplog.text
+
+
+def test_a_file_that_was_put_into_unfinished_work_stays_somebody_elses_when_it_goes_on(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    interrupt(run)
+    (tmp_path / "run.partial" / "note.txt").write_text("mine")
+    interrupt(run, resume=True)
+    make_run(run, "second", resume=True)
+    assert names_in(run) == ["a.txt", "kept", "note.txt"]
+    with pytest.raises(UserError, match="but it holds note.txt, which WhyCAM did not make"):
+        make_run(run, "third", overwrite=True)
+    (run / "note.txt").unlink()
+    make_run(run, "third", overwrite=True)
+    assert names_in(tmp_path) == ["run"]
 
 
 @pytest.mark.parametrize(("has_work", "words"), [(True, "--resume goes on"), (False, "Nothing is left of it")])

@@ -11,7 +11,7 @@ import json
 import mmap
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -52,13 +52,23 @@ def begin_list(folder: Path) -> None:
         file.write(json.dumps(_FIRST) + "\n")
 
 
-def write_list(folder: Path) -> None:
-    """Writes down all files of a finished folder; what was listed further down has its own list."""
+def write_list(folder: Path, but: Collection[str] = ()) -> None:
+    """Writes down all files of a folder but those named; what was listed further down has its own list."""
     begin_list(folder)
     with (folder / LIST).open("ab") as file:
         for place, names in _walk(folder):
             way = "" if place == folder else place.relative_to(folder).as_posix()
-            _append(file, way, [name for name in names if name not in {LIST, JOURNAL}])
+            _append(file, way, [one for one in names if one not in {LIST, JOURNAL} and _join(way, one) not in but])
+
+
+def find_added(partial: Path) -> list[str] | None:
+    """The files that people put into unfinished work; None where its run was killed, and so wrote down none of its own."""
+    found = sorted(_find_strangers(partial, ""))
+    return found if _read_list(partial) or not found else None
+
+
+def _join(way: str, name: str) -> str:
+    return f"{way}/{name}" if way else name
 
 
 def add_to_list(folder: Path, *files: str) -> None:
@@ -210,7 +220,7 @@ def _find_strangers(folder: Path, keeps: str) -> Iterator[str]:
         way = "" if place == folder else place.relative_to(folder).as_posix()
         known = (listed or {}).get(way, set())
         for name in names:
-            inside = f"{way}/{name}" if way else name
+            inside = _join(way, name)
             is_ours = name != JOURNAL and (name in known or any(fnmatch(name, one) for one in _LITTER))
             is_kept = name == keeps and (not way or way.startswith("versions/"))
             if not (is_ours or is_kept or inside == "versions/kept.json" or is_made_file(place / name)):

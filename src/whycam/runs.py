@@ -7,8 +7,6 @@ interrupted run leaves behind for `--resume`.
 from __future__ import annotations
 
 import csv
-import glob
-import hashlib
 import json
 import logging
 import os
@@ -17,7 +15,6 @@ import re
 import shlex
 import shutil
 import sys
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -27,8 +24,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from filelock import FileLock, Timeout
 
+from whycam.aside import clear_away, name_beside, replace_folder, take_up
 from whycam.errors import UserError, as_clause, make_busy_error, make_disk_error
-from whycam.made import begin_list, check_free, check_name, check_partial, tell_foreign, write_list
+from whycam.made import begin_list, check_free, check_name, check_partial, write_list
 from whycam.rounding import shorten_floats
 
 if TYPE_CHECKING:
@@ -37,24 +35,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("whycam")
 # A run's versions, and the note of the one that stands for the run.
 VERSIONS, KEPT, ORIGINAL = "versions", "kept.json", "000"
-# What common file systems take.
-_NAME_BYTES = 255
-# A result that is being replaced; nobody calls a copy of theirs so.
-_OLD = ".whycam-replaced"
 # So long another process's work is waited for without a word.
 _PATIENCE_S = 1
 # The libraries whose versions can change a number.
 _VERSIONED = ("whycam", "torch", "torchvision", "timm", "numpy", "pillow", "onnxruntime")
-
-
-def name_beside(path: Path, prefix: str, suffix: str) -> Path:
-    """A hidden or temporary name beside a path, shortened where the file system would find it too long."""
-    name = f"{prefix}{path.name}{suffix}"
-    if len(os.fsencode(name)) > _NAME_BYTES:
-        # Letters of up to four bytes; the hash keeps long names apart that begin alike.
-        digest = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
-        name = f"{prefix}{path.name[:40]}-{digest}{suffix}"
-    return path.with_name(name)
 
 
 @contextmanager
@@ -128,18 +112,19 @@ def open_run(
                 # Under the lock: a process that was at work until now may just have given the folder its name.
                 check_free(folder, overwrite=overwrite, keeps=keeps)
                 check_partial(partial)
-                if not resume:
-                    shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(exist_ok=True)
+                added = take_up(partial, resume=resume)
                 try:
                     begin_list(partial)
                     yield partial
-                    write_list(partial)
+                    write_list(partial, added)
                 except BaseException:
                     if keep is None or not (partial / keep).exists():
-                        shutil.rmtree(partial, ignore_errors=True)
+                        clear_away(partial, added)
+                    else:
+                        with suppress(OSError):  # the disk may be full
+                            write_list(partial, added)
                     raise
-                _replace_folder(partial, folder, keeps)
+                replace_folder(partial, folder, keeps)
     except Timeout:
         raise make_busy_error(folder) from None
     except KeyboardInterrupt:
@@ -149,32 +134,6 @@ def open_run(
             else "Nothing is left of it."
         )
         raise UserError(f"Interrupted. {left}") from None
-
-
-def _replace_folder(partial: Path, folder: Path, keeps: str = "") -> None:
-    """Renames, with the old one kept until the new one has its name; and longer, where somebody wrote into it since."""
-    if not folder.exists():
-        partial.replace(folder)
-        _remove_killed(folder, keeps)
-        return
-    old = name_beside(folder, ".", f".{uuid.uuid4().hex[:8]}{_OLD}")
-    folder.replace(old)
-    partial.replace(folder)
-    if why := tell_foreign(old, keeps):
-        log.warning("The old '%s' is kept as '%s': it is %s", folder, old.name, why.partition(";")[0])
-    elif old.is_dir():
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        old.unlink()
-    _remove_killed(folder, keeps)
-
-
-def _remove_killed(folder: Path, keeps: str) -> None:
-    """Removes what was replaced by runs that were killed right then; not what somebody has written into."""
-    for old in folder.parent.glob(f".{glob.escape(folder.name)}.*{_OLD}"):
-        is_ours = re.fullmatch(rf"\.[0-9a-f]{{8}}{re.escape(_OLD)}", old.name.removeprefix(f".{folder.name}"))
-        if is_ours and not tell_foreign(old, keeps):
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def find_run(folder: Path) -> Path:

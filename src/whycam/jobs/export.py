@@ -16,6 +16,7 @@ from whycam.config import ExportOptions
 from whycam.data.listed import refuse_listed
 from whycam.data.loader import stream_photos
 from whycam.data.walk import find_images
+from whycam.aside import name_beside
 from whycam.errors import UserError, as_clause
 from whycam.explainer.exact import record_methods
 from whycam.explainer.model import Model, load
@@ -26,7 +27,7 @@ from whycam.model.gap import GapClassifier, probe_identity, save_classifier
 from whycam.model.onnx.export import export_onnx, quiet
 from whycam.model.onnx.parity import ExplainingNet, GraphOptions, check_parity, make_batches, measure_parity
 from whycam.model.onnx.quantise import FLOAT_FIRST, Drift, check_drift, measure_drift, quantise
-from whycam.runs import name_beside, open_atomic, open_run, tell_disk_errors
+from whycam.runs import open_atomic, open_run, tell_disk_errors
 from whycam.show.web.network import GRAPH, write_graph
 from whycam.show.web.runtime import find_runtime
 from whycam.show.web.site import write_site
