@@ -23,6 +23,7 @@ from whycam.errors import UserError
 from whycam.made import LIST, begin_list
 from whycam.runs import (
     TableWriter,
+    hold_lock,
     open_atomic,
     open_run,
     read_versions,
@@ -286,6 +287,14 @@ def test_a_run_that_another_process_works_on_is_refused(tmp_path: Path) -> None:
         other.communicate("")
     make_run(tmp_path / "run", "mine")
     assert (tmp_path / "run" / "a.txt").read_text() == "mine"
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="there is no /proc, which takes no files")
+def test_a_folder_that_takes_no_files_is_not_called_busy() -> None:
+    with pytest.raises(UserError, match=r"'/proc' can't be written to: nothing can be made there\. Choose a folder that"):
+        make_run(Path("/proc/x"), "x")
+    with pytest.raises(OSError, match="nothing can be made there"), hold_lock(Path("/proc/x"), "another process"):
+        pass
 
 
 def test_a_result_that_was_finished_meanwhile_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ interrupted run leaves behind for `--resume`.
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import logging
 import os
@@ -51,11 +52,16 @@ def hold_lock(path: Path, waits_for: str = "") -> Iterator[None]:
 
     Raises:
         Timeout: another process has the lock, and this one does not wait.
+        OSError: its folder takes no files.
     """
     lock = FileLock(name_beside(path, ".", ".lock"))
     try:
         lock.acquire(timeout=_PATIENCE_S if waits_for else 0)
     except Timeout:
+        try:
+            Path(lock.lock_file).touch()
+        except FileNotFoundError:  # such as /proc: filelock takes it for a folder that will soon be there
+            raise OSError(errno.EACCES, "nothing can be made there", str(path.parent)) from None
         if not waits_for:
             raise
         log.warning("Waiting for %s", waits_for)
