@@ -8,10 +8,13 @@ import warnings
 from typing import NoReturn
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from whycam import config
 from whycam.cli import app
-from whycam.errors import EXIT_CODE, UserError, tell_wrong_value
+from whycam.config.wrong import tell_wrong_option
+from whycam.errors import EXIT_CODE, UserError
 from whycam.jobs.interrupt import hold_interrupts_in_logging
 
 
@@ -31,7 +34,7 @@ def main() -> None:
     except UserError as error:
         _tell(str(error))
     except ValidationError as error:
-        _tell("\n".join(map(_describe, error.errors())))
+        _tell("\n".join(_describe(error.title, fault) for fault in error.errors()))
     except RuntimeError as error:
         # By name: torch's class is not there where torch was not needed.
         if type(error).__name__ != "OutOfMemoryError":
@@ -40,9 +43,11 @@ def main() -> None:
         _tell(f"The GPU's memory is full: {first}. Give a smaller --batch-size or --image-size, or --device cpu.")
 
 
-def _describe(error: ErrorDetails) -> str:
+def _describe(model: str, fault: ErrorDetails) -> str:
     """One wrong option: what was given, and what it may be."""
-    return f"--{str(error['loc'][0]).replace('_', '-')} is {error['input']!r}; {tell_wrong_value(error)}."
+    name = str(fault["loc"][0])
+    fields = getattr(config, model).model_fields if hasattr(config, model) else {}
+    return tell_wrong_option(name, fault["input"], fields.get(name, FieldInfo(default=None)), fault)
 
 
 def _tell(message: str) -> NoReturn:

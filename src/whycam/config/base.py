@@ -23,7 +23,9 @@ OVERWRITE: Any = Field(False, description="Replace what WhyCAM made of that name
 class Options(BaseModel):
     """What all option models share: unknown names are refused, values are checked, nothing changes after."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class ModelOptions(Options):

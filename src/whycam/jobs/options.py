@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from typer.core import TyperCommand, TyperGroup
 
-from whycam.errors import UserError, tell_wrong_value
+from whycam.config.wrong import tell_wrong_option
+from whycam.errors import UserError
 
 
 def with_options(model: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -37,6 +38,7 @@ def with_options(model: type[BaseModel]) -> Callable[[Callable[..., None]], Call
         parameters += [p.replace(kind=Parameter.KEYWORD_ONLY) for p in own]
         parameters += [_to_option(name, field) for name, field in model.model_fields.items()]
         run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        run.fields = model.model_fields  # type: ignore[attr-defined]
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         return run
 
@@ -79,18 +81,24 @@ def _to_option(name: str, field: FieldInfo) -> Parameter:
 
 
 class PlainGroup(TyperGroup):
-    """The commands; of an option's wrong value they say what was given and what it may be, and nothing of pydantic."""
+    """The commands; of an option's wrong value they say what its model says, and nothing of typer's or pydantic's."""
 
     def invoke(self, ctx: Any) -> Any:
-        """As typer does."""
+        """As typer does.
+
+        Raises:
+            UserError: an option has a value that it can't have.
+        """
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
-            if isinstance(cause := error.__cause__, ValidationError):
-                fault = cause.errors()[0]
-                told, given = tell_wrong_value(fault), repr(str(fault["input"]))
-                error.message = told if told.startswith(given) else f"{given}; {told}"
-            raise
+            cause, command = error.__cause__, getattr(error.ctx, "command", None)
+            fields = getattr(getattr(command, "callback", None), "fields", {})
+            name = str(getattr(error.param, "name", ""))
+            if name not in fields or not isinstance(cause, ValidationError):
+                raise
+            fault = cause.errors()[0]
+            raise UserError(tell_wrong_option(name, fault["input"], fields[name], fault)) from None
 
 
 class GreedyCommand(TyperCommand):
