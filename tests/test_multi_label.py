@@ -91,6 +91,11 @@ def write_csv(place: Path, columns: Sequence[str], rows: Sequence[Sequence[objec
     return place
 
 
+def write_parquet(place: Path, columns: Mapping[str, Sequence[object]]) -> Path:
+    pq.write_table(pa.table(dict(columns)), place)
+    return place
+
+
 @pytest.fixture(scope="session")
 def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory, _session_cache: None) -> Path:
     out = tmp_path_factory.mktemp("run") / "run"
@@ -126,6 +131,12 @@ def test_a_column_label_names_one_class_unless_told(scenes: Path) -> None:
     found = read_listed(scenes / "label.csv", allow_empty=True)
     assert not found.is_multi_label
     assert "blue | green" in found.class_names
+    (note,) = [note for note in found.notes if "--multi-label" in note]
+    assert note.startswith("36 of its 63 photos have a label that may name several classes, such as 'blue | green'")
+    assert not any("--multi-label" in note for note in read_listed(scenes / "labels.csv").notes)
+    rows = [(f"photos/{k:02}.png", "a;b" if k == 3 else "ab"[k % 2]) for k in range(9)]
+    with pytest.raises(UserError, match=r"'a;b': 1.*1 of its 9 photos.*such as 'a;b'.*--multi-label parts it"):
+        read_listed(write_csv(scenes / "joined.csv", ["path", "label"], rows))
 
 
 def test_what_does_not_count_is_told(scenes: Path) -> None:
@@ -176,13 +187,13 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
             ["path", "labels"],
             [(f"photos/{i:02}.png", "all;a" if i % 2 else "all;b") for i in range(9)],
         ),
-        "'all' is on 9 of 9 photos",
+        "'all' is on 9 of 9 photos*Add photos without it, or give --allow-empty to train",
     ),
     "a class of one photo": (
         lambda root: write_csv(
             root / "x.csv", ["path", "labels"], [(f"photos/{i:02}.png", "abc"[i // 4]) for i in range(9)]
         ),
-        "'c' is on 1 of 9 photos",
+        "'c' is on 1 of 9 photos*Add photos of it, or give --allow-empty to train without such classes.",
     ),
     "a flag that is none": (
         lambda root: write_csv(root / "x.csv", ["path", "a", "b"], [("p", 0, 1), ("q", 1, ""), ("r", 1, 0)]),
@@ -190,7 +201,19 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "no column of classes": (
         lambda root: write_csv(root / "x.csv", ["path", "age"], [("p", 40), ("q", 30)]),
-        "has the columns path, age; expected",
+        "has the columns path, age ('40' in age, line 2); expected",
+    ),
+    "words for 0 and 1": (
+        lambda root: write_csv(root / "x.csv", ["path", "a", "b"], [("p", "no", "yes"), ("q", "yes", "no")]),
+        "line 2 of '*' has 'no' in the column 'a'; expected 0 or 1 in each line",
+    ),
+    "words for 0 and 1 beside a column that is right": (
+        lambda root: write_csv(root / "x.csv", ["path", "a", "b"], [("p", 0, "Yes"), ("q", 1, "")]),
+        "line 2 of '*' has 'Yes' in the column 'b'; expected 0 or 1",
+    ),
+    "a word among 0 and 1 in Parquet": (
+        lambda root: write_parquet(root / "x.parquet", {"path": ["p", "q"], "a": ["true", "yes"], "b": [0, 1]}),
+        "row 2 of '*' has 'yes' in the column 'a', which has 0 or 1 in other lines",
     ),
     "no column of paths": (
         lambda root: write_csv(root / "x.csv", ["a", "b"], [(0, 1), (1, 0)]),
@@ -202,7 +225,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
             ["path", "labels", "split"],
             [(f"photos/{i:02}.png", "a;b" if i % 2 else "a" * (i < 5), "val" if i % 2 else "train") for i in range(9)],
         ),
-        "'b' is on 0 photos to train on and 4 held-out ones",
+        "'b' is on 0 photos to train on and 4 held-out ones*Add photos, or leave the splits out: one is made then.",
     ),
     "no COCO": (lambda root: write_text(root / "x.json", "{}"), "can't be read as COCO JSON"),
     "COCO without its photos": (

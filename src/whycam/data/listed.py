@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -89,7 +89,10 @@ def read_listed(
     for path in sorted(labels):
         (held if found.splits.get(path) == "val" else classes)[labels[path]].append(path)
     _check_splits(classes, held, place)
-    kept = drop_few(classes, place, allow_empty=allow_empty, thing="label")
+    try:
+        kept = drop_few(classes, place, allow_empty=allow_empty, thing="label")
+    except UserError as error:
+        raise UserError(" ".join([str(error), *_tell_joined(labels, ())])) from None
     check_order(order, kept, where=place, thing="label")
     about = PhotoFolder(
         *(found.root, (), (), (), not held, val_fraction, seed),
@@ -176,12 +179,21 @@ def _collect(place: Path, about: Told, rows: Iterable[Row]) -> Listed:
         told = _tell_left_out(left_out)
         expected = EXPECTED_OF_SHARDS if place.is_dir() or place.suffix.lower() == ".tar" else EXPECTED
         raise UserError(f"'{place}' names no photo with a label; {expected}. {' '.join(told)}".rstrip())
-    notes = (*about.notes, *_tell_left_out(left_out))
+    notes = (*about.notes, *_tell_left_out(left_out), *_tell_joined(labels, sets))
     _check_there(place, labels, about)
     if sets and (empty := sum(not names for names in sets.values())):
         notes = (*notes, f"{empty:,} of its {len(sets):,} photos have no class, and count as photos of none.")
     folder = _find_root(about.folder, labels)
     return Listed(folder, labels, splits, notes, sets or None, tuple(about.known))
+
+
+def _tell_joined(labels: Mapping[Path, str], sets: Collection[Path]) -> Iterator[str]:
+    """That labels look like several classes, and are taken for one."""
+    if found := [label for path, label in labels.items() if path not in sets and len(split_words(label)) > 1]:
+        yield (
+            f"{len(found):,} of its {len(labels):,} photos have a label that may name several classes, such as "
+            f"{found[0]!r}, and it counts as one class of that name; --multi-label parts it."
+        )
 
 
 def _check_there(place: Path, paths: Collection[Path], about: Told) -> None:

@@ -35,6 +35,8 @@ EXPECTED_OF_SHARDS = (
 SPLITS = {"": "", "train": "train", **dict.fromkeys(VAL_NAMES, "val")}
 # What stands in the column of a class.
 _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+# Other words for these: a column of them is meant to be a class's.
+_MEANT = {"yes", "no", "y", "n", "t", "f", "on", "off", "x", "present", "absent", "positive", "negative", "-1"}
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,11 @@ def _find_columns(place: Path, columns: Sequence[str]) -> _Columns:
     return _Columns(path, label or several, split, has_several=not label and bool(several), others=others)
 
 
-def _make_columns_error(place: Path, columns: Sequence[str]) -> UserError:
-    return UserError(f"'{place}' has the columns {', '.join(columns) or 'none'}; {EXPECTED}. Rename them.")
+def _make_columns_error(
+    place: Path, columns: Sequence[str], others: Mapping[str, tuple[str, str]] | None = None
+) -> UserError:
+    found = "".join(f" ({text!r} in {name}, {where})" for name, (where, text) in list((others or {}).items())[:1])
+    return UserError(f"'{place}' has the columns {', '.join(columns) or 'none'}{found}; {EXPECTED}. Rename them.")
 
 
 def _make_rows(place: Path, columns: _Columns, cells: _Cells, told: Told) -> Iterator[Row]:
@@ -164,23 +169,28 @@ def _read_several(cell: Any) -> tuple[str, ...]:
 def _read_flags(
     place: Path, columns: _Columns, cells: Sequence[tuple[str, Sequence[Any]]], told: Told
 ) -> Iterator[Row]:
-    """Rows of a table with a column of 0 and 1 for each class; a column without a single such cell does not count."""
-    classes = []
+    """Rows of a table with a column of 0 and 1 for each class; a column of other things does not count."""
+    classes, others = [], {}
     for k, name in enumerate(columns.others, start=3):
-        found = [(where, _to_text(row[k]).lower()) for where, row in cells]
-        if not any(text in _FLAGS for _, text in found):
-            continue
-        if odd := next(((where, text) for where, text in found if text not in _FLAGS), None):
+        found = [(where, _to_text(row[k])) for where, row in cells]
+        words = {text.lower() for _, text in found}
+        odd = next(((where, text) for where, text in found if text.lower() not in _FLAGS), None)
+        if odd is None:
+            classes.append((name, k))
+        elif words & _FLAGS.keys() or (words & _MEANT and words <= {*_MEANT, ""}):
+            has = ", which has 0 or 1 in other lines" if words & _FLAGS.keys() else ""
             raise UserError(
-                f"The {odd[0]} of '{place}' has {odd[1]!r} in the column {name!r}, which has 0 or 1 in other lines; "
-                "expected 0 or 1 in each line of a class's column. Correct it; if the column is no class, take it out."
+                f"The {odd[0]} of '{place}' has {odd[1]!r} in the column {name!r}{has}; expected 0 or 1 in each line "
+                "of a class's column. Correct it; if the column is no class, take it out."
             )
-        classes.append((name, k))
+        else:
+            others[name] = odd
     if not classes:
-        raise _make_columns_error(place, [name for name in columns.names if name])
+        raise _make_columns_error(place, [name for name in columns.names if name], others)
     told.known += [name for name, _ in classes]
-    if further := [name for name in columns.others if name not in told.known]:
-        told.notes.append(f"Its columns {', '.join(further)} have neither 0 nor 1, and do not count.")
+    if others:
+        listed = ", ".join(f"{name} ({text!r} in {where})" for name, (where, text) in others.items())
+        told.notes.append(f"Its columns {listed} have neither 0 nor 1, and do not count.")
     for where, row in cells:
         names = tuple(name for name, k in classes if _FLAGS[_to_text(row[k]).lower()])
         yield Row(_to_text(row[0]), ";".join(names), _read_split(place, row[2], where), where, names)

@@ -93,9 +93,10 @@ def drop_samples(folder: PhotoFolder, unreadable: Mapping[Path, str], *, allow_e
     held = None if folder.is_split_by_us else {sample.path for sample in folder.val} & sets.keys()
     if not sets or held == set() or held == sets.keys():
         path, why = next(iter(unreadable.items()))
+        what = "" if held is None else f", and of these {len(held)} are held out"
         raise UserError(
-            f"Of the {len(folder.samples)} photos of '{folder.place}' {len(sets)} can be read, too few to train on and "
-            f"to hold out; such as '{path}': {as_clause(why)}. Replace such files."
+            f"Of the {len(folder.samples)} photos of '{folder.place}' {len(sets)} can be read{what}; expected some to "
+            f"train on and some to hold out. '{path}' can't: {as_clause(why)}. Replace such files."
         )
     try:
         return make_several(folder, sets, names, held, allow_empty=allow_empty)
@@ -171,13 +172,18 @@ def _make_useless_error(  # noqa: PLR0917 - all that is told
 ) -> UserError:
     name, all_photos = useless[0], len(sets)
     count = counts[name]
-    told = f"{name!r} is on {count} of {all_photos} photos"
-    if held is not None and MIN_PHOTOS <= count <= all_photos - MIN_PHOTOS:
+    told, remedies = f"{name!r} is on {count} of {all_photos} photos", ["Add photos of it"]
+    if count > all_photos - MIN_PHOTOS:
+        remedies = ["Add photos without it"]
+    elif held is not None and count >= MIN_PHOTOS:
         of_held = sum(name in names for path, names in sets.items() if path in held)
         told = f"{name!r} is on {count - of_held} photos to train on and {of_held} held-out ones"
+        remedies = ["Add photos", "leave the splits out: one is made then"]
     more = f", and {len(useless) - 1} more such" if len(useless) > 1 else ""
-    remedy = "Add photos, or give --allow-empty to train without such classes."
-    if len(kept) < 2:
+    if len(kept) >= 2:
+        remedies.insert(1, "give --allow-empty to train without such classes")
+    remedy = ", or ".join(remedies) + "."
+    if len(kept) < 2 and len(remedies) == 1:
         remedy = f"Without such there {'is one class' if kept else 'is none'}: add photos. {_ONE_LABEL}"
     return UserError(
         f"'{place}' has classes that can't be learnt: {told}{more}; expected at least {MIN_PHOTOS} photos with the "
