@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from whycam.aside import replace_folder
 from whycam.errors import UserError, as_clause, make_disk_error, make_unknown_name
-from whycam.made import check_replaceable, write_list
+from whycam.made import check_free, check_name, write_list
 
 Progress = Callable[[int, int], None]
 Place = Callable[[Path, Path], object]
@@ -141,10 +142,12 @@ def fetch(
         UserError: unknown name, occupied folder, no connection, or files that are missing, damaged or others.
     """
     if name not in DATASETS:
-        raise make_unknown_name("dataset", name, DATASETS)
+        raise make_unknown_name("set of photos", name, DATASETS)
     dataset, folder = DATASETS[name], Path(folder).absolute()
     source = None if source is None else Path(source).absolute()
-    _check_target(folder, overwrite)
+    check_name(folder)
+    if not folder.is_dir() or any(folder.iterdir()):  # an empty one may be filled
+        check_free(folder, overwrite=overwrite)
     incoming = folder.parent / f".{folder.name}.download"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -155,35 +158,20 @@ def fetch(
                 files = _find_files(dataset, source) if source else _download_all(name, dataset, incoming, progress)
                 root, place = _unpack(dataset, files, Path(work, "root")), os.replace
             _lay_out(dataset, root, Path(work, "new"), place)
-            if folder.exists():
-                folder.replace(Path(work, "old"))
-            Path(work, "new").replace(folder)
+            replace_folder(Path(work, "new"), folder)
     except OSError as error:
         raise make_disk_error(error, folder) or UserError(
-            f"'{error.filename or folder}' cannot be read or written: {as_clause(error.strerror or error)}. "
-            "Expected readable files and a folder with write permission. Choose other ones."
+            f"'{error.filename or folder}' can't be read or written: {as_clause(error.strerror or error)}; "
+            "expected files that can be read, and a folder that is yours. Choose others."
         ) from error
     shutil.rmtree(incoming, ignore_errors=True)
     return folder / "photos"
 
 
-def _check_target(folder: Path, overwrite: bool) -> None:
-    """Only an empty folder, or with `overwrite` one that an earlier call made, may be replaced."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    is_fetched = (folder / _ORIGIN_FILE).is_file()
-    if is_fetched and overwrite:
-        check_replaceable(folder)
-        return
-    found = "already holds a dataset" if is_fetched else "already exists and is no fetched dataset"
-    do = "Use it as it is, or pass --overwrite." if is_fetched else "Name another one."
-    raise UserError(f"'{folder}' {found}. Expected a new or empty folder. {do}")
-
-
 def _find_unpacked(dataset: Dataset, source: Path) -> Path | None:
     """`source`, if the dataset's files are unpacked in it."""
     if not source.exists():
-        raise UserError(f"No file or folder '{source}'. Expected {_name_files(dataset)}. Check the path in --source.")
+        raise UserError(f"Found nothing at '{source}'; expected {_name_files(dataset)}. Check the path of --source.")
     return source if (source / dataset.unpacked).is_dir() else None
 
 
@@ -198,8 +186,8 @@ def _find_files(dataset: Dataset, source: Path) -> list[Path]:
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise UserError(
-            f"'{source}' lacks {', '.join(missing)}. Expected {_name_files(dataset)}, or a folder that holds them, "
-            f"or one with {dataset.unpacked} in it. Download them: {' '.join(dataset.downloads)}"
+            f"'{source}' lacks {', '.join(missing)}; expected {_name_files(dataset)}, or a folder that holds them, "
+            f"or one with {dataset.unpacked} in it. Download {' '.join(dataset.downloads)}"
         )
     for (url, digest), file in zip(dataset.downloads.items(), files, strict=True):
         _check_digest(url, digest, file, "Download it again.")
@@ -241,8 +229,8 @@ def _make_offline_error(name: str, dataset: Dataset, url: str, error: OSError) -
     reason = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
     what = "FILE" if len(dataset.downloads) == 1 else "FOLDER"
     return UserError(
-        f"{url} cannot be downloaded: {as_clause(reason)}. Expected a connection for {dataset.download_mb} MB. Try "
-        f"again later: what has arrived is kept. Or get {' '.join(dataset.downloads)} on another computer, put it "
+        f"{url} can't be downloaded: {as_clause(reason)}; expected a connection for {dataset.download_mb} MB. Try "
+        f"again later: what has arrived is kept. Or download {' '.join(dataset.downloads)} on another computer, put it "
         f"anywhere on this one, and run the same command with --source {what}: whycam data {name} --source {what}"
     )
 
@@ -318,8 +306,8 @@ def _unpack(dataset: Dataset, files: list[Path], root: Path) -> Path:
         except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
             no_room = make_disk_error(error, inside) if isinstance(error, OSError) else None
             raise no_room or UserError(
-                f"The archive '{file}' cannot be unpacked: {as_clause(error)}. Expected a whole .tar.gz with folders "
-                "of files. Nothing was written; download it again."
+                f"The archive '{file}' can't be unpacked: {as_clause(error)}; expected a whole .tar.gz with folders "
+                "of files. Nothing was written. Download it again."
             ) from error
     return root
 
@@ -348,7 +336,7 @@ def _lay_out_folders(unpacked: Path, new: Path, place: Place) -> None:
     """Class folders as they are, and the licence beside them."""
     photos = sorted(unpacked.glob("*/*.jpg"))
     if not photos:
-        raise UserError(f"No photos in '{unpacked}'. Expected CLASS/x.jpg in it. Unpack the archive again.")
+        raise UserError(f"Found no photos in '{unpacked}'; expected CLASS/photo.jpg in it. Unpack the archive again.")
     for photo in photos:
         target = new / "photos" / photo.parent.name / photo.name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -365,8 +353,8 @@ def _open_torchvision(dataset: Dataset, root: Path, arguments: dict[str, Any]) -
         return getattr(datasets, dataset.torchvision_class)(root, **arguments)
     except (RuntimeError, OSError) as error:
         raise UserError(
-            f"The files in '{root}' are not all those of {dataset.torchvision_class}: {as_clause(error)}. Expected "
-            f"what torchvision unpacks from {_name_files(dataset)}. Pass these files themselves as --source."
+            f"The files in '{root}' are not all those of {dataset.torchvision_class}: {as_clause(error)}; expected "
+            f"what torchvision unpacks from {_name_files(dataset)}. Give these files themselves as --source."
         ) from error
 
 
