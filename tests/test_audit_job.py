@@ -50,6 +50,32 @@ def test_a_gate_that_could_never_fail_is_refused(tmp_path: Path) -> None:
         audit_folder("imagenet", tmp_path, tmp_path / "out", AuditOptions(kinds="label", fail_on="shortcut,label"))
 
 
+def test_photos_without_classes_say_what_cannot_be_looked_for(
+    call_whycam: Run, tiny_folder: Path, shapes_folder: Path, tmp_path: Path
+) -> None:
+    heap, out = tmp_path / "heap", tmp_path / "out"
+    heap.mkdir()
+    for path in shapes_folder.rglob("0*.jpg"):
+        (heap / f"{path.parent.name}-{path.name}").symlink_to(path)
+    words = ("audit", tiny_folder, heap, "-o", out, "--engine", "torch", "--kinds")
+    done = call_whycam(*words, "label,confusion")
+    assert done.returncode == 2
+    told = (
+        "whycam: Nothing that was asked for can be looked for (label, confusion), as 30 of 30 photos are in no folder"
+    )
+    assert done.stderr.splitlines()[-1].startswith(told)
+    assert "CLASS/photo.jpg" in done.stderr
+    assert done.stderr.rstrip().endswith("or look for others: shortcut, duplicate, fragile.")
+    done = call_whycam(*words, "label,duplicate", "--fail-on", "label")
+    assert done.returncode == 2
+    assert "--fail-on names label, which can't be looked for here, so it never fails. Not looked for, as" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["heap"]
+    done = call_whycam(*words, "label,duplicate", "--fail-on", "duplicate")
+    assert done.returncode == 0
+    assert "30 of 30 photos are in no folder of a class that the model knows: label." in " ".join(done.stdout.split())
+    assert "hortcut" not in done.stdout
+
+
 def test_kinds_are_split_and_checked() -> None:
     assert split_kinds(" shortcut, label,") == ["shortcut", "label"]
     assert split_kinds("") == []

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -22,11 +22,20 @@ from whycam.explainer.targets import to_sides
 from whycam.model.classifier import Classifier
 
 Made = TypeVar("Made")
+Holds = Literal["these classes", "these photos", "anything"]
 Run = Callable[[np.ndarray], np.ndarray]
 Progress = Callable[[int], None]
 # A step of the work in words, and how many photos it is about, 0 where nobody knows -> a block that is told of them.
 ShowProgress = Callable[[str, int], AbstractContextManager[Progress]]
 _BATCH = 16
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One thing that is remembered, and what it holds for."""
+
+    value: Any
+    holds_for: Holds
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ class AuditData:
     causes: tuple[str, ...] | None = None
     sets: np.ndarray | None = None
     is_training: np.ndarray | None = None
-    kept: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, Kept] = field(default_factory=dict)
     asker: Asker | None = None
 
     def __len__(self) -> int:
@@ -92,7 +101,7 @@ class AuditData:
     @property
     def properties(self) -> PropertyTable:
         """How each photo was made; read from its file when it is first asked for."""
-        return self.remember("properties", lambda: read_table(self.paths))
+        return self.remember("properties", lambda: read_table(self.paths), holds_for="these photos")
 
     def telling(self, progress: Progress) -> AuditData:
         """The same, that tells `progress` how many changed photos the model is asked about, before it answers."""
@@ -122,12 +131,22 @@ class AuditData:
         """Whether shortcuts are looked for that are found by this."""
         return self.causes is None or cause in self.causes
 
-    def remember(self, name: str, make: Callable[[], Made]) -> Made:
-        """What several kinds of findings need: made when it is first asked for, and kept under that name."""
+    def remember(self, name: str, make: Callable[[], Made], holds_for: Holds = "these classes") -> Made:
+        """What several kinds of findings need: made when it is first asked for, and kept under that name.
+
+        Args:
+            name: what it is.
+            make: makes it.
+            holds_for: these photos in these classes, these photos in whatever classes, or anything.
+        """
         if name not in self.kept:
-            self.kept[name] = make()
-        made: Made = self.kept[name]
+            self.kept[name] = Kept(make(), holds_for)
+        made: Made = self.kept[name].value
         return made
+
+    def recall(self, *holds_for: Holds) -> dict[str, Kept]:
+        """What is remembered that holds for these."""
+        return {name: kept for name, kept in self.kept.items() if kept.holds_for in holds_for}
 
     @cached_property
     def is_audited(self) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 import scipy
 
 from whycam.audit.chance import find_interval, to_certainty
-from whycam.audit.data import AuditData, ShowProgress
+from whycam.audit.data import AuditData, Kept, ShowProgress
 from whycam.audit.findings import LEAST_CERTAINTY, EvidencePhoto, Finding, quote_word
 from whycam.audit.fragile import find_border, find_fragile
 from whycam.audit.labels import find_label_faults
@@ -44,7 +44,7 @@ def audit_labels(
     found: list[Finding] = []
     if "confusion" in done:
         found += find_outcomes(data)
-    shared: dict[str, object] = {}
+    shared: dict[str, Kept] = {}
     looked_at = order[:MOST_CLASSES] if tried else []
     maps = read_maps(data, looked_at)
     for k in looked_at:
@@ -52,9 +52,7 @@ def audit_labels(
         for kind in tried:
             with show_progress(f"looking for: {kind} of {data.name(k)}", 0) as advance:
                 found += [_fit(data, k, one) for one in _KINDS[kind](pair.telling(advance)) if one.class_name]
-        shared |= {
-            name: value for name, value in pair.kept.items() if name in {"properties", "generic logits", "finder"}
-        }
+        shared |= pair.recall("these photos", "anything")
     if "fragile" in done:
         found += find_border(data)
     notes = ["Classes go together here: each was audited by itself, as those without it and those with it."]
@@ -76,7 +74,7 @@ def read_maps(data: AuditData, classes: Sequence[int]) -> dict[int, np.ndarray]:
     return dict(zip(classes, np.concatenate(parts).swapaxes(0, 1), strict=True))
 
 
-def make_pair(data: AuditData, k: int, maps: np.ndarray, shared: dict[str, object]) -> AuditData:
+def make_pair(data: AuditData, k: int, maps: np.ndarray, shared: dict[str, Kept]) -> AuditData:
     """The photos as two classes: 0 without class k, 1 with it; the score of the first is 0.
 
     Logits are moved so that the threshold of the class lies at 0. Evidence is of the answer given, half of the class's

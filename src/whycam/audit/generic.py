@@ -30,7 +30,7 @@ def read_generic(data: AuditData) -> np.ndarray:
         weighed = _weigh(classifier, data)
         return classifier.scores(_make_pixels(classifier, data)) if weighed is None else weighed
 
-    return data.remember("generic logits", ask)
+    return data.remember("generic logits", ask, holds_for="these photos")
 
 
 def list_generic_names() -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from whycam.audit.data import AuditData
 from whycam.audit.suspects import MIN_PHOTOS
 from whycam.errors import as_clause
 
@@ -22,6 +23,11 @@ def tell_unreadable(unreadable: Mapping[Path, str], what: str = "photos") -> lis
         return []
     first, why = next(iter(unreadable.items()))
     return [f"{len(unreadable)} {what} could not be read; the first: '{first}': {as_clause(why)}."]
+
+
+def tell_unlabelled(data: AuditData) -> str:
+    """How many photos say no class."""
+    return f"{int((data.labels < 0).sum())} of {len(data)} photos are in no folder of a class that the model knows"
 
 
 def tell_few(names: Sequence[str], what: str) -> list[str]:

@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from whycam.audit.data import AuditData
 from whycam.audit.suspects import list_classes
@@ -132,7 +132,7 @@ def draw_mask(pixels: np.ndarray, heat: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def widen(mask: np.ndarray) -> np.ndarray:
     """The mask with what its shadow and its blur reach."""
-    wider: np.ndarray = ndimage.binary_dilation(mask, iterations=max(1, round(_MARGIN * min(mask.shape))))
+    wider: np.ndarray = scipy.ndimage.binary_dilation(mask, iterations=max(1, round(_MARGIN * min(mask.shape))))
     return wider
 
 
@@ -169,7 +169,7 @@ def read_looks(data: AuditData, rows: np.ndarray) -> dict[int, Look]:
 
 def get_finder(data: AuditData, photos: int) -> Finder:
     """The general network, opened once an audit; `photos` are how many it is to see."""
-    return data.remember("finder", lambda: open_finder(photos))
+    return data.remember("finder", lambda: open_finder(photos), holds_for="anything")
 
 
 def name_generic(data: AuditData, index: int) -> str:

@@ -20,13 +20,13 @@ from whycam.audit.findings import Audit, Finding, rank
 from whycam.audit.fragile import find_fragile
 from whycam.audit.grounds import measure_grounds, tell_grounds
 from whycam.audit.labels import find_label_faults
-from whycam.audit.notes import tell_few, tell_undrawn, tell_unreadable
+from whycam.audit.notes import tell_few, tell_undrawn, tell_unlabelled, tell_unreadable
 from whycam.audit.properties import find_data
 from whycam.audit.provable import measure_provable, tell_provable
 from whycam.audit.shortcuts import SUSPECTS, find_shortcuts
 from whycam.audit.slices import find_slices
 from whycam.audit.suspects import MIN_PHOTOS, list_classes
-from whycam.audit.training import count_training, fill_up, share_finder, tell_training
+from whycam.audit.training import count_training, fill_up, tell_training
 from whycam.data.folder import Sample
 from whycam.data.loader import stream_photos
 from whycam.errors import UserError, make_unknown_name
@@ -69,6 +69,7 @@ def _find_copies(data: AuditData) -> list[Finding]:
 if TYPE_CHECKING:
     from whycam.explainer.model import Model
 
+_SEVERAL = "several labels of this model may be right at once"
 KINDS = {
     "shortcut": Kind(find_shortcuts, takes_training=True),
     "data": Kind(find_data, needs_labels=True, needs_one_label=True),
@@ -132,26 +133,28 @@ def audit(
             data = read_data(asker, drawn, seed=seed, progress=advance)
         data = replace(data, train=tuple(train), masks=masks or {}, causes=tuple(causes))
         if data.sets is not None:
-            found, chosen, notes = audit_labels(data, kinds, show_progress)
-            if "duplicate" in kinds:
-                found, chosen = [*found, *_find_copies(data)], [*chosen, "duplicate"]
-            told = [*tell_undrawn(len(samples) - len(drawn)), *tell_unreadable(data.unreadable), *notes]
-            counts = dict(zip(classifier.card.class_names, data.sets.sum(0).tolist(), strict=True))
-            return Audit(rank(found), len(data), tuple(told), {**_record(data, chosen, engine), "classes": counts})
+            return _audit_sets(data, kinds, engine, len(samples) - len(drawn), show_progress)
         is_several = classifier.card.is_multi_label
         apart = [kind for kind in kinds if KINDS[kind].needs_one_label and is_several]
         lacking = [kind for kind in kinds if KINDS[kind].needs_labels and not data.has_labels and kind not in apart]
         chosen = [kind for kind in KINDS if kind in kinds and kind not in {*apart, *lacking}]
+        if not chosen:
+            why = tell_unlabelled(data) if lacking else _SEVERAL
+            raise _make_nothing_error(kinds, why, is_unlabelled=bool(lacking))
         is_filled = any(KINDS[kind].takes_training for kind in chosen)
         filled = fill_up(data, asker, training, limit, show_progress) if is_filled else data
         found = []
         for kind in chosen:
             with show_progress(f"looking for: {kind}", 0) as advance:
                 found += KINDS[kind].find((filled if KINDS[kind].takes_training else data).telling(advance))
-        share_finder(filled, data)
-        notes = _tell_left_out(data, filled, lacking, len(samples) - len(drawn))
+        data.kept.update(filled.recall("anything"))
+        notes = [*tell_undrawn(len(samples) - len(drawn)), *tell_unreadable(data.unreadable)]
+        if lacking:
+            notes.append(f"Not looked for, as {tell_unlabelled(data)}: {', '.join(lacking)}.")
+        if "shortcut" in chosen:
+            notes += _tell_shortcuts(filled)
         if apart:
-            notes.append(f"Not looked for, as several labels of this model may be right at once: {', '.join(apart)}.")
+            notes.append(f"Not looked for, as {_SEVERAL}: {', '.join(apart)}.")
         record = _record(data, chosen, engine)
         if "shortcut" in chosen:
             record["causes"] = [name for name in SUSPECTS if data.seeks(name)]
@@ -163,18 +166,38 @@ def audit(
         return Audit(rank(found), len(data), tuple(notes), record)
 
 
-def _tell_left_out(data: AuditData, filled: AuditData, kinds: Sequence[str], undrawn: int) -> list[str]:
-    """Sentences: what was not looked at, and why; shortcuts are looked for on the filled ones."""
-    notes = [*tell_undrawn(undrawn), *tell_unreadable(data.unreadable)]
-    if kinds:
-        notes.append(f"Not looked for, as not all photos have a class that the model knows: {', '.join(kinds)}.")
+def _audit_sets(data: AuditData, kinds: Sequence[str], engine: str, undrawn: int, show_progress: ShowProgress) -> Audit:
+    """The audit of photos whose classes go together."""
+    found, chosen, notes = audit_labels(data, kinds, show_progress)
+    if "duplicate" in kinds:
+        found, chosen = [*found, *_find_copies(data)], [*chosen, "duplicate"]
+    if not chosen:
+        raise _make_nothing_error(kinds, "a photo has several classes here")
+    told = [*tell_undrawn(undrawn), *tell_unreadable(data.unreadable), *notes]
+    sets = () if data.sets is None else data.sets.sum(0).tolist()
+    counts = dict(zip(data.classifier.card.class_names, sets, strict=True))
+    return Audit(rank(found), len(data), tuple(told), {**_record(data, chosen, engine), "classes": counts})
+
+
+def _tell_shortcuts(filled: AuditData) -> list[str]:
+    """Sentences: on which photos shortcuts were looked for, and of which classes not, and why."""
     known = list_classes(filled)
-    notes += tell_training(filled)
+    notes = tell_training(filled)
     notes += tell_few([filled.name(k) for k in filled.groups if k not in known], "no shortcut")
     notes += tell_provable(filled)
     if len(known) < 2:
         notes.append(f"Shortcuts need two classes with {MIN_PHOTOS} photos each; none was looked for.")
     return notes
+
+
+def _make_nothing_error(kinds: Sequence[str], why: str, *, is_unlabelled: bool = False) -> UserError:
+    """A UserError for an audit that looks for nothing, which would read as one that found nothing."""
+    others = [name for name, kind in KINDS.items() if not (kind.needs_labels or kind.needs_one_label)]
+    first = "Lay the photos out as CLASS/photo.jpg by the model's classes" if is_unlabelled else "Ask another model"
+    return UserError(
+        f"Nothing that was asked for can be looked for ({', '.join(kinds)}), as {why}; expected photos of one class "
+        f"each. {first}, or look for others: {', '.join(others)}."
+    )
 
 
 def _record(data: AuditData, kinds: Sequence[str], engine: str) -> dict[str, Any]:

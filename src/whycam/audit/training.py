@@ -94,9 +94,3 @@ def tell_training(data: AuditData, most: int = 8) -> list[str]:
         f"{ENOUGH} photos of a class are audited: {listed}{more} (the first: '{first}').",
         *unreadable,
     ]
-
-
-def share_finder(data: AuditData, other: AuditData) -> None:
-    """The general network that was opened for the one is kept for the other."""
-    if "finder" in data.kept:
-        other.kept.setdefault("finder", data.kept["finder"])

@@ -70,6 +70,7 @@ def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions
             show_progress=show_progress,
             ask_by=ask_by,
         )
+        _check_can_fail(found, split_kinds(options.fail_on))
         words = {"MODEL": model_name, "FOLDER": str(folder), "FINDING": str(out / "audit.json")}
         told = found.to_json(**words)
         content = {"command": command_line(), "options": options.model_dump(mode="json"), **told}
@@ -80,6 +81,16 @@ def audit_folder(model_name: str, folder: Path, out: Path, options: AuditOptions
     for sentence in content.get("since_before", ()):
         Console().print(f"Since {options.before}: {sentence}", markup=False, highlight=False)
     return found
+
+
+def _check_can_fail(found: Audit, fail_on: Sequence[str]) -> None:
+    """Refuses a --fail-on that never fails, as its kind can't be looked for in these photos."""
+    if lost := [kind for kind in fail_on if kind not in found.record["kinds"]]:
+        why = next((note for note in found.notes if note.startswith("Not looked for") and lost[0] in note), "")
+        raise UserError(
+            f"--fail-on names {', '.join(lost)}, which can't be looked for here, so it never fails. {why} Expected "
+            f"kinds among {', '.join(found.record['kinds'])}. Leave the others out, or name the photos' classes."
+        )
 
 
 def split_kinds(words: str, known: Collection[str] = tuple(KINDS)) -> list[str]:
