@@ -47,7 +47,7 @@ def clear_away(partial: Path, added: Sequence[str] | None) -> None:
         return
     kept = name_beside(partial, "", f"-{uuid.uuid4().hex[:8]}")
     partial.replace(kept)
-    why = "its run was killed; delete it" if added is None else f"WhyCAM did not make {tell_names(added, 'files')} in it"
+    why = f"WhyCAM did not make {tell_names(added, 'files')} in it" if added else "its run was killed; delete it"
     log.warning("'%s' is kept as '%s': %s", partial, kept.name, why)
 
 

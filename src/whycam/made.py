@@ -62,7 +62,7 @@ def write_list(folder: Path, but: Collection[str] = ()) -> None:
 
 
 def find_added(partial: Path) -> list[str] | None:
-    """The files that people put into unfinished work; None where its run was killed, and so wrote down none of its own."""
+    """The files that people put into unfinished work; None where its run was killed, and wrote down none of its own."""
     found = sorted(_find_strangers(partial, ""))
     return found if _read_list(partial) or not found else None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from whycam.audit.data import AuditData
 
@@ -76,7 +76,7 @@ def find_alike(data: AuditData, label: int) -> Bearers | None:
     for one in cells:
         inside, outside = _agree(one, cells, most), _agree(one, rest, most)
         counted = (inside.sum(0) >= drawn.least) & (inside.mean(0) - outside.mean(0) >= _EXCESS)
-        parts, _ = ndimage.label(counted)
+        parts, _ = scipy.ndimage.label(counted)
         sizes = np.bincount(parts.ravel())
         for part in np.flatnonzero(sizes[1:] >= _LEAST_CELLS) + 1:
             place = parts == part
@@ -128,7 +128,7 @@ def grow(data: AuditData, drawn: Drawn, found: Bearers) -> Bearers:
     most, middle = _find_tolerance(rest), np.median(own, axis=0)
     inside, outside = (_agree(middle, cells, most).mean(0) for cells in (own, rest))
     shared = _to_pixels((inside >= _ALL) & (inside - outside >= _MORE), data.pixels.shape[2:])
-    parts, _ = ndimage.label(shared | found.place)
+    parts, _ = scipy.ndimage.label(shared | found.place)
     return Bearers(found.rows, np.isin(parts, np.unique(parts[found.place])))
 
 

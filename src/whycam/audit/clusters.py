@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy
-from scipy.special import expit, xlogy
 
 # Fewer wrong photos are no group.
 LEAST_WRONG = 3
@@ -173,7 +172,7 @@ def _measure(scores: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.ndar
     hits = wrong[np.argsort(-scores, axis=1, kind="stable")].cumsum(1)[:, LEAST_WRONG - 1 : most]
     expected = size * total / count
     gain = sum(
-        xlogy(seen, seen) - xlogy(seen, likely)
+        scipy.special.xlogy(seen, seen) - scipy.special.xlogy(seen, likely)
         for seen, likely in (
             (hits, expected),
             (size - hits, size - expected),
@@ -200,7 +199,7 @@ def _belong(score: np.ndarray, part: np.ndarray) -> np.ndarray:
         return float((np.logaddexp(0, logit) - target * logit).sum())
 
     slope, shift = scipy.optimize.minimize(lose, np.array([1.0, 0.0])).x
-    inside = np.clip(expit(slope * values + shift) / _WRONG_INSIDE, 0, 0.999)
+    inside = np.clip(scipy.special.expit(slope * values + shift) / _WRONG_INSIDE, 0, 0.999)
     rates = np.where(part, [[_WRONG_INSIDE], [_WRONG_OUTSIDE]], [[1 - _WRONG_INSIDE], [1 - _WRONG_OUTSIDE]])
     members: np.ndarray = inside * rates[0] > (1 - inside) * rates[1]
     return members

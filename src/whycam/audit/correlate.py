@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-import onnx
 import onnxruntime
 
 
@@ -17,6 +16,8 @@ def correlate(images: np.ndarray, patches: np.ndarray) -> np.ndarray:
 
 @cache
 def _open() -> onnxruntime.InferenceSession:
+    import onnx  # noqa: PLC0415 - slow to import, and few kinds of findings need it
+
     float32 = onnx.TensorProto.FLOAT
     inputs = [
         onnx.helper.make_tensor_value_info("images", float32, ["n", "C", "H", "W"]),

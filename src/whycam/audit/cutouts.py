@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 # How soft the seam is, of the photo's side.
 _SEAM = 0.012
@@ -60,7 +60,7 @@ class Cutouts:
 
 def lay(pixels: np.ndarray, mask: np.ndarray, ground: np.ndarray) -> np.ndarray:
     """(3, H, W) uint8: what is under the mask (H, W) of a photo, before a ground (3, H, W), with a soft seam."""
-    share = ndimage.gaussian_filter(mask.astype(np.float32), _SEAM * min(mask.shape))
+    share = scipy.ndimage.gaussian_filter(mask.astype(np.float32), _SEAM * min(mask.shape))
     mixed: np.ndarray = ground + share * (pixels.astype(np.float32) - ground)
     return (mixed + 0.5).astype(np.uint8)
 
@@ -123,7 +123,7 @@ def _count_covered(hole: np.ndarray, ground: np.ndarray) -> tuple[np.ndarray, np
 
 def mirror(pixels: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """(3, H, W): each pixel of the hole (H, W) takes the one as far outside the nearest edge as it lies inside."""
-    near = ndimage.distance_transform_edt(hole, return_distances=False, return_indices=True)
+    near = scipy.ndimage.distance_transform_edt(hole, return_distances=False, return_indices=True)
     last = np.array(hole.shape).reshape(2, 1, 1) - 1
     turned = np.abs(2 * near - np.indices(hole.shape)) % (2 * last).clip(1)
     place = np.where(turned > last, 2 * last - turned, turned)

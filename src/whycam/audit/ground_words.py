@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
-from skimage.color import rgb2lab
+import skimage
 
 from whycam.audit.data import AuditData
 from whycam.audit.objects import Look, name_generic, read_looks, read_objects
@@ -62,7 +62,7 @@ def describe_grounds(data: AuditData, rows: Mapping[int, np.ndarray], label: int
 
 def name_colour(rgb: np.ndarray) -> str:
     """The plain name nearest to a colour, RGB in 0 to 255."""
-    lab = rgb2lab(np.asarray(rgb, dtype=float).reshape(1, 1, 3) / 255)[0, 0]
+    lab = skimage.color.rgb2lab(np.asarray(rgb, dtype=float).reshape(1, 1, 3) / 255)[0, 0]
     return min(_COLOURS, key=lambda name: float(((lab - _COLOURS[name]) ** 2).sum()))
 
 

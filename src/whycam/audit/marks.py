@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy
 import skimage
-from scipy import ndimage
 
 from whycam.audit.bearers import find_alike, find_bars
 from whycam.audit.data import AuditData
@@ -43,8 +43,8 @@ def find_places(data: AuditData, label: int) -> list[tuple[np.ndarray, tuple[int
     """The largest places (H, W) in which a class's photos are alike, each with the other classes that are so there."""
     spread, apart = measure_spread(data, label)
     alike = skimage.filters.apply_hysteresis_threshold(-spread, -_NEARLY_ALIKE, -_ALIKE)
-    parts, count = ndimage.label(ndimage.binary_closing(alike, iterations=3, border_value=0) | alike)
-    sizes = ndimage.sum_labels(np.ones_like(parts), parts, range(1, count + 1))
+    parts, count = scipy.ndimage.label(scipy.ndimage.binary_closing(alike, iterations=3, border_value=0) | alike)
+    sizes = scipy.ndimage.sum_labels(np.ones_like(parts), parts, range(1, count + 1))
     places = [parts == part + 1 for part in np.argsort(-sizes)[:_MOST_MARKS] if sizes[part] >= _LEAST_AREA * alike.size]
     return [(place, tuple(k for k, one in apart.items() if np.median(one[place]) < _ALIKE)) for place in places]
 
@@ -56,7 +56,7 @@ def _suspect(
     partners: tuple[int, ...] = (),
     members: np.ndarray | None = None,
 ) -> Suspect:
-    mask = ndimage.binary_dilation(fill_holes(place), iterations=_GROW_PX)
+    mask = scipy.ndimage.binary_dilation(fill_holes(place), iterations=_GROW_PX)
     region = to_region(mask)
     which = "the photos" if members is None else f"{len(members)} of the {len(data.groups[label])} photos"
     return Suspect(
@@ -83,9 +83,9 @@ def measure_spread(data: AuditData, label: int) -> tuple[np.ndarray, dict[int, n
     pixels = data.pixels[:, :, ::2, ::2].astype(np.float32)
     middle = np.median(pixels[data.groups[label]], axis=0)
     differences = {k: np.abs(pixels[rows] - middle).mean(1) for k, rows in data.groups.items()}
-    apart = {k: ndimage.uniform_filter(values.mean(0), 3) for k, values in differences.items()}
+    apart = {k: scipy.ndimage.uniform_filter(values.mean(0), 3) for k, values in differences.items()}
     # Of few photos many places look alike by chance: what counts is how much they may differ.
-    own_values = ndimage.uniform_filter(differences[label], (1, 3, 3))
+    own_values = scipy.ndimage.uniform_filter(differences[label], (1, 3, 3))
     own = apart.pop(label) + _ERRORS * own_values.std(0) / np.sqrt(len(own_values))
     others = np.sort(list(apart.values()), axis=0)[:2][-1]
     usual = np.minimum(others, np.quantile(own, _USUAL_QUANTILE)) + 1

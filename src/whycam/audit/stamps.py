@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from whycam.audit.correlate import correlate
 from whycam.audit.data import AuditData
@@ -98,10 +98,10 @@ def find_points(data: AuditData, rows: np.ndarray) -> Points:
 def find_corners(pixels: np.ndarray) -> list[tuple[int, int]]:
     """(y, x) of the strongest corners: the smaller eigenvalue of the structure tensor (Shi and Tomasi 1994)."""
     grey = pixels.mean(0, dtype=np.float32)
-    down, across = ndimage.sobel(grey, 0), ndimage.sobel(grey, 1)
-    a, b, c = (ndimage.uniform_filter(v, 7) for v in (down * down, across * across, down * across))
+    down, across = scipy.ndimage.sobel(grey, 0), scipy.ndimage.sobel(grey, 1)
+    a, b, c = (scipy.ndimage.uniform_filter(v, 7) for v in (down * down, across * across, down * across))
     strength = (a + b) / 2 - np.sqrt(((a - b) / 2) ** 2 + c**2)
-    strength[ndimage.maximum_filter(strength, 7) > strength] = 0
+    strength[scipy.ndimage.maximum_filter(strength, 7) > strength] = 0
     edge = _HALF_PX
     inner = strength[edge:-edge, edge:-edge]
     best = np.argsort(-inner, axis=None)[:_POINTS]
@@ -218,7 +218,7 @@ class Sheets:
         cut = pixels[..., : height * _STEP_PX, : width * _STEP_PX]
         images = cut.reshape(len(pixels), 3, height, _STEP_PX, width, _STEP_PX).mean((3, 5), dtype=np.float32)
         size, low, high = (1, 1, _HALF_PX, _HALF_PX), _HALF_PX // 2, _HALF_PX // 2 - 1
-        means, squares = (ndimage.uniform_filter(part, size) for part in (images, images**2))
+        means, squares = (scipy.ndimage.uniform_filter(part, size) for part in (images, images**2))
         spread = (squares - means**2).clip(0).sum(1)[:, low : -high or None, low : -high or None]
         length = np.sqrt(spread * _HALF_PX**2)
         # In a flat place a patch's length is all noise: it then counts as that of a faint drawing.
@@ -280,12 +280,12 @@ def make_suspect(data: AuditData, label: int, sign: Sign, share: float, draw: np
     others = np.stack([cut_window(data.pixels[row], random_places[row]) for row in draw.permutation(rest)[:60]])
     middle = np.median(windows, axis=0)
     inside, outside = (np.abs(part - middle).mean((0, 1)) for part in (windows, others))
-    alike = ndimage.uniform_filter(inside, 3) < _SPREAD * ndimage.uniform_filter(outside, 3)
-    parts, _ = ndimage.label(ndimage.binary_closing(np.pad(alike, 8), iterations=3)[8:-8, 8:-8] | alike)
+    alike = scipy.ndimage.uniform_filter(inside, 3) < _SPREAD * scipy.ndimage.uniform_filter(outside, 3)
+    parts, _ = scipy.ndimage.label(scipy.ndimage.binary_closing(np.pad(alike, 8), iterations=3)[8:-8, 8:-8] | alike)
     centre = parts[_WINDOW_PX, _WINDOW_PX]
     if not centre:
         return None
-    mask = ndimage.binary_dilation(parts == centre, iterations=2)
+    mask = scipy.ndimage.binary_dilation(parts == centre, iterations=2)
     stamp = _Stamp(data, mask, where, random_places)
     # A few of the places may be mistaken: the middle one, and how far half of them are from it, tell where it is.
     places = np.array(list(where.values())) / [height, width]

@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import io
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated
 
@@ -113,3 +114,11 @@ def write_mask(mask: np.ndarray) -> str:
     file = io.BytesIO()
     Image.fromarray(mask).save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def draw_all(drawn: Sequence[Drawn], size: Sequence[int]) -> np.ndarray:
+    """(H, W) bool: several drawings together."""
+    mask = np.zeros((size[0], size[1]), dtype=bool)
+    for one in drawn:
+        mask |= one.draw((size[0], size[1]))
+    return mask

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from whycam.aside import name_beside
 from whycam.config import ExportOptions
 from whycam.data.listed import refuse_listed
 from whycam.data.loader import stream_photos
 from whycam.data.walk import find_images
-from whycam.aside import name_beside
 from whycam.errors import UserError, as_clause
 from whycam.explainer.exact import record_methods
 from whycam.explainer.model import Model, load

@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
+import skimage
 from PIL import Image
-from scipy import ndimage
-from scipy.linalg import cho_factor, cho_solve
-from scipy.special import expit
-from skimage.color import rgb2lab
 
 from whycam.data.preprocess import Preprocess
 from whycam.errors import UserError
@@ -122,18 +120,20 @@ def cut_out(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
     likely a pixel's colour is on the object; the histograms are made again of what comes out. That is GrabCut's idea
     (Rother et al. 2004) with histograms for its mixtures, and a blur for its cut.
     """
-    lab = rgb2lab(pixels.transpose(1, 2, 0) / 255) + np.array([0, 90, 90])
+    lab = skimage.color.rgb2lab(pixels.transpose(1, 2, 0) / 255) + np.array([0, 90, 90])
     levels = (lab / np.array([100, 180, 180]) * _BINS).astype(int).clip(0, _BINS - 1)
     shape = (_BINS,) * 3
     colours = np.ravel_multi_index(tuple(np.moveaxis(levels, 2, 0)), shape)
     prior = _STEEP * (resize_map(heat, pixels.shape[1:]) - _MIDDLE)
-    sure = expit(prior)
+    sure = scipy.special.expit(prior)
     for _ in range(_ROUNDS):
         counts = [np.bincount(colours.ravel(), part.ravel(), _BINS**3).reshape(shape) for part in (sure, 1 - sure)]
-        shares = [ndimage.gaussian_filter(part / max(part.sum(), 1), 1) for part in counts]
+        shares = [scipy.ndimage.gaussian_filter(part / max(part.sum(), 1), 1) for part in counts]
         likelier = np.log(shares[0] + _RARE).ravel()[colours] - np.log(shares[1] + _RARE).ravel()[colours]
         blur = _BLUR * min(likelier.shape)
-        sure = expit(prior + _COLOUR_WEIGHT * ndimage.gaussian_filter(likelier.astype(np.float32), blur))
+        sure = scipy.special.expit(
+            prior + _COLOUR_WEIGHT * scipy.ndimage.gaussian_filter(likelier.astype(np.float32), blur)
+        )
     values: np.ndarray = sure.astype(np.float32)
     return values
 
@@ -141,7 +141,7 @@ def cut_out(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
 def read_colours(photos: list[Image.Image]) -> np.ndarray:
     """(N, g * g, 3) float32: the mean CIELAB colour of each cell of RGB photos, / 100."""
     cells = np.stack([np.asarray(photo.resize((GRID, GRID), Image.Resampling.BOX)) for photo in photos])
-    return np.asarray(rgb2lab(cells / 255), dtype=np.float32).reshape(len(photos), -1, 3) / 100
+    return np.asarray(skimage.color.rgb2lab(cells / 255), dtype=np.float32).reshape(len(photos), -1, 3) / 100
 
 
 def walk(heat: np.ndarray, guide: np.ndarray, colours: np.ndarray) -> np.ndarray:
@@ -164,7 +164,9 @@ def walk(heat: np.ndarray, guide: np.ndarray, colours: np.ndarray) -> np.ndarray
         degree = affinity.sum(1) + 1e-8
         system = np.diag(degree) - _WALK * affinity
         warm = (1 - _WALK) * degree * seeds.ravel()
-        found = cho_solve(cho_factor(system, overwrite_a=True, check_finite=False), warm, check_finite=False)
+        found = scipy.linalg.cho_solve(
+            scipy.linalg.cho_factor(system, overwrite_a=True, check_finite=False), warm, check_finite=False
+        )
         spread.append(found.reshape(GRID, GRID))
     values: np.ndarray = _scale(np.stack(spread)) ** (1 / _POWER)
     return values.astype(np.float32)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
+import skimage
 import torch
 from PIL import Image
-from skimage.color import rgb2lab
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -230,7 +230,7 @@ def read_colors(photos: Sequence[Image.Image], preprocess: Preprocess, grid: int
     """(N, grid * grid, 3): the mean CIELAB colour of each cell, / 100."""
     pixels = torch.from_numpy(np.stack([preprocess.to_pixels(photo) for photo in photos])).float() / 255
     cells = functional.adaptive_avg_pool2d(pixels, grid).permute(0, 2, 3, 1).numpy()
-    return torch.from_numpy(np.asarray(rgb2lab(cells), dtype=np.float32) / 100).flatten(1, 2)
+    return torch.from_numpy(np.asarray(skimage.color.rgb2lab(cells), dtype=np.float32) / 100).flatten(1, 2)
 
 
 def compute_affinity(colors: Tensor, inner: Sequence[Tensor], recipe: Recipe) -> Tensor:

@@ -19,7 +19,7 @@ from PIL import Image
 from whycam.audit.cutouts import fill, lay
 from whycam.audit.objects import LEAST_SHARE, MOST_SHARE, draw_mask, widen
 from whycam.config import TrainOptions
-from whycam.data.drawn import Drawn
+from whycam.data.drawn import Drawn, draw_all
 from whycam.data.exchange import Change, Exchange, draw_some, find_shortcut, make_change, make_exchange
 from whycam.data.folder import PhotoFolder, Sample
 from whycam.data.images import load_image, load_sized
@@ -111,14 +111,6 @@ class MarkedChange:
 
     def _find(self, photo: Path, donor: Path) -> tuple[Drawn, ...]:
         return self.drawn.get(photo) or self.drawn.get(donor, ())
-
-
-def draw_all(drawn: Sequence[Drawn], size: Sequence[int]) -> np.ndarray:
-    """(H, W) bool: several drawings together."""
-    mask = np.zeros((size[0], size[1]), dtype=bool)
-    for one in drawn:
-        mask |= one.draw((size[0], size[1]))
-    return mask
 
 
 class CauseMaker:

@@ -17,9 +17,8 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from whycam.data.drawn import Drawn
+from whycam.data.drawn import Drawn, draw_all
 from whycam.data.images import read_size
-from whycam.mend.cures import draw_all
 from whycam.mend.state import PhotoState
 from whycam.runs import to_json, to_text
 

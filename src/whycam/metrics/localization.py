@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import scipy
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from whycam.data.annotations import Truth
@@ -43,10 +43,10 @@ def find_parts(scoremap: np.ndarray, threshold: float) -> np.ndarray:
     The score map is taken in 256 levels; x1 and y1 are one past the last pixel, but within the image.
     """
     levels = (scoremap * 255).astype(np.uint8)
-    parts, count = ndimage.label(levels > int(threshold * levels.max()), structure=_EIGHT)
+    parts, count = scipy.ndimage.label(levels > int(threshold * levels.max()), structure=_EIGHT)
     if not count:
         return np.zeros((1, 4), dtype=np.int64)
-    slices = ndimage.find_objects(parts)
+    slices = scipy.ndimage.find_objects(parts)
     height, width = scoremap.shape
     corners = [(x.start, y.start, min(x.stop, width - 1), min(y.stop, height - 1)) for y, x in slices]
     boxes = np.array(corners, dtype=np.int64)
@@ -60,7 +60,7 @@ def _count_pixels(parts: np.ndarray, slices: list[tuple[slice, slice]]) -> np.nd
         return plain
     room = np.array([(y.stop - y.start) * (x.stop - x.start) for y, x in slices])
     for k in np.flatnonzero(room > plain.max()):
-        plain[k] = ndimage.binary_fill_holes(parts[slices[k]] == k + 1).sum()
+        plain[k] = scipy.ndimage.binary_fill_holes(parts[slices[k]] == k + 1).sum()
     return plain
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from whycam.data.drawn import write_mask
+from whycam.data.drawn import draw_all, write_mask
 from whycam.data.images import load_image
 from whycam.errors import UserError
 from whycam.explainer.exact import describe_maps
@@ -20,7 +20,6 @@ from whycam.explainer.reading import Reading
 from whycam.explainer.targets import to_probabilities
 from whycam.intake.door import open_classifier
 from whycam.maps.cells import subtract_maps
-from whycam.mend.cures import draw_all
 from whycam.mend.state import PhotoState
 from whycam.mend.versions import find_version
 from whycam.model.classifier import Classifier

@@ -20,7 +20,6 @@ from whycam.errors import UserError, tell_wrong_value
 from whycam.show.app.api import BadFilesError, api
 from whycam.show.app.draining import Drain
 from whycam.show.app.guard import MB, Guard, is_loopback, make_policy
-from whycam.show.app.kserve import protocols
 from whycam.show.app.mend_api import mend_api
 from whycam.show.app.mend_photos import PhotoReader
 from whycam.show.app.mending import Mending
@@ -90,6 +89,8 @@ def make_app(served: ServedModel | CurrentModel, options: ServeOptions, drain: D
     app.include_router(mend_api)
     app.include_router(pages)
     if options.api == "kserve":
+        from whycam.show.app.kserve import protocols  # noqa: PLC0415 - its models take time to build
+
         app.include_router(protocols)
     app.add_middleware(
         Guard, max_bytes=options.max_upload_mb * MB, rate=options.rate, is_local=is_loopback(options.host)
