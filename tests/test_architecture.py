@@ -27,7 +27,7 @@ from whycam.metrics import registry as metrics
 ROOT = Path(whycam.__file__).parent
 PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
 FILES = sorted(ROOT.rglob("*.py"))
-LOOSE = {"__init__.py", "__main__.py", "cli.py", "errors.py", "made.py", "rounding.py", "runs.py"}
+LOOSE = {"__init__.py", "__main__.py", "aside.py", "cli.py", "errors.py", "made.py", "rounding.py", "runs.py"}
 # What makes a runtime, or chooses one.
 OF_THE_MODEL = {
     "OnnxEngine",
