@@ -13,6 +13,7 @@ import numpy as np
 from whycam.metrics.groups import find_interval
 from whycam.metrics.pooling import LEVEL
 from whycam.model.card import HALF
+from whycam.model.ranking import rank_scores
 
 RESAMPLES = 500
 FOLDS = 5
@@ -64,32 +65,6 @@ def compute_f1(counts: dict[str, np.ndarray]) -> np.ndarray:
     """(K,) 2 right / (2 right + missed + false); 0 where a class is neither there nor given."""
     whole = 2 * counts["right"] + counts["missed"] + counts["false"]
     return np.asarray(2 * counts["right"] / np.maximum(whole, 1))
-
-
-def rank_scores(shares: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """AUROC and average precision of one class, (R,) each, for R weightings of the photos; NaN without both kinds.
-
-    Photos of one score count as given together: AUROC has half of their pairs, and AP is the sum of precision times
-    the recall that is gained at each distinct score, which is how scikit-learn and torchmetrics define both.
-
-    Args:
-        shares: (N,) scores.
-        truth: (N,) bool.
-        weights: (R, N) how often each photo counts.
-    """
-    order = np.argsort(-shares, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(shares[order]) != 0, True))
-    weights = weights[:, order].astype(np.float64)
-    is_own = truth[order]
-    own = (weights * is_own).cumsum(1)[:, last]
-    rest = (weights * ~is_own).cumsum(1)[:, last]
-    zero = np.zeros((len(weights), 1))
-    new, others = np.diff(own, axis=1, prepend=zero), np.diff(rest, axis=1, prepend=zero)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        auroc = (others * (own - new / 2)).sum(1) / (own[:, -1] * rest[:, -1])
-        precision = np.where(own + rest > 0, own / np.maximum(own + rest, 1e-300), 0)
-        ap = (new * precision).sum(1) / own[:, -1]
-    return auroc, np.where(rest[:, -1] > 0, ap, np.nan)
 
 
 def score_labels(

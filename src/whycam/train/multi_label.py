@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -12,6 +13,7 @@ from torch.nn import functional
 from whycam.config import TrainOptions
 from whycam.data.folder import PhotoFolder, Sample, count_labels
 from whycam.errors import UserError
+from whycam.model.ranking import rank_scores
 
 # What asks for one class a photo: of the loss, of an exchange of photos' parts, or of what people say of photos.
 _ONE_CLASS = ("ignore", "attend", "against", "groups", "robust", "test", "tta")
@@ -54,19 +56,12 @@ def _share_decided(logits: Tensor, labels: Tensor) -> Tensor:
 def compute_mean_ap(logits: Tensor, labels: Tensor) -> float | None:
     """Mean over classes of the average precision; logits and labels (N, K). None where no class can be ranked.
 
-    A class counts if some of the photos have it and some lack it. Photos of one score are given together: the sum of
-    precision times the recall that is gained at each distinct score, as scikit-learn has it.
+    A class counts if some of the photos have it and some lack it; see `rank_scores`.
     """
-    found = []
-    for scores, truth in zip(logits.double().T, labels.double().T, strict=True):
-        if not 0 < int(truth.sum()) < len(truth):
-            continue
-        order = scores.argsort(descending=True, stable=True)
-        values, hits = scores[order], truth[order].cumsum(dim=0)
-        last = torch.cat([values.diff() != 0, torch.ones(1, dtype=torch.bool, device=values.device)]).nonzero()[:, 0]
-        gained = hits[last].diff(prepend=hits.new_zeros(1)) / hits[-1]
-        found.append(float((gained * hits[last] / (last + 1)).sum()))
-    return sum(found) / len(found) if found else None
+    scores, truth, once = logits.numpy(), labels.numpy() > 0, np.ones((1, len(logits)))
+    ranked = np.array([rank_scores(scores[:, k], truth[:, k], once)[1][0] for k in range(scores.shape[1])])
+    known = ranked[np.isfinite(ranked)]
+    return float(known.mean()) if len(known) else None
 
 
 # Labels (N,) class indices.
