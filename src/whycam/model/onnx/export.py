@@ -11,14 +11,18 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
 import torch
 from onnxruntime import InferenceSession
+from timm.layers import Conv2dSame
+from timm.layers.padding import pad_same_arg
 from torch import Tensor, nn
+from torch.nn import functional
 
 from whycam.errors import UserError, as_clause
 from whycam.model.cache import open_or_make, prune_cached
@@ -36,6 +40,7 @@ from whycam.model.onnx.parity import ExplainingNet, GraphOptions, check_parity, 
 from whycam.model.onnx.relatives import KEY, Relative, iter_exchanged
 from whycam.runs import open_atomic, read_versions
 
+log = logging.getLogger("whycam.model.onnx")
 _OPSET = 18
 _CACHE_LIMIT_BYTES = 4 * 2**30
 _INPUT = (
@@ -139,7 +144,7 @@ def _save_checked(
 def _convert(net: nn.Module, images: Tensor, outputs: list[str], *, is_dynamic: bool = False) -> onnx.ModelProto:
     try:
         with quiet():
-            return (_trace if is_dynamic else _compile)(net, images, outputs)
+            return _trace(net, images, outputs, is_size_free=True) if is_dynamic else _compile(net, images, outputs)
     except Exception as error:
         hint = "Leave --dynamic-size out." if is_dynamic else "Export it as --format torchscript."
         raise UserError(f"The network can't be exported: {str(error).strip().splitlines()[0]} {hint}") from error
@@ -170,22 +175,30 @@ def open_features(path: Path, model: GapClassifier) -> Callable[[Tensor], Tensor
     """
     about = {"features of": model.origin.architecture}
     net, images = _FeatureNet(model).eval(), probe_images(model.preprocess)
-    session = open_or_export(path, net, images, ["features"], about)
+    session = open_or_export(path, net, images, ["features"], about, is_traced=True)
     return lambda images: torch.from_numpy(run_graph(session, images)[0])
 
 
 @torch.no_grad()
 def open_or_export(
-    path: Path, net: nn.Module, images: Tensor, outputs: list[str], about: Mapping[str, Any]
+    path: Path,
+    net: nn.Module,
+    images: Tensor,
+    outputs: list[str],
+    about: Mapping[str, Any],
+    *,
+    is_traced: bool = False,
 ) -> InferenceSession:
     """Any module of one input as a graph in the cache; kept only if it gives PyTorch's numbers.
 
     Args:
         path: its place in the cache; exported first where there is none.
         net: images -> a tensor for each name of `outputs`; on the CPU, in eval mode.
-        images: an input to compare on.
+        images: an input to compare on, of two or more.
         outputs: names of the graph's outputs.
         about: what is recorded of it.
+        is_traced: whether the older exporter is asked first, which takes a tenth of the time; for a module in which
+            nothing hangs on the values.
 
     Raises:
         UserError: a module that can't be exported, or whose exported numbers are not PyTorch's; a cache that can't be
@@ -203,10 +216,24 @@ def open_or_export(
         check_parity(gaps, "ONNX Runtime")
         return session
 
+    def trace(part: Path) -> bool:
+        from onnxscript import optimizer  # noqa: PLC0415 - slow to import, and a graph is made once
+
+        # Of one image: a number of images that got into the graph is found by the others.
+        try:
+            with quiet(), _pad_by_numbers(net, images[:1]):
+                _save(optimizer.optimize(_trace(net, images[:1], outputs)), part)
+            open_checked(part)
+        except Exception as error:  # noqa: BLE001 - the tracer and ONNX Runtime raise almost anything
+            log.debug("The graph is compiled, as its trace is of no use: %s", error)
+            return False
+        return True
+
     def make() -> Mapping[str, Any]:
         with open_atomic(path) as part:
-            _save(_convert(net, images, outputs), part)
-            open_checked(part)
+            if not is_traced or not trace(part):
+                _save(_convert(net, images, outputs), part)
+                open_checked(part)
         prune_cached(path, _CACHE_LIMIT_BYTES)
         return about
 
@@ -240,22 +267,56 @@ def _compile(net: nn.Module, images: Tensor, outputs: list[str]) -> onnx.ModelPr
     return graph
 
 
-def _trace(net: nn.Module, images: Tensor, outputs: list[str]) -> onnx.ModelProto:
+def _trace(net: nn.Module, images: Tensor, outputs: list[str], *, is_size_free: bool = False) -> onnx.ModelProto:
     """By the older exporter: with free sizes the other one needs minutes for padding that depends on the size."""
     file = io.BytesIO()
-    cells = {"maps": {2: "h", 3: "w"}}
+    size = {2: "H", 3: "W"} if is_size_free else {}
+    cells = {"maps": {2: "h", 3: "w"}} if is_size_free else {}
     axes = {name: {0: "N", **cells.get(name, {})} for name in outputs}
     torch.onnx.export(
         net,
         (images,),
         file,  # type: ignore[arg-type]
         dynamo=False,
-        dynamic_axes={"images": {0: "N", 2: "H", 3: "W"}, **axes},
+        dynamic_axes={"images": {0: "N", **size}, **axes},
         input_names=["images"],
         output_names=outputs,
         opset_version=_OPSET,
     )
     return onnx.load_model_from_string(file.getvalue())
+
+
+@contextlib.contextmanager
+def _pad_by_numbers(net: nn.Module, images: Tensor) -> Iterator[None]:
+    """In the block the net's "same" convolutions pad as for these images' size.
+
+    A trace would compute each padding from the size again, and its graph takes half as long again for that.
+    """
+    sizes: dict[Conv2dSame, torch.Size] = {}
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        sizes[cast(Conv2dSame, layer)] = inputs[0].shape[-2:]
+
+    layers = [layer for layer in net.modules() if isinstance(layer, Conv2dSame)]
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    try:
+        net(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    try:
+        for layer, size in sizes.items():
+            pads = pad_same_arg(list(size), list(layer.kernel_size), list(layer.stride), list(layer.dilation))
+            vars(layer)["forward"] = partial(_convolve, layer, pads)
+        yield
+    finally:
+        for layer in layers:
+            vars(layer).pop("forward", None)
+
+
+def _convolve(layer: nn.Conv2d, pads: list[int], values: Tensor) -> Tensor:
+    padded = functional.pad(values, pads)
+    return functional.conv2d(padded, layer.weight, layer.bias, layer.stride, 0, layer.dilation, layer.groups)
 
 
 @contextlib.contextmanager
