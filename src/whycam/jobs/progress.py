@@ -9,9 +9,27 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 console = Console(stderr=True, soft_wrap=True)
+
+
+class _RateColumn(ProgressColumn):
+    """How many a second; asked for as often as the bar is drawn, not at every step."""
+
+    def render(self, task: Task) -> Text:
+        """Nothing where it is not known yet."""
+        return Text(f"{task.speed:.1f}/s" if task.speed else "")
 
 
 @contextmanager
@@ -24,19 +42,13 @@ def show_progress(words: str, total: int) -> Iterator[Callable[[int], None]]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        _RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=not console.is_terminal, disable=not console.is_terminal) as bar:
-        task = bar.add_task(words, total=total or None, rate="")
-
-        def advance(count: int) -> None:
-            bar.advance(task, count)
-            speed = bar.tasks[0].speed
-            bar.update(task, rate=f"{speed:.1f}/s" if speed else "")
-
-        yield advance
+        task = bar.add_task(words, total=total or None)
+        yield lambda count: bar.advance(task, count)
 
 
 @contextmanager
