@@ -27,7 +27,6 @@ from whycam.data.tested import Tested, compare_tested, find_no_pictures, read_te
 from whycam.errors import UserError
 from whycam.intake.request import read_classes
 from whycam.mend.apply import Applied, find_photos
-from whycam.mend.cures import CauseMaker
 from whycam.mend.scores import Scored, score, summarise
 from whycam.mend.state import State
 from whycam.mend.tested import measure_more
@@ -218,6 +217,10 @@ def prepare(
         return folder if applied is None else applied.edit(folder, allow_empty=options.allow_empty)
 
     def make_exchanges(photos: PhotoFolder) -> tuple[Exchange, ...]:
+        if options.against is None and applied is None:
+            return ()
+        from whycam.mend.cures import CauseMaker  # noqa: PLC0415 - slow to import, and few trainings have a cause
+
         maker = CauseMaker(options, photos, model.preprocess, applied)
         made = maker.make()
         notes[:] = [*(applied.notes if applied else ()), *maker.notes]
