@@ -58,7 +58,7 @@ def compute_mean_ap(logits: Tensor, labels: Tensor) -> float | None:
 
     A class counts if some of the photos have it and some lack it; see `rank_scores`.
     """
-    scores, truth, once = logits.numpy(), labels.numpy() > 0, np.ones((1, len(logits)))
+    scores, truth, once = logits.cpu().numpy(), labels.cpu().numpy() > 0, np.ones((1, len(logits)))
     ranked = np.array([rank_scores(scores[:, k], truth[:, k], once)[1][0] for k in range(scores.shape[1])])
     known = ranked[np.isfinite(ranked)]
     return float(known.mean()) if len(known) else None
