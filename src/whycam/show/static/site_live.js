@@ -7,6 +7,12 @@ const WANTED = { facingMode: "environment", width: { ideal: 640 }, height: { ide
 const part = (id) => document.getElementById(id);
 const nextFrame = () => new Promise((resolve) => { requestAnimationFrame(resolve); });
 
+/** Work that goes on beside; what is wrong with it is told once it is waited for. */
+function begin(work) {
+  work.catch(() => {});
+  return work;
+}
+
 /** Why there is no picture, in words. */
 function tellRefusal({ name, message }) {
   if (name === "NotAllowedError" || name === "SecurityError") {
@@ -91,21 +97,23 @@ export class Live {
     part("camera-which").closest("label").hidden = cameras.length < 2;
   }
 
-  /** While one frame is drawn, the next one is in the network. */
+  /** While one frame is drawn, the network has the next one, and the one behind that is made ready for it. */
   async #run(video, photo) {
+    const isOn = () => this.#photo === photo;
     let shownAt = -1;
-    const ask = async () => {
-      while (this.#photo === photo && video.currentTime === shownAt) await nextFrame();
+    const prepare = async () => {
+      while (isOn() && video.currentTime === shownAt) await nextFrame();
       shownAt = video.currentTime;
-      return this.#photo === photo ? this.model.readFrame(await createImageBitmap(video)) : null;
+      return isOn() ? this.model.prepareFrame(await createImageBitmap(video)) : null;
     };
-    let waiting = ask();
-    while (this.#photo === photo) {
-      const answer = await waiting;
-      if (this.#photo !== photo || !answer) return;
-      waiting = ask();
-      waiting.catch(() => {});  // told when it is waited for
-      await this.#draw(photo, answer);
+    const read = async (frame) => (isOn() && frame ? this.model.readFrame(frame) : null);
+    let answer = begin(prepare().then(read));
+    while (isOn()) {
+      const ready = begin(prepare());
+      const found = await answer;
+      if (!found) return;
+      answer = begin(ready.then(read));
+      await this.#draw(photo, found);
       await nextFrame();
     }
   }

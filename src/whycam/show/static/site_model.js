@@ -1,5 +1,6 @@
 /* The model in this browser, as the page's backend: it answers what a server would, and nothing leaves the machine. */
 
+import { Thread } from "./site_thread.js";
 import { fitSize, paintHeat, resizeMap, findBoxes } from "./viewer.js";
 
 const RUNTIME = "runtime/ort-wasm-simd-threaded.wasm.gz";
@@ -39,9 +40,8 @@ export function makeEntry(answer, classes, { name, isMultiLabel, ...more }) {
 }
 
 export class LocalModel {
-  #worker = null;
-  #asked = new Map();
-  #count = 0;
+  #network = null;
+  #preparer = null;
   #model = null;
   #opened = null;
 
@@ -71,48 +71,33 @@ export class LocalModel {
   }
 
   async #open() {
-    // A thread from the page's own memory is under the page's policy, one from an address would be under none. It is no
-    // module itself: from the disk browsers refuse that.
-    const source = `import(${JSON.stringify(this.files.worker)}).catch(() => postMessage({ isReady: false }));`;
-    this.#worker = new Worker(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
-    const isUp = new Promise((resolve, reject) => {
-      const refuse = () => reject(new Error(`The network's files can't be loaded. ${this.files.remedy}`));
-      this.#worker.addEventListener("message", ({ data }) => {
-        if (data.isReady) resolve();
-        else if (data.isReady === false) refuse();
-        else this.#take(data);
-      });
-      this.#worker.addEventListener("error", refuse);
-    });
-    const [runtime, graph] = await Promise.all([this.files.read(RUNTIME), this.files.read(GRAPH), isUp]);
-    const { input } = this.#model;
-    this.threads = (await this.#ask("open", { runtime, graph, input, glue: this.files.glue }, [runtime, graph])).threads;
-  }
-
-  #take({ id, result, fault }) {
-    const { resolve, reject } = this.#asked.get(id);
-    this.#asked.delete(id);
-    if (fault === undefined) resolve(result);
-    else reject(new Error(fault));
-  }
-
-  #ask(call, question, moved = []) {
-    this.#count += 1;
-    const id = this.#count;
-    return new Promise((resolve, reject) => {
-      this.#asked.set(id, { resolve, reject });
-      this.#worker.postMessage({ id, call, ...question }, moved);
-    });
+    const { files } = this;
+    const [thread, runtime, graph] = await Promise.all([Thread.start(files), files.read(RUNTIME), files.read(GRAPH)]);
+    this.#network = thread;
+    this.threads = (await thread.ask("open", { runtime, graph, glue: files.glue }, [runtime, graph])).threads;
   }
 
   readSample(name) {
     return this.files.readSample(name);
   }
 
-  /** Scores and maps of a frame, which is taken over and comes back. */
-  async readFrame(frame) {
+  /** A frame with its pixels as the network takes them; in a thread of their own, so that the network need not wait. */
+  async prepareFrame(frame) {
+    const { input } = await this.readModel();
+    this.#preparer ??= Thread.start(this.files);
+    return (await this.#preparer).ask("prepareFrame", { frame, input }, [frame]);
+  }
+
+  /** Scores and maps of a frame that was prepared. */
+  async readFrame({ frame, pixels }) {
     await this.ready();
-    return this.#checked(await this.#ask("readFrame", { frame }, [frame]));
+    const answer = await this.#network.ask("readFrame", { pixels, input: this.#model.input }, [pixels.buffer]);
+    return this.#checked({ ...answer, frame, width: frame.width, height: frame.height });
+  }
+
+  async #readPhoto(file) {
+    await this.ready();
+    return this.#network.ask("readPhoto", { file, input: this.#model.input });
   }
 
   #checked(answer) {
@@ -123,7 +108,7 @@ export class LocalModel {
   /** The largest difference to Python's scores of the sample, and whether that is none to speak of. */
   async check() {
     const { sample } = this.#model;
-    const answer = await this.#ask("readPhoto", { file: await this.readSample(sample.file) });
+    const answer = await this.#readPhoto(await this.readSample(sample.file));
     const difference = sample.logits.reduce((most, value, k) => Math.max(most, Math.abs(value - answer.logits[k])), 0);
     const range = Math.max(...sample.logits) - Math.min(...sample.logits);
     return { difference, isSmall: difference <= LEAST_DIFFERENCE * Math.max(1, range) };
@@ -133,8 +118,7 @@ export class LocalModel {
   async explain(photo, question = {}) {
     const model = await this.readModel();
     if (!photo.answer) {
-      await this.ready();
-      photo.answer = this.#checked(await this.#ask("readPhoto", { file: photo.file }));
+      photo.answer = this.#checked(await this.#readPhoto(photo.file));
       photo.address = URL.createObjectURL(photo.answer.shown);
     }
     const target = question.target ? this.#find(question.target) : null;

@@ -3,6 +3,7 @@
 
 const PRECISION = 22;
 const HALF = 1 << (PRECISION - 1);
+const MOST = 255 << PRECISION;
 const CUBIC = -0.5;
 
 const sinc = (x) => (x === 0 ? 1 : Math.sin(x * Math.PI) / (x * Math.PI));
@@ -31,82 +32,79 @@ function makeWeights(from, to, filter) {
 
 /**
  * The integers that values are multiplied with: of place i they begin at weights[i * count], for the values from
- * firsts[i] on; places at the border have fewer values, and zeros behind them.
+ * firsts[i] on; places that have fewer values than others have zeros beside them.
  */
 function computeWeights(from, to, [reach, filter]) {
   const scale = from / to;
   const wide = Math.max(scale, 1);
   const support = reach * wide;
-  const count = 2 * Math.ceil(support) + 1;
-  const [firsts, weights] = [new Int32Array(to), new Int32Array(to * count)];
-  for (let i = 0; i < to; i += 1) {
+  const places = Array.from({ length: to }, (_, i) => {
     const centre = (i + 0.5) * scale;
     const first = Math.max(0, Math.trunc(centre - support + 0.5));
     const end = Math.min(from, Math.trunc(centre + support + 0.5));
-    const values = Array.from({ length: end - first }, (_, k) => filter((k + first - centre + 0.5) * (1 / wide)));
+    return [first, Array.from({ length: end - first }, (__, k) => filter((k + first - centre + 0.5) * (1 / wide)))];
+  });
+  const count = places.reduce((most, [, values]) => Math.max(most, values.length), 0);
+  const [firsts, weights] = [new Int32Array(to), new Int32Array(to * count)];
+  places.forEach(([first, values], i) => {
     const sum = values.reduce((a, b) => a + b, 0);
     // Zeros stand before the values where the last ones would lie behind the end.
-    firsts[i] = Math.max(0, Math.min(first, from - count));
+    firsts[i] = Math.min(first, from - count);
     values.forEach((value, k) => {
       const share = sum === 0 ? value : value / sum;
       weights[i * count + first - firsts[i] + k] = Math.trunc((share < 0 ? -0.5 : 0.5) + share * (1 << PRECISION));
     });
-  }
-  return { firsts, weights, count: Math.min(count, from), step: count };
+  });
+  return { firsts, weights, count };
 }
 
-/** (H, w, 4) of (H, W, 4), the fourth of which is left as it is. Sums fit 32 bits; the array itself keeps to 0..255. */
-function resizeAcross(rgba, [width, height], toWidth, filter) {
-  const { firsts, weights, count, step } = makeWeights(width, toWidth, filter);
-  const resized = new Uint8ClampedArray(4 * height * toWidth);
-  for (let row = 0, to = 0; row < height; row += 1) {
-    for (let x = 0; x < toWidth; x += 1, to += 4) {
-      let at = 4 * (row * width + firsts[x]);
-      const from = x * step;
+const toByte = (sum) => (sum <= 0 ? 0 : sum >= MOST ? 255 : sum >> PRECISION);
+
+/**
+ * Pixels resized in one direction. A pixel is a word, so that its three channels are loaded and stored at once.
+ * @param words the pixels. @param known where values begin and their weights. @param lines how many lines there are
+ * across that direction. @param tap from one value to the next. @param line from one line to the next. @param toPlace
+ * from one place of the result to the next. @param toLine the same from line to line.
+ */
+function resample(words, { firsts, weights, count }, { lines, tap, line, toPlace, toLine }) {
+  const resized = new Uint32Array(firsts.length * lines);
+  for (let i = 0; i < firsts.length; i += 1) {
+    const [from, end] = [i * count, (i + 1) * count];
+    for (let j = 0, start = firsts[i] * tap, to = i * toPlace; j < lines; j += 1, start += line, to += toLine) {
       let red = HALF;
       let green = HALF;
       let blue = HALF;
-      for (let k = from; k < from + count; k += 1, at += 4) {
+      // Sums fit 32 bits.
+      for (let k = from, at = start; k < end; k += 1, at += tap) {
         const weight = weights[k];
-        red = (red + Math.imul(weight, rgba[at])) | 0;
-        green = (green + Math.imul(weight, rgba[at + 1])) | 0;
-        blue = (blue + Math.imul(weight, rgba[at + 2])) | 0;
+        const word = words[at];
+        red = (red + Math.imul(weight, word & 255)) | 0;
+        green = (green + Math.imul(weight, (word >>> 8) & 255)) | 0;
+        blue = (blue + Math.imul(weight, (word >>> 16) & 255)) | 0;
       }
-      resized[to] = red >> PRECISION;
-      resized[to + 1] = green >> PRECISION;
-      resized[to + 2] = blue >> PRECISION;
+      resized[to] = toByte(red) | (toByte(green) << 8) | (toByte(blue) << 16);
     }
   }
   return resized;
 }
 
-/** (h, W, 4) of (H, W, 4), a row after the other. */
-function resizeDown(rgba, [width, height], toHeight, filter) {
-  const { firsts, weights, count, step } = makeWeights(height, toHeight, filter);
-  const resized = new Uint8ClampedArray(4 * toHeight * width);
-  const sums = new Int32Array(4 * width);
-  for (let y = 0; y < toHeight; y += 1) {
-    sums.fill(HALF);
-    for (let k = 0; k < count; k += 1) {
-      const weight = weights[y * step + k];
-      if (weight === 0) continue;
-      const at = 4 * (firsts[y] + k) * width;
-      for (let i = 0; i < sums.length; i += 1) sums[i] += Math.imul(weight, rgba[at + i]);
-    }
-    const to = 4 * y * width;
-    for (let i = 0; i < sums.length; i += 1) resized[to + i] = sums[i] >> PRECISION;
-  }
-  return resized;
+/** (H, w) of (H, W) pixels. */
+function resizeAcross(words, [width, height], toWidth, filter) {
+  return resample(words, makeWeights(width, toWidth, filter), { lines: height, tap: 1, line: width, toPlace: 1, toLine: toWidth });
 }
 
-/** (3, H, W) bytes of (H, W, 4). */
-function split(rgba, [width, height]) {
-  const plane = width * height;
-  const planes = new Uint8Array(3 * plane);
-  for (let i = 0, at = 0; i < plane; i += 1, at += 4) {
-    planes[i] = rgba[at];
-    planes[plane + i] = rgba[at + 1];
-    planes[2 * plane + i] = rgba[at + 2];
+/** (h, W) of (H, W) pixels. */
+function resizeDown(words, [width, height], toHeight, filter) {
+  return resample(words, makeWeights(height, toHeight, filter), { lines: width, tap: width, line: 1, toPlace: width, toLine: 1 });
+}
+
+/** (3, H, W) bytes of (H, W) pixels. */
+function split(words) {
+  const planes = new Uint8Array(3 * words.length);
+  for (let i = 0; i < words.length; i += 1) {
+    planes[i] = words[i];
+    planes[words.length + i] = words[i] >>> 8;
+    planes[2 * words.length + i] = words[i] >>> 16;
   }
   return planes;
 }
@@ -119,16 +117,14 @@ function makeNearest(from, to) {
   return places;
 }
 
-/** (3, h, w) of (H, W, 4), the nearest pixel. */
-function takeNearest(rgba, [width, height], [toWidth, toHeight]) {
+/** (h, w) of (H, W) pixels, the nearest ones. */
+function takeNearest(words, [width, height], [toWidth, toHeight]) {
   const columns = makeNearest(width, toWidth);
-  const planes = new Uint8Array(3 * toHeight * toWidth);
+  const taken = new Uint32Array(toHeight * toWidth);
   makeNearest(height, toHeight).forEach((row, y) => {
-    for (let x = 0; x < toWidth; x += 1) {
-      for (let c = 0; c < 3; c += 1) planes[(c * toHeight + y) * toWidth + x] = rgba[4 * (row * width + columns[x]) + c];
-    }
+    for (let x = 0; x < toWidth; x += 1) taken[y * toWidth + x] = words[row * width + columns[x]];
   });
-  return planes;
+  return taken;
 }
 
 /**
@@ -141,13 +137,14 @@ function takeNearest(rgba, [width, height], [toWidth, toHeight]) {
 export function resize(rgba, size, target, { interpolation, isTallFirst }) {
   const [width, height] = size;
   const [toWidth, toHeight] = target;
+  // Red is in the lowest bits: every machine that has a browser of today puts them first.
+  const words = new Uint32Array(rgba.buffer, rgba.byteOffset, width * height);
   // A photo of that size is not resized in Python either; the nearest pixel leaves it as it is.
-  if (interpolation === "nearest" || (width === toWidth && height === toHeight)) return takeNearest(rgba, size, target);
+  if (interpolation === "nearest" || (width === toWidth && height === toHeight)) return split(takeNearest(words, size, target));
   // Pillow leaves out a direction in which nothing changes: its weights are 1, so nothing is lost by it here.
   const filter = FILTERS[interpolation];
   const rows = height - toHeight;
   const isTall = isTallFirst && rows > 0 && rows > 2 * (width - toWidth);
-  const resized = isTall ? resizeAcross(resizeDown(rgba, size, toHeight, filter), [width, toHeight], toWidth, filter)
-    : resizeDown(resizeAcross(rgba, size, toWidth, filter), [toWidth, height], toHeight, filter);
-  return split(resized, target);
+  return split(isTall ? resizeAcross(resizeDown(words, size, toHeight, filter), [width, toHeight], toWidth, filter)
+    : resizeDown(resizeAcross(words, size, toWidth, filter), [toWidth, height], toHeight, filter));
 }

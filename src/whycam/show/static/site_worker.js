@@ -1,4 +1,5 @@
-/* The network, in a thread of its own: a photo or a camera's frame to the scores and every class's map.
+/* What is computed beside the page: of a photo or a camera's frame the scores and every class's map.
+   One thread of this script has the network; a second one makes a camera's frames ready for it meanwhile.
    Photos are decoded by the browser as they are stored: without a colour profile, upright, on white where transparent. */
 
 import * as ort from "../runtime/ort.wasm.min.mjs";
@@ -9,7 +10,6 @@ const MAX_THREADS = 4;
 const GZIP = [0x1f, 0x8b];
 
 let session = null;
-let input = null;
 let canvas = null;
 
 /** Unpacked; a host that sends the file as compressed has had it unpacked by the browser already. */
@@ -20,8 +20,7 @@ async function unpack(packed) {
 }
 
 /** Opens the network. One core is left to the page; more than one thread needs a page that is isolated from others. */
-async function open({ runtime, graph, glue, input: size }) {
-  input = size;
+async function open({ runtime, graph, glue }) {
   const threads = self.crossOriginIsolated ? Math.max(1, Math.min(MAX_THREADS, navigator.hardwareConcurrency - 1)) : 1;
   Object.assign(ort.env.wasm, { numThreads: threads, wasmBinary: await unpack(runtime), wasmPaths: { mjs: glue } });
   session = await ort.InferenceSession.create(await unpack(graph), { executionProviders: ["wasm"], graphOptimizationLevel: "all" });
@@ -40,14 +39,17 @@ function readPixels(bitmap) {
   return pen.getImageData(0, 0, width, height).data;
 }
 
-async function answer(bitmap) {
-  const { width, height } = bitmap;
-  const pixels = resize(readPixels(bitmap), [width, height], [input.width, input.height], input);
-  const { logits, maps } = await session.run({ images: new ort.Tensor("uint8", pixels, [1, 3, input.height, input.width]) });
-  return { width, height, logits: logits.data, maps: maps.data, cells: maps.dims.slice(2) };
+/** (3, h, w) bytes: a bitmap as the network takes it. */
+function prepare(bitmap, input) {
+  return resize(readPixels(bitmap), [bitmap.width, bitmap.height], [input.width, input.height], input);
 }
 
-async function readPhoto({ file }) {
+async function answer(pixels, input) {
+  const { logits, maps } = await session.run({ images: new ort.Tensor("uint8", pixels, [1, 3, input.height, input.width]) });
+  return { logits: logits.data, maps: maps.data, cells: maps.dims.slice(2) };
+}
+
+async function readPhoto({ file, input }) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(file, { imageOrientation: "from-image", premultiplyAlpha: "none", colorSpaceConversion: "none" });
@@ -56,8 +58,9 @@ async function readPhoto({ file }) {
       + "GIF, AVIF or BMP. Save it as one of these.");
   }
   try {
-    const result = await answer(bitmap);
-    return { result: { ...result, shown: await makeShown(bitmap, file) }, moved: [result.logits.buffer, result.maps.buffer] };
+    const { width, height } = bitmap;
+    const result = await answer(prepare(bitmap, input), input);
+    return { result: { ...result, width, height, shown: await makeShown(bitmap, file) }, moved: [result.logits.buffer, result.maps.buffer] };
   } catch (error) {
     if (!(error instanceof RangeError || error instanceof DOMException)) throw error;
     throw new Error(`'${file.name}' has ${bitmap.width} x ${bitmap.height} pixels, more than this browser can hold. Make it smaller.`);
@@ -80,13 +83,18 @@ async function makeShown(bitmap, file) {
   return small.convertToBlob({ type: "image/jpeg", quality: 0.9 });
 }
 
-/** Of a frame the picture comes back with the answer: the heat is drawn on what it belongs to. */
-async function readFrame({ frame }) {
-  const result = await answer(frame);
-  return { result: { ...result, frame }, moved: [result.logits.buffer, result.maps.buffer, frame] };
+/** The frame goes back to the page: the heat is drawn on what it belongs to. */
+function prepareFrame({ frame, input }) {
+  const pixels = prepare(frame, input);
+  return { result: { frame, pixels }, moved: [frame, pixels.buffer] };
 }
 
-const CALLS = { open, readPhoto, readFrame };
+async function readFrame({ pixels, input }) {
+  const result = await answer(pixels, input);
+  return { result, moved: [result.logits.buffer, result.maps.buffer] };
+}
+
+const CALLS = { open, readPhoto, prepareFrame, readFrame };
 let last = Promise.resolve();
 
 // One after the other: the network has one memory.

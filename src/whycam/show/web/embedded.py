@@ -20,7 +20,7 @@ from whycam.show.web.runtime import GLUE, PACKED, SCRIPT, WebRuntime, read_licen
 
 # What may come before a module's name where the site's thread imports it: it has no map of imports.
 _IMPORTED = re.compile(r'from "\.{1,2}/(?:runtime/)?([\w.-]+)"')
-_MODULES = ("app.js", "site_model.js", "site_start.js")
+_MODULES = ("app.js", "site_model.js", "site_start.js", "site_thread.js")
 # A letter of text holds six bits.
 TEXT_SHARE = 4 / 3
 

@@ -33,6 +33,7 @@ _SCRIPTS = (
     "site_model.js",
     "site_pillow.js",
     "site_start.js",
+    "site_thread.js",
     "site_worker.js",
 )
 _STYLES = ("viewer.css", "app.css", "site.css")
