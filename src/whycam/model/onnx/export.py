@@ -38,6 +38,7 @@ from whycam.model.onnx.engine import (
 )
 from whycam.model.onnx.parity import ExplainingNet, GraphOptions, check_parity, make_batches, measure_parity
 from whycam.model.onnx.relatives import KEY, Relative, iter_exchanged
+from whycam.model.onnx.shared import share_weights
 from whycam.runs import open_atomic, read_versions
 
 log = logging.getLogger("whycam.model.onnx")
@@ -128,6 +129,7 @@ def _save_checked(
     graph: onnx.ModelProto, metadata: GraphMetadata, path: Path, net: ExplainingNet, batches: list[Tensor]
 ) -> GraphMetadata:
     """Writes the graph with what was measured of it; a UserError where its numbers are not the network's."""
+    share_weights(graph)
     _describe(graph, metadata)
     _save(graph, path)
     engine = OnnxEngine(path, is_checked=False)

@@ -18,6 +18,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from whycam.errors import UserError
 from whycam.model.onnx.engine import OnnxEngine, check_identity, measure_identity
+from whycam.model.onnx.shared import share_weights, spread_weights
 from whycam.runs import tell_disk_errors
 
 CORRELATION_LIMIT, CHANGED_LIMIT = 0.98, 0.01
@@ -82,10 +83,13 @@ def quantise(whole: Path, path: Path, pixels: np.ndarray, float_first: int = 0, 
     logger = logging.getLogger()
     level = logger.level
     with tell_disk_errors(path.parent), tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        prepared, made = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
+        spread, prepared, made = (Path(folder) / name for name in ("spread.onnx", "prepared.onnx", "int8.onnx"))
+        graph = onnx.load(whole)
+        spread_weights(graph)
+        spread.write_bytes(graph.SerializeToString())
         try:
             logger.setLevel(logging.CRITICAL)
-            quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
+            quant_pre_process(str(spread), str(prepared), skip_symbolic_shape=True)
             nodes = onnx.load(prepared).graph.node
             convolutions = [node.name for node in nodes if node.op_type == "Conv"][:float_first]
             usual = {
@@ -99,6 +103,7 @@ def quantise(whole: Path, path: Path, pixels: np.ndarray, float_first: int = 0, 
         finally:
             logger.setLevel(level)
         graph = onnx.load(made)
+    share_weights(graph)
     metadata = engine.metadata.model_copy(update={"identity_error": _measure_identity(graph, engine, pixels[:_BATCH])})
     check_identity(metadata.identity_error, "The int8 graph")
     del graph.metadata_props[:]
