@@ -228,12 +228,18 @@ def test_findings_come_most_serious_first_with_their_photos(
     other = tmp_path / "elsewhere.jpg"
     Image.new("RGB", (80, 60)).save(other)
     light = make_finding([other, tmp_path / "gone.jpg"], severity=0.9, cost=0.01, title="A minor thing.", region=None)
-    grave = make_finding([own], severity=0.1, cost=0.3, title="A serious thing.")
+    grave = make_finding(
+        [own], severity=0.1, cost=0.3, title="A serious thing.", detail="That is 3.6% (95 % interval 2% to 9.5%)."
+    )
+    grave["photos"][0]["note"] = "31.2% right"
     report(run_folder, None, tmp_path / "report.html", audit=write_audit(tmp_path / "audit.json", light, grave))
     text, data = read(tmp_path / "report.html"), read_data(tmp_path / "report.html")
     assert text.index("A serious thing.") < text.index("A minor thing.") < text.index("Class by class")
     assert "A note of the audit." in text
     assert "Crop it away." in text
+    # Shares are written one way, those of the audit's sentences too.
+    assert "That is 3.6\u00a0% (95 % interval 2\u00a0% to 9.5\u00a0%)." in text
+    assert data["findings"][0]["photos"][0]["note"] == "31.2\u00a0% right"
     assert "--ignore audit.json#shortcut-square-1" in text
     first, second = data["findings"]
     assert first["photos"][0]["entry"] == "square/00.jpg"

@@ -62,7 +62,7 @@ def render_page(
     """
     pages = open_templates()
     pages.policies["json.dumps_kwargs"] = {"allow_nan": False, "ensure_ascii": False, "separators": (",", ":")}
-    pages.filters |= {"percent": tell_percent, "number": tell_number}
+    pages.filters |= {"percent": tell_percent, "number": tell_number, "spaced": space_percents}
     style, own = read_static(styles), read_static([script])
     more = read_static([program.script]) if program else None
     modules = (*_MODULES, *(program.modules if program else ()))
@@ -125,6 +125,11 @@ def tell_percent(share: float | None) -> str:
     text = f"{100 * share:.0f}"
     digits = 1 if text in {"0", "100"} and share not in {0, 1} else 0
     return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def space_percents(text: str) -> str:
+    """A sentence with its shares as `tell_percent` writes them: 3.6% as 3.6 %."""
+    return re.sub(r"(?<=\d)%", "\N{NO-BREAK SPACE}%", text)
 
 
 def tell_number(value: float | None, digits: int = 3) -> str:

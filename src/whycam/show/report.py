@@ -11,7 +11,7 @@ import numpy as np
 from whycam.metrics.groups import find_interval
 from whycam.show.curves import CURVES
 from whycam.show.entries import encode_colormaps
-from whycam.show.page import render_page
+from whycam.show.page import render_page, space_percents
 from whycam.show.tally import OUTCOMES, Tally
 from whycam.train.epochs import rank_epoch
 
@@ -222,13 +222,14 @@ def _list_findings(report: Report) -> list[dict[str, Any]]:
             {
                 "entry": report.evidence.get(photo["path"]),
                 "path": photo["path"],
-                "note": photo["note"],
+                "note": space_percents(photo["note"]),
                 "boxes": photo["boxes"] or region.get("boxes") or [],
             }
             for photo in one["photos"][:EVIDENCE_PHOTOS]
         ]
         about = {"id": f"finding-{number + 1}", "photos": photos, "class_index": index.get(one["class"])}
-        rows.append({**one, **about, "kind_told": KINDS.get(one["kind"], one["kind"])})
+        told = {name: space_percents(one[name]) for name in ("title", "detail", "remedy") if name in one}
+        rows.append({**one, **about, **told, "kind_told": KINDS.get(one["kind"], one["kind"])})
     return rows
 
 
