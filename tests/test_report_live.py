@@ -232,6 +232,23 @@ def test_the_report_and_its_own_photos_keep_apart(
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("size", [(1280, 700), (390, 844)])
+def test_a_chosen_photo_is_in_sight_and_arrows_go_on_from_it(
+    offline: Callable[..., Page], live: Path, shapes_folder: Path, size: tuple[int, int]
+) -> None:
+    page = offline(live, viewport={"width": size[0], "height": size[1]})
+    photos = find_images([shapes_folder])[:2]
+    # As a reader comes to the button: at the lower edge.
+    page.locator("#choose-first").evaluate("one => one.closest('label').scrollIntoView({ block: 'end' })")
+    page.locator("#choose-first").set_input_files(photos)
+    name = page.locator("#first .viewer-name", has_text=photos[0].name)
+    name.wait_for()
+    assert name.evaluate("one => one.getBoundingClientRect().bottom <= innerHeight")
+    page.keyboard.press("ArrowRight")
+    page.locator("#first .viewer-name", has_text=photos[1].name).wait_for()
+
+
+@pytest.mark.browser
 def test_a_dropped_photo_is_shown_and_one_that_is_none_is_told(
     offline: Callable[..., Page], live: Path, shapes_folder: Path
 ) -> None:

@@ -40,10 +40,16 @@ class LateModel extends LocalModel {
   }
 }
 
-// A photo may be dropped anywhere: what comes of it is shown.
-const show = () => part("own").scrollIntoView();
+const own = part("own");
+
+/** What comes of a photo is in sight, wherever it was dropped, and keys are the app's from then on. */
+function show() {
+  own.scrollIntoView();
+  own.focus({ preventScroll: true });
+}
 addEventListener("drop", show);
 addEventListener("paste", ({ clipboardData }) => { if (clipboardData.files.length) show(); });
+own.addEventListener("change", ({ target }) => { if (target.type === "file") show(); });
 
-const app = openApp(new LateModel(files), { keys: part("own") });
+const app = openApp(new LateModel(files), { keys: own });
 tellOldBrowser(app);
