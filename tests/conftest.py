@@ -50,6 +50,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--keep-results", action="store_true", help="tests/test_kept.py: keep what commands write now")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The order below stands: pytest-xdist would put files with many tests first, and end with a single slow one."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first, then those with many, so that several workers end together."""
     tests, slow = Counter(item.path for item in items), {item.path for item in items if item.get_closest_marker("slow")}

@@ -189,6 +189,7 @@ def test_epochs_are_ranked_by_loss_or_by_accuracy_and_first_by_mean_ap() -> None
     assert (find_best(lines), lines[2].chosen_by) == (2, "mean AP")
 
 
+@pytest.mark.slow
 def test_a_photo_left_out_changes_few_answers(photos_dir: Path, tmp_path: Path) -> None:
     """Of 350, under 1 on average over 8 seeds and 7 photos each; where the order is drawn anew for the others, 5.6."""
     changed = []

@@ -104,6 +104,7 @@ def run_image(model: Path, told: list[str]) -> Iterator[str]:
         told += json.loads(said.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_the_image_needs_what_it_installs_and_nothing_else(
     tiny_cache: Path, shapes_folder: Path, tmp_path: Path
 ) -> None:

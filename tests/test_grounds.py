@@ -117,6 +117,7 @@ def test_a_model_that_reads_the_object_is_not_accused_and_its_gap_is_told(tmp_pa
     assert found.record["grounds"]["gap_low"] < 0 < found.record["grounds"]["gap_high"] < 0.1
 
 
+@pytest.mark.slow
 def test_without_masks_a_general_network_finds_the_objects(tmp_path: Path) -> None:
     samples, _ = write_photos(tmp_path / "photos")
     assert {by for _, by in name_causes(run(make_model(0.9), samples, None))} == {"ground"}

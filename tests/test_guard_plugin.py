@@ -117,6 +117,7 @@ def test_outcomes_lines_and_the_report(project: pytest.Pytester, root: Path) -> 
     assert 'name="whycam-accuracy" value="broken: 8 of 12 photos' in (project.path / "junit.xml").read_text()
 
 
+@pytest.mark.slow
 def test_two_workers_give_what_one_gives(project: pytest.Pytester) -> None:
     """In a process of its own, and with no report named: pictures go to pytest's temporary folder."""
     alone = project.runpytest_inprocess("--whycam-report", "alone")

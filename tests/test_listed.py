@@ -119,6 +119,7 @@ def test_shards_hold_the_same_photos(photos: Path, tmp_path: Path) -> None:
     assert len(found.labels) == 36
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_numbered", [False, True])
 def test_webdataset_trains_and_goes_on_through_report_audit_and_mend(
     photos: Path, tmp_path: Path, is_numbered: bool

@@ -320,6 +320,7 @@ def start(run: Path, port: int, pace: str) -> tuple[subprocess.Popen[str], int]:
     return server, int(server.stdout.readline())
 
 
+@pytest.mark.slow
 def test_a_server_killed_in_the_middle_of_a_training_loses_nothing(browser: Browser, run: Path) -> None:
     # Not the fixture: the browser itself puts a server that is gone into the console.
     page = browser.new_context().new_page()

@@ -132,6 +132,7 @@ def test_bicubic_is_opencvs() -> None:
         assert np.abs(ours - (theirs - theirs.min()) / np.ptp(theirs)).max() < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_boxes_of_photos_reproduce_the_measured_share(photos_dir: Path) -> None:
     from whycam.data.annotations import read_photos

@@ -448,6 +448,7 @@ def test_explain_names_all_that_is_given(run: Path, scenes: Path, tmp_path: Path
     assert given == {"07.png": set(NAMES), "00.png": set()}
 
 
+@pytest.mark.slow
 def test_its_graph_gives_each_class_its_own_probability_too(
     run: Path, scenes: Path, tmp_path: Path, call_whycam: Run
 ) -> None:

@@ -38,6 +38,7 @@ def test_the_objects_of_scenes_are_found_and_little_else(scenes: list[Scene]) ->
     assert ((sure >= POSSIBLE) & truth).sum() > 0.97 * truth.sum()
 
 
+@pytest.mark.slow
 def test_a_graph_in_the_cache_gives_the_same_without_torch(
     scenes: list[Scene], monkeypatch: pytest.MonkeyPatch
 ) -> None:
