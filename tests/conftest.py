@@ -13,7 +13,8 @@ import tomllib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from functools import cache
 from importlib.metadata import entry_points
 from itertools import count
 from pathlib import Path
@@ -115,13 +116,15 @@ class _Likeness(pickle.Pickler):
 def _each_graph_once(torchs_export: Callable[..., Any]) -> Iterator[None]:
     """The same network is translated once by a worker, which takes seconds; what is done with the graph is done anew.
 
-    Networks are the same if their pickles are: weights, structure, preprocessing and options.
+    Networks are the same if their pickles are: weights, structure, preprocessing and options. Of others, what the
+    exporter makes anew each time, a quarter of its time, is made once: its table of all operators.
     """
     made: dict[bytes, Any] = {}
 
     def export(net: torch.nn.Module, images: tuple[torch.Tensor, ...], *rest: object, **how: object) -> Any:
         if not how.get("dynamo"):  # the older exporter writes into a file
             return torchs_export(net, images, *rest, **how)
+        keep_operators()
         likeness = io.BytesIO()
         try:
             _Likeness(likeness).dump((net, [(image.shape, image.dtype) for image in images], str(how)))
@@ -132,7 +135,16 @@ def _each_graph_once(torchs_export: Callable[..., Any]) -> Iterator[None]:
             made[key] = torchs_export(net, images, *rest, **how)
         return made[key]
 
-    with patch.object(torch.onnx, "export", export):
+    with ExitStack() as held, patch.object(torch.onnx, "export", export):
+        keep_operators = cache(lambda: held.enter_context(_one_table_of_operators()))
+        yield
+
+
+@contextmanager
+def _one_table_of_operators() -> Iterator[None]:
+    from torch.onnx._internal.exporter._registration import ONNXRegistry  # imports onnxscript
+
+    with patch.object(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib))):
         yield
 
 
