@@ -84,6 +84,22 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def common_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that all workers share, and all processes that they start: what it holds has locks."""
+    root = tmp_path_factory.getbasetemp()
+    return (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "common-cache"
+
+
+@pytest.fixture
+def warm(common_cache: Path, _own_cache: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test goes on with what others left in the cache: the installed network's graphs, features of the same photos.
+
+    For what is large, and where a first time is not the point; whoever comes first has one all the same.
+    """
+    monkeypatch.setenv("WHYCAM_CACHE", str(common_cache))
+
+
+@pytest.fixture(scope="session")
 def torchs_export() -> Callable[..., Any]:
     """torch.onnx.export as it is."""
     return torch.onnx.export

@@ -190,12 +190,12 @@ def test_epochs_are_ranked_by_loss_or_by_accuracy_and_first_by_mean_ap() -> None
 
 
 @pytest.mark.slow
-def test_a_photo_left_out_changes_few_answers(photos_dir: Path, tmp_path: Path) -> None:
+def test_a_photo_left_out_changes_few_answers(photos_dir: Path, warm: None, tmp_path: Path) -> None:
     """Of 350, under 1 on average over 8 seeds and 7 photos each; where the order is drawn anew for the others, 5.6."""
     changed = []
     job = make_head_job(photos_dir / "flowers", tmp_path)
     whole = job.photos
-    for gone in (None, 100, 333, 610, 864, 991):
+    for gone in (None, 100, 610, 991):
         job.photos = replace(whole, train=tuple(one for row, one in enumerate(whole.train) if row != gone))
         job.model.load_state_dict(job.first)
         train_head(job, job.stores)
@@ -208,7 +208,7 @@ def test_a_photo_left_out_changes_few_answers(photos_dir: Path, tmp_path: Path) 
 
 def make_head_job(photos: Path, out: Path) -> Any:
     """The default training of these photos, up to its head; `first` is the model's state."""
-    options = make_train_options(cache_dir=out / "cache")
+    options = make_train_options()
     job: Any = prepare(read_source(photos, options), options, out, lambda *_: nullcontext(lambda _: None)).work
     job.stores = compute_stores(job)
     job.first = copy.deepcopy(job.model.state_dict())

@@ -167,7 +167,7 @@ def test_memory_does_not_grow_with_the_number_of_photos(cached: str, shapes_fold
 
 
 @pytest.mark.slow
-def test_demo_does_the_main_job_offline(run_whycam: Run, tmp_path: Path) -> None:
+def test_demo_does_the_main_job_offline(run_whycam: Run, warm: None, tmp_path: Path) -> None:
     done = run_whycam("demo", "-o", tmp_path / "demo", timeout_s=400)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith(f"The pictures are in {tmp_path / 'demo'}")

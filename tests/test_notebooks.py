@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 
 import whycam
 
-# What a notebook makes and another one makes alike: drawn photos, and the cache with ImageNet's network as a graph.
+# Drawn photos, which a notebook makes and another one makes alike.
 GARDEN = "garden"
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
@@ -34,18 +34,17 @@ def test_a_notebook_is_its_script_and_keeps_no_outputs(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the notebooks before have made: a reader runs them in one folder, too."""
+    """What the notebooks before have made: a reader runs them in one folder, too, and with one cache."""
     return tmp_path_factory.mktemp("notebooks")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(
-    path: Path, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, shared: Path, tmp_path: Path, warm: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if (shared / GARDEN).is_dir():
         shutil.copytree(shared / GARDEN, tmp_path / GARDEN)
-    monkeypatch.setenv("WHYCAM_CACHE", str(shared / "cache"))
     commands = Path(sys.executable).parent
     monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(Path(whycam.__file__).parents[1]))

@@ -369,7 +369,7 @@ def test_pickle_with_code_is_not_run(shapes_folder: Path, tmp_path: Path) -> Non
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_real_flowers_are_told_as_well_as_ever(photos_dir: Path, tmp_path: Path) -> None:
+def test_real_flowers_are_told_as_well_as_ever(photos_dir: Path, warm: None, tmp_path: Path) -> None:
     """Of 350: 0.897 on average over 8 seeds, 0.886 the least; nothing is chosen on them."""
     summary = train(photos_dir / "flowers", tmp_path / "run", make_train_options())
     assert summary["val_accuracy"] >= 0.88
