@@ -51,9 +51,9 @@ def test_every_option_of_the_config_is_on_the_command_line(run_whycam: Run) -> N
         assert field.description
 
 
-def test_train_then_explain(run_whycam: Run, call_whycam: Run, shapes_folder: Path, tmp_path: Path) -> None:
+def test_train_then_explain(call_whycam: Run, shapes_folder: Path, tmp_path: Path) -> None:
     out, maps = tmp_path / "run", tmp_path / "maps"
-    done = run_whycam("train", shapes_folder, "-o", out, "--image-size", 64, "--epochs", 3)
+    done = call_whycam("train", shapes_folder, "-o", out, "--image-size", 64, "--epochs", 3)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith(f"the run is in {out}")
     assert tell_foreign(out) == ""
@@ -79,14 +79,14 @@ def test_train_then_explain(run_whycam: Run, call_whycam: Run, shapes_folder: Pa
 
 
 def test_one_bad_file_is_recorded_and_the_rest_goes_on(
-    run_whycam: Run, tiny_folder: Path, shapes_folder: Path, tmp_path: Path
+    call_whycam: Run, tiny_folder: Path, shapes_folder: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     for name in ("a", "c"):
         (folder / f"{name}.jpg").write_bytes((shapes_folder / "circle" / "00.jpg").read_bytes())
     (folder / "b.jpg").write_text("no picture")
-    done = run_whycam("explain", tiny_folder, folder, "-o", tmp_path / "out")
+    done = call_whycam("explain", tiny_folder, folder, "-o", tmp_path / "out")
     assert done.returncode == 0
     assert "Explained 2 photos (1 could not be read: see the table)" in done.stdout
     rows = pq.read_table(tmp_path / "out" / "explanations.parquet").to_pylist()
@@ -184,9 +184,7 @@ def test_demo_does_the_main_job_offline(run_whycam: Run, warm: None, tmp_path: P
     assert ".partial" not in re.sub(r"[\w+/=]{200,}", "", page)
 
 
-def test_damaged_photos_leave_one_line_each_and_no_library_speaks(
-    run_whycam: Run, tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_damaged_photos_leave_one_line_each_and_no_library_speaks(run_whycam: Run, cached: str, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     rng = np.random.default_rng(0)
@@ -196,7 +194,7 @@ def test_damaged_photos_leave_one_line_each_and_no_library_speaks(
     data = (photos / "lzw.tif").read_bytes()
     (photos / "lzw.tif").write_bytes(data[:400] + bytes(400) + data[800:])
     (photos / "cut.tif").write_bytes(data[: len(data) // 2])
-    done = run_whycam("explain", tiny_folder, photos, "-o", tmp_path / "out")
+    done = run_whycam("explain", cached, photos, "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "1 photos (2 could not be read" in done.stdout
     for word in ("Warning", "LZW", "TIFF", "PIL", "Traceback"):

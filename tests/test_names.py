@@ -202,14 +202,14 @@ def test_held_out_photos_of_odd_names_are_found_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
-def test_any_terminal_takes_odd_names(run_whycam: RunWhycam, tiny_folder: Path, tmp_path: Path, locale: str) -> None:
+def test_any_terminal_takes_odd_names(run_whycam: RunWhycam, cached: str, tmp_path: Path, locale: str) -> None:
     save(tmp_path / "photos" / ODD, tmp_path / "photos" / "🌷.jpg")
     (tmp_path / "photos" / os.fsdecode(b"bad\xe9.jpg")).write_bytes(b"no photo")
     env = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = run_whycam("explain", tiny_folder, tmp_path / "photos", "-o", tmp_path / "out", env=env)
+    done = run_whycam("explain", cached, tmp_path / "photos", "-o", tmp_path / "out", env=env)
     assert done.returncode == 0, done.stderr
     assert len(read_rows(tmp_path / "out", "explanations")) == 3
-    done = run_whycam("explain", tiny_folder, tmp_path / "photos" / os.fsdecode(b"bad\xe9.jpg"), "-o", "x", env=env)
+    done = run_whycam("explain", cached, tmp_path / "photos" / os.fsdecode(b"bad\xe9.jpg"), "-o", "x", env=env)
     assert done.returncode == 2
     assert r"bad\udce9.jpg" in done.stderr
 
