@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy
 import torch
 
 from test_audit import COLOURS, PHOTOS, SIDE_PX, find, make_model, write_photos
@@ -48,6 +49,15 @@ def test_no_p_is_smaller_than_the_photos_allow_however_often_each_was_tried() ->
     assert compare_pairs(moved, np.arange(400)) < 1e-20
     assert compare_pairs(-moved, np.arange(400)) == pytest.approx(1.0)
     assert compare_pairs(np.zeros(9), np.arange(9)) == compare_pairs(np.zeros(0), np.arange(0)) == 1.0
+
+
+def test_a_few_pairs_are_compared_as_scipy_does_whether_ranks_tie_or_not() -> None:
+    draw = np.random.default_rng(0)
+    for pairs in (1, 2, 5, 8, 8, 8, 9):
+        for differences in (draw.choice([-2, -1, 1, 2, 3], pairs) / 4, draw.normal(0.3, 1, pairs)):
+            expected = scipy.stats.wilcoxon(differences, alternative="greater").pvalue
+            assert compare_pairs(differences, np.arange(pairs)) == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(compare_pairs(np.array([1.0, np.nan, 2.0]), np.arange(3)))
 
 
 @pytest.mark.parametrize("photos", [9, 24, 100])
