@@ -125,10 +125,10 @@ def tear(path: Path) -> None:
 
 
 def forget(path: Path) -> None:
-    """What its description names is not all that holds the weights."""
+    """What its description names is not what holds the weights."""
     described = path.with_suffix(".json")
     about = json.loads(described.read_text())
-    about["relative"]["weights"] = about["relative"]["weights"][:1]
+    about["relative"]["weights"] = []
     described.write_text(json.dumps(about))
 
 

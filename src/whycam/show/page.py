@@ -62,7 +62,6 @@ def render_page(
     """
     pages = open_templates()
     pages.policies["json.dumps_kwargs"] = {"allow_nan": False, "ensure_ascii": False, "separators": (",", ":")}
-    pages.filters |= {"percent": tell_percent, "number": tell_number, "spaced": space_percents}
     style, own = read_static(styles), read_static([script])
     more = read_static([program.script]) if program else None
     modules = (*_MODULES, *(program.modules if program else ()))
@@ -116,22 +115,3 @@ def _make_policy(style: str, scripts: Sequence[str], allowed: Mapping[str, str])
     for name, sources in allowed.items():
         rules[name] = f"{rules[name]} {sources}" if name in rules else sources
     return "; ".join(f"{name} {sources}" for name, sources in rules.items())
-
-
-def tell_percent(share: float | None) -> str:
-    """A share in words of a hundred; small and large ones with one more digit, so that 100 means all."""
-    if share is None:
-        return "–"
-    text = f"{100 * share:.0f}"
-    digits = 1 if text in {"0", "100"} and share not in {0, 1} else 0
-    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
-
-
-def space_percents(text: str) -> str:
-    """A sentence with its shares as `tell_percent` writes them: 3.6% as 3.6 %."""
-    return re.sub(r"(?<=\d)%", "\N{NO-BREAK SPACE}%", text)
-
-
-def tell_number(value: float | None, digits: int = 3) -> str:
-    """A number with a real minus sign; a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")

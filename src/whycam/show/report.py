@@ -11,7 +11,8 @@ import numpy as np
 from whycam.metrics.groups import find_interval
 from whycam.show.curves import CURVES
 from whycam.show.entries import encode_colormaps
-from whycam.show.page import render_page, space_percents
+from whycam.show.layout import space_percents
+from whycam.show.page import render_page
 from whycam.show.tally import OUTCOMES, Tally
 from whycam.train.epochs import rank_epoch
 
