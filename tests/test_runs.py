@@ -8,9 +8,11 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -112,15 +114,43 @@ def test_a_file_that_was_put_into_unfinished_work_is_kept(
     assert f"kept as '{kept.name}': WhyCAM did not make {place} in it" in caplog.text
 
 
-def test_what_a_killed_run_left_is_kept_as_nobody_wrote_down_whose_it_is(
+def test_what_a_killed_run_left_goes_and_what_came_into_it_later_is_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    interrupt(tmp_path / "run")
-    begin_list(tmp_path / "run.partial")  # as it is while a run goes on
-    make_run(tmp_path / "run", "second")
-    (kept,) = (path for path in tmp_path.iterdir() if path.name != "run")
-    assert (kept / "kept" / "1.pt").read_text() == "epoch 1"
-    assert f"kept as '{kept.name}': its run was killed" in caplog.text
+    partial = tmp_path / "run.partial"
+    for place in ("", "note.txt"):
+        interrupt(tmp_path / "run", overwrite=bool(place))
+        begin_list(partial)  # as it is while a run goes on
+        if place:
+            os.utime(partial / LIST, (time.time() - 60,) * 2)
+            os.utime(partial / "kept" / "1.pt", (0, 0))
+            (partial / place).write_text("mine")
+        make_run(tmp_path / "run", "second", overwrite=bool(place))
+        kept = [path for path in tmp_path.iterdir() if path.name != "run"]
+        assert [(one / place).read_text() for one in kept] == (["mine"] if place else [])
+    assert f"kept as '{kept[0].name}': WhyCAM did not make " in caplog.text
+
+
+def test_what_came_into_a_killed_run_is_not_claimed_by_the_one_that_goes_on(tmp_path: Path) -> None:
+    run, partial = tmp_path / "run", tmp_path / "run.partial"
+    interrupt(run)
+    begin_list(partial)
+    os.utime(partial / LIST, (time.time() - 60,) * 2)
+    (partial / "note.txt").write_text("mine")
+    make_run(run, "second", resume=True)
+    with pytest.raises(UserError, match=r"it holds (kept/1\.pt, )?note\.txt"):
+        make_run(run, "third", overwrite=True)
+    assert (run / "note.txt").read_text() == "mine"
+
+
+def test_a_run_says_that_it_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whycam.made._BEAT_S", 0.01)
+    with open_run(tmp_path / "run") as work:
+        os.utime(work / LIST, (0, 0))
+        deadline = time.monotonic() + 30
+        while (work / LIST).stat().st_mtime == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (work / LIST).stat().st_mtime > time.time() - 60
 
 
 def test_a_file_that_was_put_into_unfinished_work_stays_somebody_elses_when_it_goes_on(tmp_path: Path) -> None:

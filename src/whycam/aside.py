@@ -37,18 +37,17 @@ def take_up(partial: Path, *, resume: bool) -> Sequence[str]:
     if not resume:
         clear_away(partial, added)
     partial.mkdir(exist_ok=True)
-    return (added or ()) if resume else ()
+    return added if resume else ()
 
 
-def clear_away(partial: Path, added: Sequence[str] | None) -> None:
-    """Removes unfinished work; under another name it is kept where something in it is, or may be, somebody else's."""
-    if added is not None and not added:
+def clear_away(partial: Path, added: Sequence[str]) -> None:
+    """Removes unfinished work; under another name it is kept where something in it is somebody else's."""
+    if not added:
         shutil.rmtree(partial, ignore_errors=True)
         return
     kept = name_beside(partial, "", f"-{uuid.uuid4().hex[:8]}")
     partial.replace(kept)
-    why = f"WhyCAM did not make {tell_names(added, 'files')} in it" if added else "its run was killed; delete it"
-    log.warning("'%s' is kept as '%s': %s", partial, kept.name, why)
+    log.warning("'%s' is kept as '%s': WhyCAM did not make %s in it", partial, kept.name, tell_names(added, "files"))
 
 
 def replace_folder(partial: Path, folder: Path, keeps: str = "") -> None:

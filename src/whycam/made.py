@@ -11,8 +11,9 @@ import json
 import mmap
 import os
 import re
+import threading
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import BinaryIO
@@ -43,6 +44,8 @@ _FILE_SUFFIXES = {
     *(".onnx", ".pt", ".pt2", ".pth", ".ts", ".keras", ".h5", ".safetensors", ".jpg", ".jpeg", ".png", ".webp"),
 }
 _NAMED = 5
+# How often a run says that it is alive, and for how long after that a file may still be its own.
+_BEAT_S, _PATIENCE_S = 1.0, 5.0
 _SIGNED, _SIGN_BYTES = b"<!-- whycam: %s -->\n", 8
 
 
@@ -61,10 +64,33 @@ def write_list(folder: Path, but: Collection[str] = ()) -> None:
             _append(file, way, [one for one in names if one not in {LIST, JOURNAL} and _join(way, one) not in but])
 
 
-def find_added(partial: Path) -> list[str] | None:
-    """The files that people put into unfinished work; None where its run was killed, and wrote down none of its own."""
+def find_added(partial: Path) -> list[str]:
+    """The files that people put into unfinished work: of a run that was killed those that came after its last beat."""
     found = sorted(_find_strangers(partial, ""))
-    return found if _read_list(partial) or not found else None
+    if _read_list(partial) or not (partial / LIST).is_file():
+        return found
+    ended_s = (partial / LIST).stat().st_mtime + _PATIENCE_S
+    # The time of a change is the system's own: copying keeps the time of writing.
+    return [name for name in found if (partial / name).lstat().st_ctime > ended_s]
+
+
+@contextmanager
+def beat(partial: Path) -> Iterator[None]:
+    """In the block the list's time says, second by second, that the run is alive."""
+    ended = threading.Event()
+
+    def touch() -> None:
+        while not ended.wait(_BEAT_S):
+            with suppress(OSError):
+                os.utime(partial / LIST)
+
+    thread = threading.Thread(target=touch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _join(way: str, name: str) -> str:

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from whycam.aside import clear_away, name_beside, replace_folder, take_up
 from whycam.errors import UserError, as_clause, make_busy_error, make_disk_error
-from whycam.made import begin_list, check_free, check_name, check_partial, write_list
+from whycam.made import beat, begin_list, check_free, check_name, check_partial, write_list
 from whycam.rounding import shorten_floats
 
 if TYPE_CHECKING:
@@ -120,7 +120,8 @@ def open_run(
                 added = take_up(partial, resume=resume)
                 try:
                     begin_list(partial)
-                    yield partial
+                    with beat(partial):
+                        yield partial
                     write_list(partial, added)
                 except BaseException:
                     if keep is None or not (partial / keep).exists():
