@@ -126,6 +126,7 @@ def test_a_reason_of_many_lines_is_one_clause() -> None:
         ("--batch-size=0", "--batch-size is 0; expected a whole number of at least 1. Change it, or leave"),
         ("--batch-size=x", "--batch-size is 'x'; expected a whole number of at least 1."),
         ("--batch-size=1.5", "--batch-size is 1.5; expected a whole number of at least 1."),
+        ("--batch-size=1e3", "--batch-size is 1e3; expected a whole number of at least 1."),
         ("--image-size=9", "--image-size is 9; expected a whole number from 16 to 4096. Change it, or leave --image-"),
         ("--workers=x", "--workers is 'x'; expected a number of copies, such as 2, or MIN:MAX, such as 1:4. Change it"),
     ],

@@ -12,6 +12,8 @@ from whycam.errors import UserError
 
 # Maps of more at 7x7 cells would take over 20 MB a photo; a million names is a mistake in a file, not a classifier.
 MAX_CLASSES = 100_000
+# What PyTorch takes.
+MAX_SEED = 2**63 - 1
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Engine = Literal["auto", "onnx", "torch"]
 MAKES_MAPS: Any = Field(

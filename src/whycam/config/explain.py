@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from whycam.config.base import MAKES_MAPS, OVERWRITE, ClusterOptions, Engine, ModelOptions
+from whycam.config.base import MAKES_MAPS, MAX_SEED, OVERWRITE, ClusterOptions, Engine, ModelOptions
 
 
 class ExplainOptions(ModelOptions, ClusterOptions):
@@ -71,4 +71,4 @@ class UnitsOptions(ModelOptions):
 class InspectOptions(ModelOptions):
     """What is said to `whycam inspect` of the model."""
 
-    seed: int = Field(0, ge=0, description="Which photos are tried, where there are many.")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="Which photos are tried, where there are many.")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from whycam.config.base import MAKES_MAPS, OVERWRITE, ClusterOptions, Device, Engine, ModelOptions, Options
+from whycam.config.base import MAKES_MAPS, MAX_SEED, OVERWRITE, ClusterOptions, Device, Engine, ModelOptions, Options
 
 
 class EvaluateOptions(ModelOptions, ClusterOptions):
@@ -36,7 +36,7 @@ class EvaluateOptions(ModelOptions, ClusterOptions):
     every_step: bool = Field(False, description="All points of every curve, not only those where it bends.")
     layer: str | None = Field(None, description="Layer whose features are used [found by itself].")
     batch_size: int = Field(8, ge=1, description="Photos at a time.")
-    seed: int = Field(0, ge=0, description="All that is drawn at random follows from it.")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="All that is drawn at random follows from it.")
     engine: Engine = Field(
         "auto", description="onnx: changed photos are scored by the exported graph. auto: that, without a GPU."
     )
@@ -66,7 +66,7 @@ class AuditOptions(ModelOptions, ClusterOptions):
     limit: int = Field(
         1000, ge=2, description="So many photos, drawn by the seed as evenly over the classes as can be."
     )
-    seed: int = Field(0, ge=0, description="All that is drawn at random follows from it.")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="All that is drawn at random follows from it.")
     engine: Engine = Field(
         "auto", description="onnx: the model is asked by the exported graph. auto: that, without a GPU."
     )
@@ -80,7 +80,7 @@ class CheckOptions(Options):
     limit: int = Field(
         10_000, ge=2, description="So many photos, drawn by the seed as evenly over the classes as can be."
     )
-    seed: int = Field(0, ge=0, description="All that is drawn at random follows from it.")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="All that is drawn at random follows from it.")
     overwrite: bool = OVERWRITE
 
 
@@ -110,7 +110,7 @@ class GuardOptions(ModelOptions):
     limit: int = Field(
         1000, ge=2, description="So many photos for --no-shortcut, drawn by the seed evenly over the classes."
     )
-    seed: int = Field(0, ge=0, description="All that is drawn at random follows from it.")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="All that is drawn at random follows from it.")
     overwrite: bool = OVERWRITE
 
 

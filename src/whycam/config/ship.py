@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from whycam.config.base import MAKES_MAPS, OVERWRITE, Engine, ModelOptions, Options
+from whycam.config.base import MAKES_MAPS, MAX_SEED, OVERWRITE, Engine, ModelOptions, Options
 
 
 class ReportOptions(ModelOptions):
@@ -26,7 +26,7 @@ class ReportOptions(ModelOptions):
         None, description="For --live: onnxruntime-web, its .tgz or a folder [WHYCAM_ORT_WEB, else npm's registry]."
     )
     batch_size: int = Field(8, ge=1, description="Photos a forward pass.")
-    seed: int = Field(0, ge=0, description="The sample of --limit follows from it.")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="The sample of --limit follows from it.")
     engine: Engine = MAKES_MAPS
     overwrite: bool = OVERWRITE
 

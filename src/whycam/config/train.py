@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from whycam.config.base import OVERWRITE, Device, Options
+from whycam.config.base import MAX_SEED, OVERWRITE, Device, Options
 
 Head = Literal["linear", "conv"]
 
@@ -116,7 +116,7 @@ class TrainOptions(Options):
     robust: bool = Field(
         False, description="Fit the last layer again with more weight on what a first head misses. See docs/cure.md."
     )
-    seed: int = Field(0, ge=0, description="Split, order, views and initial weights follow from it.")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="Split, order, views and initial weights follow from it.")
     device: Device = Field("auto", description="auto takes a GPU where there is one.")
     cache_dir: Path | None = Field(None, description="Where features are kept [the user's cache folder].")
     overwrite: bool = OVERWRITE

@@ -37,11 +37,12 @@ def name_option(name: str) -> str:
 
 
 def _tell_given(given: object) -> str:
-    """Numbers bare, other words in quotes."""
+    """Numbers bare and as they were typed, other words in quotes."""
     try:
-        return f"{float(str(given)):.15g}"
+        float(str(given))
     except ValueError:
         return repr(str(given))
+    return f"{given:.15g}" if isinstance(given, float) else str(given)
 
 
 def _find_types(field: FieldInfo) -> list[Any]:
