@@ -82,7 +82,7 @@ def quantise(whole: Path, path: Path, pixels: np.ndarray, float_first: int = 0, 
     engine = OnnxEngine(whole)
     logger = logging.getLogger()
     level = logger.level
-    with tell_disk_errors(path.parent), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with tell_disk_errors(path.parent), tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         spread, prepared, made = (Path(folder) / name for name in ("spread.onnx", "prepared.onnx", "int8.onnx"))
         graph = onnx.load(whole)
         spread_weights(graph)
