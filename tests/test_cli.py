@@ -117,7 +117,7 @@ def test_targets_contrast_and_formats(call_whycam: Run, tiny_folder: Path, shape
         (["--target", "7"], ["Class index 7 is outside 0..2"]),
         (["--colormap", "infenro"], ["Unknown colour map", "inferno"]),
         (["--method", "gradcam"], ["Unknown method 'gradcam'", "'grad-cam'"]),
-        (["--alpha", "2"], ["alpha", "less than or equal to 1"]),
+        (["--alpha", "2"], ["--alpha is 2; expected a number from 0 to 1"]),
     ],
 )
 def test_wrong_words_are_told_what_would_be_right(
