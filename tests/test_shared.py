@@ -66,9 +66,7 @@ def test_weights_stand_once_and_give_the_same_numbers(tmp_path: Path, head: str,
     assert np.array_equal(ours.maps, theirs.maps)
 
 
-def test_a_graph_that_an_earlier_version_kept_gives_one_without_doubles(
-    tmp_path: Path,
-) -> None:
+def test_a_graph_that_an_earlier_version_kept_gives_one_without_doubles(tmp_path: Path) -> None:
     with as_before():
         keep(make_model(tuple("xyz"), 1), "first")
     model = make_model(tuple("ab"), 2)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from whycam.audit.asker import AskBy, ask_here
 from whycam.audit.confusion import find_confusion
 from whycam.audit.data import AuditData, ShowProgress, draw_samples, read_data
@@ -133,7 +135,7 @@ def audit(
             data = read_data(asker, drawn, seed=seed, progress=advance)
         data = replace(data, train=tuple(train), masks=masks or {}, causes=tuple(causes))
         if data.sets is not None:
-            return _audit_sets(data, kinds, engine, len(samples) - len(drawn), show_progress)
+            return _audit_sets(data, data.sets, kinds, engine, len(samples) - len(drawn), show_progress=show_progress)
         is_several = classifier.card.is_multi_label
         apart = [kind for kind in kinds if KINDS[kind].needs_one_label and is_several]
         lacking = [kind for kind in kinds if KINDS[kind].needs_labels and not data.has_labels and kind not in apart]
@@ -166,16 +168,17 @@ def audit(
         return Audit(rank(found), len(data), tuple(notes), record)
 
 
-def _audit_sets(data: AuditData, kinds: Sequence[str], engine: str, undrawn: int, show_progress: ShowProgress) -> Audit:
-    """The audit of photos whose classes go together."""
+def _audit_sets(
+    data: AuditData, sets: np.ndarray, kinds: Sequence[str], engine: str, undrawn: int, *, show_progress: ShowProgress
+) -> Audit:
+    """The audit of photos whose classes go together: `sets` (N, K) bool."""
     found, chosen, notes = audit_labels(data, kinds, show_progress)
     if "duplicate" in kinds:
         found, chosen = [*found, *_find_copies(data)], [*chosen, "duplicate"]
     if not chosen:
         raise _make_nothing_error(kinds, "a photo has several classes here")
     told = [*tell_undrawn(undrawn), *tell_unreadable(data.unreadable), *notes]
-    sets = () if data.sets is None else data.sets.sum(0).tolist()
-    counts = dict(zip(data.classifier.card.class_names, sets, strict=True))
+    counts = dict(zip(data.classifier.card.class_names, sets.sum(0).tolist(), strict=True))
     return Audit(rank(found), len(data), tuple(told), {**_record(data, chosen, engine), "classes": counts})
 
 

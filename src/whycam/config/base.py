@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from whycam.config.wrong import name_option
 from whycam.errors import UserError
 
 # Maps of more at 7x7 cells would take over 20 MB a photo; a million names is a mistake in a file, not a classifier.
@@ -79,5 +80,5 @@ class ClusterOptions(Options):
         """
         unused = [name for name in ("address", "workers", "gpus_per_worker") if getattr(self, name)]
         if unused and self.on == "here":
-            words = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+            words = ", ".join(map(name_option, unused))
             raise UserError(f"{words} is about a cluster, and the work is done here. Add --on ray, or leave it out.")

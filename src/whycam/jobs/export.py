@@ -14,6 +14,7 @@ import torch
 
 from whycam.aside import name_beside
 from whycam.config import ExportOptions
+from whycam.config.wrong import name_option
 from whycam.data.listed import refuse_listed
 from whycam.data.loader import stream_photos
 from whycam.data.walk import find_images
@@ -86,7 +87,7 @@ def _check_options(options: ExportOptions) -> None:
     everything = {"safetensors": set(graph), "web": set(graph)}
     refused = {"openvino": {"int8"}, "torchscript": {"int8"}, **everything}.get(options.format, set())
     if found := refused.intersection(graph):
-        words = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(found))
+        words = ", ".join(map(name_option, sorted(found)))
         raise UserError(f"--format {options.format} does not go with {words}. Leave it out, or take --format onnx.")
     if options.runtime is not None and options.format != "web":
         raise UserError(f"--runtime goes with --format web; found --format {options.format}. Leave it out.")

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from typer.core import TyperCommand, TyperGroup
 
-from whycam.config.wrong import tell_wrong_option
+from whycam.config.wrong import name_option, tell_wrong_option
 from whycam.errors import UserError
 
 
@@ -69,8 +69,8 @@ def _to_option(name: str, field: FieldInfo) -> Parameter:
     """One field as a typer option, with the same default, range and help."""
     bounds = {type(bound).__name__.lower(): bound for bound in field.metadata}
     limits = {key: getattr(bounds[word], word) for word, key in (("ge", "min"), ("le", "max")) if word in bounds}
-    word = name.replace("_", "-")
-    words = [f"--{word}/--no-{word}" if field.default is True else f"--{word}"]
+    word = name_option(name)
+    words = [f"{word}/--no-{word.removeprefix('--')}" if field.default is True else word]
     option = typer.Option(*words, help=field.description, show_default=field.default is not None, **limits)
     return Parameter(
         name,

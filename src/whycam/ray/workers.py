@@ -76,7 +76,9 @@ class Workers:
             most: so many are of use.
         """
         self._ray, self._make = ray, make
-        self._kind = ray.remote(num_cpus=1, num_gpus=pool.gpus or None, max_restarts=0, max_task_retries=0)(Worker)
+        self._kind = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus or None, max_restarts=0, max_task_retries=0)(
+            Worker
+        )
         self._busy: dict[Any, _Slot] = {}
         self._idle: deque[_Slot] = deque()
         for _ in range(max(pool.least, min(pool.most, most))):

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from whycam.config import TrainOptions
+from whycam.config.wrong import name_option
 from whycam.errors import UserError
 
 # "last" is this share of the backbone's blocks, counted from its end.
@@ -30,7 +31,7 @@ def check_finetuning(options: TrainOptions) -> None:
         name for name in ("ema", "randaugment", "finetune_decay") if getattr(options, name) != getattr(usual, name)
     ]
     if given:
-        word = "--" + given[0].replace("_", "-")
+        word = name_option(given[0])
         raise UserError(
             f"Found {word} for a frozen backbone, on whose stored features it does nothing; expected it beside "
             f"--unfreeze or --scratch. Give one of them, or leave {word} out."

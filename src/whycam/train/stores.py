@@ -205,8 +205,6 @@ def make_reader(work: Work, samples: Sequence[Sample], kept: Sequence[FeatureSto
 
     def read(rows: Tensor, views: Tensor) -> Tensor:
         places, chosen = rows.numpy(), views.numpy()
-        if len(kept) == 1:
-            return torch.from_numpy(kept[0].values[rows_of[0][places]].astype(np.float32)).to(work.device)
         values = np.empty((len(places), *kept[0].values.shape[1:]), np.float32)
         for view in np.unique(chosen):
             is_of_view = chosen == view
